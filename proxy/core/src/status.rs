@@ -1,0 +1,178 @@
+//! What the sequencer tells the operator: one snapshot of plain numbers and words, and the closed set of things
+//! an operator can ask for. The shell serves the snapshot as `GET /v1/status` and as metrics; it adds nothing to it.
+
+use crate::endpoint::Endpoint;
+use serde::Serialize;
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Stage name for people, derived from the facts below: `PASS`, `MIRROR`, `SYNCED`, `SOAK`, or with the reason why the
+    /// way back is closed: `SOAK (way back closed: ...)`; `PRIMARY LOST DATA` while that alarm stands.
+    pub stage: String,
+    /// Who answers clients.
+    pub primary: Endpoint,
+    /// Whether the other endpoint follows.
+    pub mirroring: bool,
+    /// Version of the durable record; each flip adds one.
+    pub epoch: u64,
+    /// The two sides.
+    pub old: SideStatus,
+    /// See `old`.
+    pub new: SideStatus,
+    /// The mirror's distance from the primary.
+    pub mirror: MirrorStatus,
+    /// Connected clients.
+    pub clients: usize,
+    /// Why a flip (to the present mirror) would be refused now; empty when it would not.
+    pub gate: Vec<String>,
+    /// Standing alarms, one sentence each.
+    pub alarms: Vec<String>,
+    /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
+    pub flip: &'static str,
+}
+
+/// One side in [`Status`].
+#[derive(Clone, Debug, Serialize)]
+pub struct SideStatus {
+    /// host:port as configured, without credentials.
+    pub address: String,
+    /// Reachable and able to serve its role.
+    pub healthy: bool,
+    /// Server version as `INFO` gives it, e.g. `7.0.15` or `valkey 8.0.1`; empty before the first connect.
+    pub version: String,
+    /// `primary` or `mirror`.
+    pub role: &'static str,
+    /// Why it is not healthy.
+    pub error: Option<String>,
+    /// Open lanes.
+    pub lanes: usize,
+}
+
+/// The mirror in [`Status`].
+#[derive(Clone, Debug, Serialize)]
+pub struct MirrorStatus {
+    /// `following`, `collapsing` (behind its bounds: effects become dirty keys), `paused` (it refuses writes), `down`, `off`.
+    pub state: &'static str,
+    /// Why it is not following.
+    pub cause: Option<String>,
+    /// Effects sent or waiting that the mirror has not confirmed.
+    pub queued_effects: usize,
+    /// Their bytes.
+    pub queued_bytes: usize,
+    /// Age of the oldest unconfirmed effect in milliseconds.
+    pub lag_ms: u64,
+    /// Keys in doubt: dirty, image asked for, image not confirmed.
+    pub dirty_keys: usize,
+    /// Databases of which nothing is known until a scan ends.
+    pub unsynced_databases: Vec<u16>,
+    /// Keys the running scan has visited, if one runs.
+    pub scanned_keys: u64,
+    /// Keys that no image can carry; they shut the gate.
+    pub unmirrorable_keys: usize,
+}
+
+/// Counters for `/metrics`; all are totals since start unless said otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    /// Per command: name, class word, answered without error, answered with an error. Only rows with traffic.
+    pub commands: Vec<(&'static str, &'static str, u64, u64)>,
+    /// Mirror replies that differed from the primary's, per command.
+    pub mismatches: Vec<(&'static str, u64)>,
+    /// Keys that became dirty, per cause word.
+    pub dirty_by_cause: Vec<(&'static str, u64)>,
+    /// Keys healed by an image.
+    pub repairs: u64,
+    /// Images taken, for whatever reason.
+    pub images: u64,
+    /// Effects applied (confirmed by the mirror).
+    pub effects: u64,
+    /// Replies delivered before the mirror had confirmed under `ack = "both"`.
+    pub ack_degraded: u64,
+    /// Mirror refusals of the whole side, per first word of the error.
+    pub side_refusals: Vec<(String, u64)>,
+    /// Flips done and aborted.
+    pub flips_done: u64,
+    /// See `flips_done`.
+    pub flips_aborted: u64,
+    /// Sessions closed by us, per reason word.
+    pub closed_sessions: Vec<(&'static str, u64)>,
+    /// Sessions accepted.
+    pub accepted_sessions: u64,
+    /// Latency from sending to the reply, per side (old, new); see [`Latency`].
+    pub latency: [Latency; 2],
+    /// Bytes read from clients and written to clients.
+    pub client_bytes: (u64, u64),
+}
+
+/// A latency histogram with fixed bounds.
+#[derive(Clone, Debug, Default)]
+pub struct Latency {
+    /// Count per bucket; bucket `i` holds observations up to [`Latency::BOUNDS_US`]`[i]`, the last one everything above.
+    pub buckets: [u64; Self::BOUNDS_US.len() + 1],
+    /// Sum in microseconds.
+    pub sum_us: u64,
+}
+
+impl Latency {
+    /// Upper bounds in microseconds.
+    pub const BOUNDS_US: [u64; 18] = [
+        50, 100, 200, 400, 700, 1_000, 1_500, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+        5_000_000,
+    ];
+
+    /// Adds `count` observations of `us` microseconds.
+    pub fn observe(&mut self, us: u64, count: u64) {
+        let bucket = Self::BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[bucket] += count;
+        self.sum_us += us * count;
+    }
+}
+
+/// What an operator can ask of the sequencer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Move the primary role to `to`.
+    Flip {
+        /// The endpoint that becomes primary.
+        to: Endpoint,
+        /// Go on from the mirror although the primary lost its data (`force: ["primary-lost"]`).
+        force_primary_lost: bool,
+        /// Check the gate and change nothing.
+        dry_run: bool,
+    },
+    /// Start mirroring.
+    MirrorStart,
+    /// Stop mirroring: everything becomes unsynced.
+    MirrorStop {
+        /// Confirms that the way back ends (needed while `new` is primary).
+        lose_rollback: bool,
+    },
+    /// Accept that the primary lost its data: the mirror is made equal to it, deletions included.
+    AcceptLoss,
+}
+
+/// Answer to an [`Operation`].
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// A flip ended.
+    Flipped {
+        /// The primary now.
+        primary: Endpoint,
+        /// The epoch now.
+        epoch: u64,
+        /// Longest time any one request was held.
+        pause_us: u64,
+        /// Requests held.
+        held_requests: u64,
+    },
+    /// Done; nothing more to say.
+    Done,
+    /// Refused by the gate, or aborted within the budget: nothing changed. The reasons name their figures.
+    Refused {
+        /// One sentence each.
+        reasons: Vec<String>,
+        /// True when the flip had begun and was undone.
+        aborted: bool,
+    },
+}
