@@ -5,5 +5,7 @@
 //! durable record; [`upstream`] talks to a server; [`control`] carries the operator's words to the data thread;
 //! [`start`] decides whether serving is safe; [`driver`] serves; [`admin`], [`telemetry`] and [`cli`] are the operator's side.
 
+pub mod config;
 pub mod net;
 pub mod secret;
+pub mod store;

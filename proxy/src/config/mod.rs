@@ -1,0 +1,339 @@
+//! What the operator wants: one TOML file, overridden by `TWINLANE__SECTION__KEY` environment variables, overridden by
+//! flags. `config/twinlane.toml` is the reference of every option; a test holds it and these defaults equal.
+//!
+//! The hard case is a mistake in production: all mistakes are told at once, an unknown key is one of them (a misspelt
+//! bound must not silently be the default), and no message shows a secret. This room checks values; it opens no socket.
+
+mod check;
+mod load;
+
+pub use load::{Layers, Mistakes, load};
+
+use crate::net::{NetError, ServerUrl, Target, TargetOptions};
+use crate::secret::Secret;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use twinlane_core::endpoint::Endpoint;
+
+/// Everything that can be configured, checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the durable record lives; one process at a time.
+    pub state_dir: PathBuf,
+    /// What becomes of keys that `new` already holds at the very first start.
+    pub new_data: NewDataChoice,
+    /// The port that applications connect to.
+    pub listen: Listen,
+    /// The operator's port.
+    pub admin: Admin,
+    /// The endpoint the application comes from.
+    pub old: Side,
+    /// The endpoint the application goes to.
+    pub new: Side,
+    /// How the mirror follows.
+    pub mirror: Mirror,
+    /// How a flip is bounded.
+    pub cutover: Cutover,
+    /// What happens when the primary fails.
+    pub primary: Primary,
+    /// Bounds of memory.
+    pub limits: Limits,
+    /// How the process writes its log.
+    pub log: Log,
+}
+
+/// `[listen]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// User that clients must name; empty means the default user.
+    pub client_username: String,
+    /// Password that clients must give; empty means none is asked for.
+    pub client_password: Secret,
+    /// File that holds it instead.
+    pub client_password_file: PathBuf,
+    /// Clients at one time; one more is answered as Redis does and closed.
+    pub max_clients: usize,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address and port; loopback only.
+    pub address: SocketAddr,
+}
+
+/// `[old]` and `[new]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Side {
+    /// `redis://` or `rediss://`.
+    pub url: ServerUrl,
+    /// Password when the URL has none; meant for the environment.
+    pub password: Secret,
+    /// File that holds it instead.
+    pub password_file: PathBuf,
+    /// Certificates (PEM) trusted besides the system's.
+    pub ca_file: PathBuf,
+    /// Name in the certificate when it is not the URL's host.
+    pub server_name: String,
+}
+
+/// `[mirror]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mirror {
+    /// When a write is answered.
+    pub ack: Ack,
+    /// Longest wait for the mirror under `ack = "both"`.
+    pub ack_timeout_ms: u64,
+    /// Past that: close the connection instead of delivering the primary's reply.
+    pub ack_strict: bool,
+    /// Bytes of effects that may wait for the mirror before they collapse into dirty keys.
+    pub queue_bytes_max: usize,
+    /// Age of the oldest unconfirmed effect before the same happens.
+    pub queue_age_max_ms: u64,
+    /// Added once to every relative TTL, so that the mirror never expires a key first.
+    pub expiry_margin_ms: u64,
+    /// Keys in doubt that are remembered by name; past it the database is in doubt as a whole.
+    pub dirty_keys_max: usize,
+    /// FLUSHDB, FLUSHALL and SWAPDB.
+    pub flush: Flush,
+    /// Whether PUBLISH reaches the mirror.
+    pub publish: bool,
+    /// Whether a mirror in doubt as a whole is made equal by a scan.
+    pub backfill: Backfill,
+}
+
+/// `[cutover]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cutover {
+    /// A flip is done or undone within this.
+    pub pause_budget_ms: u64,
+    /// The gate is shut above this lag.
+    pub lag_max_ms: u64,
+}
+
+/// `[primary]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Primary {
+    /// What a primary that came back without its data means for the mirror.
+    pub on_loss: OnLoss,
+    /// How long commands not yet sent wait for a reconnection.
+    pub wait_ms: u64,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Replies that may wait for one client.
+    pub client_output_bytes_max: usize,
+    /// Requests being received, all clients together.
+    pub request_bytes_total_max: usize,
+    /// Larger requests take a connection of their own.
+    pub lane_frame_max: usize,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// A `tracing` filter: `info`, or `info,twinlane::start=debug`.
+    pub level: String,
+}
+
+/// What becomes of keys that `new` already holds at the first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewDataChoice {
+    /// Do not start; say what was found.
+    Ask,
+    /// Leave keys alone that only `new` has.
+    Keep,
+    /// Make `new` equal to `old`, deletions included.
+    Overwrite,
+}
+
+/// When a write is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// When the primary has answered.
+    Primary,
+    /// When the mirror has confirmed, or the key is recorded as dirty.
+    Both,
+}
+
+/// FLUSHDB, FLUSHALL and SWAPDB of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Flush {
+    /// Done on both sides at one position.
+    Mirror,
+    /// Refused before it reaches the primary.
+    Refuse,
+    /// Done on the primary only, and an alarm is raised.
+    Alarm,
+}
+
+/// Whether a mirror in doubt as a whole is scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backfill {
+    /// Whenever it is in doubt.
+    Auto,
+    /// Never; keys become equal as they are written.
+    Off,
+}
+
+/// After a loss of the primary's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoss {
+    /// The mirror keeps what the primary lost until the operator decides.
+    Hold,
+    /// The mirror follows the primary, deletions included.
+    Follow,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// The configuration of an endpoint.
+    #[must_use]
+    pub fn side(&self, endpoint: Endpoint) -> &Side {
+        match endpoint {
+            Endpoint::Old => &self.old,
+            Endpoint::New => &self.new,
+        }
+    }
+
+    /// Both endpoints, ready to connect to, indexed by [`Endpoint::index`].
+    ///
+    /// # Errors
+    /// When a CA file or a server name cannot be used.
+    pub fn targets(&self) -> Result<[Target; 2], NetError> {
+        Ok([self.target(Endpoint::Old)?, self.target(Endpoint::New)?])
+    }
+
+    fn target(&self, endpoint: Endpoint) -> Result<Target, NetError> {
+        let side = self.side(endpoint);
+        let options = TargetOptions {
+            url: &side.url,
+            password: &side.password,
+            ca_file: given(&side.ca_file),
+            server_name: Some(side.server_name.as_str()).filter(|name| !name.is_empty()),
+        };
+        Target::new(endpoint, &options)
+    }
+
+    /// `wait_ms` of the primary as a duration.
+    #[must_use]
+    pub fn primary_wait(&self) -> Duration {
+        Duration::from_millis(self.primary.wait_ms)
+    }
+}
+
+/// A path that was configured.
+fn given(path: &Path) -> Option<&Path> {
+    Some(path).filter(|path| !path.as_os_str().is_empty())
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            state_dir: PathBuf::from("/var/lib/twinlane"),
+            new_data: NewDataChoice::Ask,
+            listen: Listen::default(),
+            admin: Admin::default(),
+            old: Side::default(),
+            new: Side::default(),
+            mirror: Mirror::default(),
+            cutover: Cutover::default(),
+            primary: Primary::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Listen {
+            address: SocketAddr::from(([127, 0, 0, 1], 6400)),
+            client_username: String::new(),
+            client_password: Secret::default(),
+            client_password_file: PathBuf::new(),
+            max_clients: 10_000,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { address: SocketAddr::from(([127, 0, 0, 1], 6401)) }
+    }
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Mirror {
+            ack: Ack::Primary,
+            ack_timeout_ms: 1000,
+            ack_strict: false,
+            queue_bytes_max: 64 << 20,
+            queue_age_max_ms: 500,
+            expiry_margin_ms: 500,
+            dirty_keys_max: 1_000_000,
+            flush: Flush::Mirror,
+            publish: true,
+            backfill: Backfill::Auto,
+        }
+    }
+}
+
+impl Default for Cutover {
+    fn default() -> Self {
+        Cutover { pause_budget_ms: 250, lag_max_ms: 100 }
+    }
+}
+
+impl Default for Primary {
+    fn default() -> Self {
+        Primary { on_loss: OnLoss::Hold, wait_ms: 5000 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { client_output_bytes_max: 256 << 20, request_bytes_total_max: 1 << 30, lane_frame_max: 1 << 20 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+#[cfg(test)]
+mod tests;
