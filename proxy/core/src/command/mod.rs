@@ -1,0 +1,387 @@
+//! Commands as data: one row a command (`table.tsv`), read once. What is not in the table is unknown to the proxy.
+//!
+//! A row says how many arguments, which of them are keys and how they are used, what the proxy does with the command (its
+//! [`Class`]) and how its effect is derived from the reply (its [`Rule`]).
+
+mod errors;
+mod keys;
+
+pub use errors::{unknown_command, unknown_subcommand, wrong_arity};
+pub use keys::{Key, KeyUse, Keys};
+
+use crate::resp::downgrade::Shape;
+use crate::resp::request::Request;
+use keys::KeySpec;
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+/// What the proxy does with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// To the primary; no effect.
+    Read,
+    /// A read whose cursor belongs to the side that gave it.
+    Cursor,
+    /// To the primary; its effect goes to the mirror in the same order.
+    Write,
+    /// A write without keys that needs no barrier (SCRIPT LOAD, PUBLISH).
+    Keyless,
+    /// Touches several databases or none: waits until nothing is in flight, runs alone.
+    Barrier,
+    /// To the primary; speaks of the server, not of data.
+    Forward,
+    /// The session's own business.
+    Local,
+    /// MULTI, EXEC, DISCARD.
+    Transaction,
+    /// Will be carried by a later release; refused with a reason until then.
+    Later,
+    /// Administration of a server, or of a connection that is shared: refused.
+    Refused,
+}
+
+impl Class {
+    /// The word of metrics and docs.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Class::Read => "read",
+            Class::Cursor => "cursor",
+            Class::Write => "write",
+            Class::Keyless => "keyless",
+            Class::Barrier => "barrier",
+            Class::Forward => "forward",
+            Class::Local => "local",
+            Class::Transaction => "tx",
+            Class::Later => "later",
+            Class::Refused => "refused",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Class> {
+        use Class::{Barrier, Cursor, Forward, Keyless, Later, Local, Read, Refused, Transaction, Write};
+        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Later, Refused].into_iter().find(|class| class.word() == word)
+    }
+}
+
+/// How the effect of a command is derived: `effect/` has a function for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// No effect.
+    None,
+    /// The same command.
+    Replay,
+    /// The same command, unless the reply is `:0`.
+    ReplayUnlessZero,
+    /// The same command, unless the reply is null.
+    ReplayUnlessNil,
+    /// The same command, whatever the count in the reply.
+    Delete,
+    /// As `Delete`, on a part of a value.
+    Remove,
+    /// Images of the written keys.
+    Image,
+    /// Images of the declared keys, also after an error.
+    Script,
+    /// Rules of one command each.
+    Set,
+    /// SETEX, PSETEX.
+    SetEx,
+    /// SETNX.
+    SetNx,
+    /// GETSET.
+    GetSet,
+    /// GETDEL.
+    GetDel,
+    /// GETEX.
+    GetEx,
+    /// MSETNX.
+    MSetNx,
+    /// INCRBYFLOAT.
+    IncrByFloat,
+    /// EXPIRE, PEXPIRE, EXPIREAT, PEXPIREAT.
+    Expire,
+    /// RENAMENX.
+    RenameNx,
+    /// COPY.
+    Copy,
+    /// MOVE.
+    Move,
+    /// SORT with STORE.
+    Sort,
+    /// RESTORE.
+    Restore,
+    /// HINCRBYFLOAT.
+    HIncrByFloat,
+    /// HSETNX.
+    HSetNx,
+    /// LINSERT.
+    LInsert,
+    /// LMPOP.
+    LMPop,
+    /// SPOP.
+    SPop,
+    /// ZADD.
+    ZAdd,
+    /// ZMPOP.
+    ZMPop,
+    /// GEORADIUS, GEORADIUSBYMEMBER with STORE.
+    GeoRadius,
+    /// BITFIELD.
+    BitField,
+    /// PFCOUNT of one key.
+    PfCount,
+    /// XADD.
+    XAdd,
+    /// XTRIM.
+    XTrim,
+    /// XREADGROUP.
+    XReadGroup,
+    /// XCLAIM.
+    XClaim,
+    /// XAUTOCLAIM.
+    XAutoClaim,
+    /// FLUSHDB.
+    FlushDb,
+    /// FLUSHALL.
+    FlushAll,
+    /// SWAPDB.
+    SwapDb,
+    /// SCRIPT LOAD, FUNCTION *.
+    Keyless,
+    /// PUBLISH, SPUBLISH.
+    Publish,
+}
+
+impl Rule {
+    /// Every rule with its word in the table.
+    pub const ALL: [(&'static str, Rule); 41] = [
+        ("-", Rule::None),
+        ("replay", Rule::Replay),
+        ("replay-unless-0", Rule::ReplayUnlessZero),
+        ("replay-unless-nil", Rule::ReplayUnlessNil),
+        ("delete", Rule::Delete),
+        ("remove", Rule::Remove),
+        ("image", Rule::Image),
+        ("script", Rule::Script),
+        ("set", Rule::Set),
+        ("setex", Rule::SetEx),
+        ("setnx", Rule::SetNx),
+        ("getset", Rule::GetSet),
+        ("getdel", Rule::GetDel),
+        ("getex", Rule::GetEx),
+        ("msetnx", Rule::MSetNx),
+        ("incrbyfloat", Rule::IncrByFloat),
+        ("expire", Rule::Expire),
+        ("renamenx", Rule::RenameNx),
+        ("copy", Rule::Copy),
+        ("move", Rule::Move),
+        ("sort", Rule::Sort),
+        ("restore", Rule::Restore),
+        ("hincrbyfloat", Rule::HIncrByFloat),
+        ("hsetnx", Rule::HSetNx),
+        ("linsert", Rule::LInsert),
+        ("lmpop", Rule::LMPop),
+        ("spop", Rule::SPop),
+        ("zadd", Rule::ZAdd),
+        ("zmpop", Rule::ZMPop),
+        ("georadius", Rule::GeoRadius),
+        ("bitfield", Rule::BitField),
+        ("pfcount", Rule::PfCount),
+        ("xadd", Rule::XAdd),
+        ("xtrim", Rule::XTrim),
+        ("xreadgroup", Rule::XReadGroup),
+        ("xclaim", Rule::XClaim),
+        ("xautoclaim", Rule::XAutoClaim),
+        ("flushdb", Rule::FlushDb),
+        ("flushall", Rule::FlushAll),
+        ("swapdb", Rule::SwapDb),
+        ("keyless", Rule::Keyless),
+    ];
+
+    fn parse(word: &str) -> Option<Rule> {
+        if word == "publish" {
+            return Some(Rule::Publish);
+        }
+        Rule::ALL.iter().find(|(name, _)| *name == word).map(|(_, rule)| *rule)
+    }
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Command {
+    /// Upper-case name; a subcommand has its container's name before it (`XGROUP CREATE`).
+    pub name: &'static str,
+    /// The same in lower case with `|`, as Redis 7 writes it in errors.
+    pub error_name: String,
+    /// Arguments, the name included; negative: at least so many.
+    pub arity: i32,
+    /// What the proxy does with it.
+    pub class: Class,
+    /// How its effect is derived.
+    pub rule: Rule,
+    /// First release that has it, as the reference gives it.
+    pub since: &'static str,
+    /// What RESP2 does differently.
+    pub shape: Shape,
+    /// Place in the table, for counters.
+    pub index: usize,
+    keys: Vec<KeySpec>,
+}
+
+impl Command {
+    /// Whether a request of `arguments` arguments has the right number of them.
+    #[must_use]
+    pub fn accepts(&self, arguments: usize) -> bool {
+        if self.arity >= 0 { arguments == self.arity as usize } else { arguments >= self.arity.unsigned_abs() as usize }
+    }
+
+    /// Keys of a request, with their use.
+    #[must_use]
+    pub fn keys<'r>(&'r self, request: &'r Request<'r>) -> Keys<'r> {
+        Keys::new(&self.keys, request, self)
+    }
+
+    /// Whether the command may change data when it is executed.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        matches!(self.class, Class::Write | Class::Barrier | Class::Keyless)
+    }
+
+    /// The name without its subcommand.
+    #[must_use]
+    pub fn container(&self) -> &'static str {
+        self.name.split(' ').next().unwrap_or(self.name)
+    }
+}
+
+/// All commands.
+#[derive(Debug)]
+pub struct Table {
+    rows: Vec<Command>,
+    by_name: HashMap<&'static [u8], usize, ahash::RandomState>,
+    containers: HashMap<&'static [u8], (), ahash::RandomState>,
+}
+
+/// The source of the table, also for the docs and their check.
+pub const TABLE: &str = include_str!("table.tsv");
+
+/// Longest name of a command with its subcommand.
+const NAME_MAX: usize = 48;
+
+impl Table {
+    /// The table, read at the first call.
+    pub fn get() -> &'static Table {
+        static CELL: OnceLock<Table> = OnceLock::new();
+        CELL.get_or_init(Table::read)
+    }
+
+    fn read() -> Table {
+        let rows: Vec<Command> = TABLE.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).enumerate().map(row).collect();
+        let seeds = || ahash::RandomState::with_seeds(11, 12, 13, 14);
+        let mut by_name = HashMap::with_hasher(seeds());
+        let mut containers = HashMap::with_hasher(seeds());
+        for command in &rows {
+            by_name.insert(command.name.as_bytes(), command.index);
+            if command.name.contains(' ') {
+                containers.insert(command.container().as_bytes(), ());
+            }
+        }
+        Table { rows, by_name, containers }
+    }
+
+    /// All rows, in order of their index.
+    #[must_use]
+    pub fn rows(&self) -> &[Command] {
+        &self.rows
+    }
+
+    /// The row of an upper-case name.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Command> {
+        self.by_name.get(name.as_bytes()).map(|at| &self.rows[*at])
+    }
+
+    /// The row that a request names, in any case.
+    #[must_use]
+    pub fn find(&'static self, request: &Request<'_>) -> Option<&'static Command> {
+        let mut name = [0u8; NAME_MAX];
+        let first = request.arg(0);
+        let mut len = upper(&mut name, 0, first)?;
+        if request.len() > 1
+            && self.containers.contains_key(&name[..len])
+            && let Some(longer) = upper(&mut name, len + 1, request.arg(1))
+        {
+            name[len] = b' ';
+            if let Some(at) = self.by_name.get(&name[..longer]) {
+                return Some(&self.rows[*at]);
+            }
+            len = first.len();
+            // A container with an unknown subcommand is not a command that could be carried.
+            if self.is_pure_container(&name[..len]) {
+                return None;
+            }
+        }
+        self.by_name.get(&name[..len]).map(|at| &self.rows[*at])
+    }
+
+    /// Containers that mean nothing without a subcommand: all but COMMAND.
+    fn is_pure_container(&self, name: &[u8]) -> bool {
+        self.containers.contains_key(name) && name != b"COMMAND"
+    }
+}
+
+fn upper(name: &mut [u8; NAME_MAX], at: usize, word: &[u8]) -> Option<usize> {
+    let target = name.get_mut(at..at + word.len())?;
+    for (to, from) in target.iter_mut().zip(word) {
+        *to = from.to_ascii_uppercase();
+    }
+    Some(at + word.len())
+}
+
+fn row((index, line): (usize, &'static str)) -> Command {
+    let columns: Vec<&'static str> = line.split('\t').collect();
+    let [name, arity, since, keys, class, rule] = columns[..] else { panic!("table.tsv: six columns wanted: {line}") };
+    let bad = |what: &str| -> ! { panic!("table.tsv: {what}: {line}") };
+    Command {
+        name,
+        error_name: name.to_ascii_lowercase().replace(' ', "|"),
+        arity: arity.parse().unwrap_or_else(|_| bad("arity")),
+        class: Class::parse(class).unwrap_or_else(|| bad("class")),
+        rule: Rule::parse(rule).unwrap_or_else(|| bad("rule")),
+        since,
+        shape: Shape::of(name),
+        index,
+        keys: keys.split(' ').filter(|spec| *spec != "-").map(|spec| KeySpec::parse(spec).unwrap_or_else(|| bad("keys"))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::request::{Spans, canonical};
+
+    fn find(line: &str) -> Option<&'static str> {
+        let args: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+        let (mut frame, mut spans) = (Vec::new(), Spans::default());
+        let request = canonical(&args, &mut frame, &mut spans);
+        Table::get().find(&request).map(|command| command.name)
+    }
+
+    #[test]
+    fn names_are_found_in_any_case() {
+        assert_eq!(find("get k"), Some("GET"));
+        assert_eq!(find("xGroup create s g $"), Some("XGROUP CREATE"));
+        assert_eq!(find("COMMAND"), Some("COMMAND"));
+        assert_eq!(find("XGROUP nonsense"), None);
+        assert_eq!(find("nonsense"), None);
+        assert_eq!(find(&"x".repeat(100)), None);
+    }
+
+    #[test]
+    fn every_carried_write_has_a_rule() {
+        for command in Table::get().rows() {
+            assert_eq!(command.writes(), command.rule != Rule::None && command.rule != Rule::PfCount, "{}", command.name);
+        }
+    }
+}

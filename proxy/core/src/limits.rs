@@ -1,0 +1,46 @@
+//! Every bound of the core, with its arithmetic and what happens when it is reached (I10).
+
+/// Arguments in one request. Redis up to 6.2 closes the connection above 1,048,576 (6.2.16 networking.c:1934), and a lane must
+/// never be closed by one client's request; above it the client gets Redis's own protocol error.
+pub const REQUEST_ARGUMENTS_MAX: usize = 1_048_576;
+
+/// Bytes of one bulk string: `proto-max-bulk-len` of Redis. Above it the client gets Redis's own protocol error.
+pub const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Bytes of an inline request or of a header line: `PROTO_INLINE_MAX_SIZE` of Redis.
+pub const INLINE_BYTES_MAX: usize = 64 * 1024;
+
+/// Commands one session may have unanswered. Past it the session's input waits, so that a client which pipelines a hundred
+/// thousand commands takes turns with the others.
+pub const SESSION_IN_FLIGHT_MAX: u64 = 1024;
+
+/// Bytes of requests one session may have unanswered, and bytes of replies it may have unread, before its input waits.
+pub const SESSION_WINDOW_BYTES: usize = 1024 * 1024;
+
+/// Bytes a session's transaction queue may hold before `EXEC`: the lane carries the block as one piece. Past it the queueing
+/// command is answered with an error and `EXEC` aborts, as for any other error at queue time.
+pub const MULTI_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Images asked of the primary and not yet answered. Each holds the lane for one `DUMP`; more wait as dirty keys.
+pub const IMAGES_ASKED_MAX: usize = 64;
+
+/// Bytes of images appended to the mirror and not yet confirmed, above which no further repair is asked for.
+pub const IMAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Keys a scan may have waiting for their image before it asks for the next page.
+pub const SCAN_AHEAD_MAX: usize = 512;
+
+/// Keys per page of a scan (`COUNT`).
+pub const SCAN_PAGE: usize = 128;
+
+/// Operations that must reach the mirror as barriers and wait for it. Past it the databases concerned are unsynced.
+pub const MIRROR_BARRIERS_MAX: usize = 16;
+
+/// Fingerprints of keys known to be equal: 2^20 slots of 8 bytes are 8 MiB. It forgets by overwriting, it never invents.
+pub const SYNCED_SLOTS: usize = 1 << 20;
+
+/// Databases a side may have: Redis allows more, managed services offer at most 64.
+pub const DATABASES_MAX: usize = 256;
+
+/// Images that may fail for one key in a row before it is set aside as unmirrorable.
+pub const IMAGE_ATTEMPTS_MAX: u32 = 5;
