@@ -1,1 +1,9 @@
 //! What proves Twinlane.
+//!
+//! `servers` and `proxy` run the real programs, `resp` talks to them, `workload` keeps them busy, and `compare` says
+//! what "equal" means in every issue and every test.
+
+pub mod compare;
+pub mod proxy;
+pub mod resp;
+pub mod servers;
