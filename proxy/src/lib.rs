@@ -6,6 +6,8 @@
 //! [`start`] decides whether serving is safe; [`driver`] serves; [`admin`], [`telemetry`] and [`cli`] are the operator's side.
 
 pub mod config;
+pub mod control;
 pub mod net;
 pub mod secret;
 pub mod store;
+pub mod upstream;
