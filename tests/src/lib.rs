@@ -7,3 +7,4 @@ pub mod compare;
 pub mod proxy;
 pub mod resp;
 pub mod servers;
+pub mod workload;

@@ -1,0 +1,45 @@
+# What one can do with this tree. `make` alone lists it.
+#
+# Nothing here starts, stops or changes a service of the machine: servers for tests and demo run on free ports of the
+# loopback, in folders of their own, out of .servers/ where Debian's redis-server is not installed.
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= target
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build fmt lint docs bench clean-servers
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## two real servers, the proxy between, load, cutover, rollback, cutover, and the proof that nothing was lost
+	tests/servers/fetch.sh --required
+	$(CARGO) build --release -p twinlane --bin twinlane
+	$(CARGO) build --release -p twinlane-tests --bin demo
+	$(CARGO_TARGET_DIR)/release/demo
+
+test: ## fetch the servers that tests need, then run every test
+	tests/servers/fetch.sh
+	$(CARGO) build -p twinlane --bin twinlane
+	$(CARGO) test --workspace
+
+build: ## the release binary: target/release/twinlane
+	$(CARGO) build --release -p twinlane --bin twinlane
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+lint: ## formatting and clippy, as CI asks for them
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+docs: ## the API documentation, broken links refused
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
+
+bench: ## build the load generator and the proxy for measuring
+	tests/servers/fetch.sh --required
+	$(CARGO) build --release -p twinlane --bin twinlane
+	$(CARGO) build --release -p twinlane-loadtest
+
+clean-servers: ## remove the fetched servers
+	rm -rf .servers
