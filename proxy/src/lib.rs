@@ -7,7 +7,9 @@
 
 pub mod config;
 pub mod control;
+pub mod driver;
 pub mod net;
 pub mod secret;
+pub mod start;
 pub mod store;
 pub mod upstream;

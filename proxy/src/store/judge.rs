@@ -146,6 +146,8 @@ fn contradiction(facts: &Facts<'_>, record: &Record) -> Option<String> {
             "is of another installation"
         } else if mark.epoch > record.epoch.max(1) {
             "is newer"
+        } else if mark.side != endpoint {
+            "calls that server by the other name"
         } else {
             return None;
         };
@@ -153,7 +155,7 @@ fn contradiction(facts: &Facts<'_>, record: &Record) -> Option<String> {
             "{endpoint} ({}) carries a record that {what}: {mark}. The state directory says: {}. Start with the newer state directory, or \
              run `twinlane adopt`, which shows what is known and writes a new record",
             facts.addresses[endpoint.index()],
-            record.mark()
+            record.mark(endpoint)
         ))
     })
 }

@@ -39,10 +39,10 @@ impl Record {
         Record { format, installation, epoch: 0, primary, mirroring: true, completed: false, old_address, new_address, new_data }
     }
 
-    /// What both servers are told.
+    /// What the server that is `side` is told.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark { installation: self.installation.clone(), epoch: self.epoch, primary: self.primary }
+    pub fn mark(&self, side: Endpoint) -> Mark {
+        Mark { installation: self.installation.clone(), epoch: self.epoch, primary: self.primary, side }
     }
 
     /// Addresses as the record has them, old first.
@@ -61,6 +61,8 @@ pub struct Mark {
     pub epoch: u64,
     /// Who was primary then.
     pub primary: Endpoint,
+    /// What this server was called then: shows that the names were swapped even when the addresses do not.
+    pub side: Endpoint,
 }
 
 impl Mark {
@@ -70,7 +72,8 @@ impl Mark {
     /// The value of the reserved key.
     #[must_use]
     pub fn to_json(&self) -> String {
-        serde_json::json!({"installation": self.installation, "epoch": self.epoch, "primary": self.primary}).to_string()
+        let Mark { installation, epoch, primary, side } = self;
+        serde_json::json!({"installation": installation, "epoch": epoch, "primary": primary, "side": side}).to_string()
     }
 
     /// Reads the value of the reserved key.

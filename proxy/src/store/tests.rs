@@ -12,6 +12,17 @@ fn record(epoch: u64, primary: Endpoint) -> Record {
     record
 }
 
+/// As `Store::open`, asking again while a server that another test spawns holds a copy of our lock from fork to exec.
+fn reopen(directory: &Path) -> Result<Store, StoreError> {
+    for _ in 0..100 {
+        match Store::open(directory) {
+            Err(StoreError::InUse { .. }) => std::thread::sleep(std::time::Duration::from_millis(10)),
+            other => return other,
+        }
+    }
+    Store::open(directory)
+}
+
 fn corrupt(directory: &Path, slot: usize) {
     let path = directory.join("record");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -23,20 +34,20 @@ fn corrupt(directory: &Path, slot: usize) {
 fn i8_the_newest_committed_record_is_read_back() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("deep/state");
-    assert_eq!(Store::open(&path).unwrap().record(), None);
+    assert_eq!(reopen(&path).unwrap().record(), None);
     for epoch in 0..5 {
-        let mut store = Store::open(&path).unwrap();
+        let mut store = reopen(&path).unwrap();
         store.commit(&record(epoch, Endpoint::New)).unwrap();
         store.probe_sync().unwrap();
         drop(store);
-        assert_eq!(Store::open(&path).unwrap().record(), Some(&record(epoch, Endpoint::New)));
+        assert_eq!(reopen(&path).unwrap().record(), Some(&record(epoch, Endpoint::New)));
     }
 }
 
 #[test]
 fn a_second_process_is_refused_by_the_name_of_the_directory() {
     let directory = tempfile::tempdir().unwrap();
-    let _held = Store::open(directory.path()).unwrap();
+    let _held = reopen(directory.path()).unwrap();
     let error = Store::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains(&directory.path().display().to_string()) && error.contains("in use"), "{error}");
 }
@@ -44,30 +55,31 @@ fn a_second_process_is_refused_by_the_name_of_the_directory() {
 #[test]
 fn h8_a_torn_slot_falls_back_to_the_other() {
     let directory = tempfile::tempdir().unwrap();
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = reopen(directory.path()).unwrap();
     store.commit(&record(1, Endpoint::Old)).unwrap(); // both slots
     store.commit(&record(2, Endpoint::New)).unwrap(); // slot 0
     drop(store);
     corrupt(directory.path(), 0);
-    let mut store = Store::open(directory.path()).unwrap();
+    let mut store = reopen(directory.path()).unwrap();
     assert_eq!(store.record(), Some(&record(1, Endpoint::Old)));
     store.commit(&record(3, Endpoint::New)).unwrap();
     drop(store);
-    assert_eq!(Store::open(directory.path()).unwrap().record(), Some(&record(3, Endpoint::New)));
+    assert_eq!(reopen(directory.path()).unwrap().record(), Some(&record(3, Endpoint::New)));
 }
 
 #[test]
 fn two_damaged_slots_are_refused_and_adoption_can_replace_them() {
     let directory = tempfile::tempdir().unwrap();
-    Store::open(directory.path()).unwrap().commit(&record(1, Endpoint::Old)).unwrap();
+    reopen(directory.path()).unwrap().commit(&record(1, Endpoint::Old)).unwrap();
     corrupt(directory.path(), 0);
     corrupt(directory.path(), 1);
-    let error = Store::open(directory.path()).unwrap_err().to_string();
+    let error = reopen(directory.path()).unwrap_err().to_string();
     assert!(error.contains("damaged") && error.contains("twinlane adopt"), "{error}");
+    drop(reopen(directory.path()));
     let mut store = Store::open_for_adoption(directory.path()).unwrap();
     store.commit(&record(7, Endpoint::New)).unwrap();
     drop(store);
-    assert_eq!(Store::open(directory.path()).unwrap().record(), Some(&record(7, Endpoint::New)));
+    assert_eq!(reopen(directory.path()).unwrap().record(), Some(&record(7, Endpoint::New)));
 }
 
 #[test]
@@ -75,8 +87,8 @@ fn a_record_of_an_unknown_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut newer = record(1, Endpoint::Old);
     newer.format = 9;
-    Store::open(directory.path()).unwrap().commit(&newer).unwrap();
-    let error = Store::open(directory.path()).unwrap_err().to_string();
+    reopen(directory.path()).unwrap().commit(&newer).unwrap();
+    let error = reopen(directory.path()).unwrap_err().to_string();
     assert!(error.contains("format 9") && error.contains("start the version that wrote it"), "{error}");
     assert!(Store::open_for_adoption(directory.path()).is_err());
 }
@@ -110,8 +122,8 @@ fn an_interrupted_first_write_is_no_record() {
 
 #[test]
 fn a_mark_is_json_and_reads_back() {
-    let mark = record(3, Endpoint::New).mark();
-    assert_eq!(mark.to_json(), r#"{"epoch":3,"installation":"i1","primary":"new"}"#);
+    let mark = record(3, Endpoint::New).mark(Endpoint::Old);
+    assert_eq!(mark.to_json(), r#"{"epoch":3,"installation":"i1","primary":"new","side":"old"}"#);
     assert_eq!(Mark::from_json(mark.to_json().as_bytes()).unwrap(), mark);
     assert!(Mark::from_json(b"hello").is_err());
     assert_eq!(new_installation().unwrap().len(), 32);
@@ -125,19 +137,19 @@ enum Side {
 }
 use Side::{Bare, Down, Marked};
 
-fn facts(side: &Side) -> SideFacts {
+fn facts(endpoint: Endpoint, side: &Side) -> SideFacts {
     match side {
         Down => SideFacts::default(),
         Bare(keys) => SideFacts { reachable: true, mark: None, keys: *keys },
         Marked(installation, epoch) => {
-            let mark = Mark { installation: (*installation).into(), epoch: *epoch, primary: Endpoint::New };
+            let mark = Mark { installation: (*installation).into(), epoch: *epoch, primary: Endpoint::New, side: endpoint };
             SideFacts { reachable: true, mark: Some(mark), keys: 5 }
         }
     }
 }
 
 fn judge(local: Option<&Record>, old: &Side, new: &Side, addresses: [&str; 2], choice: NewDataChoice) -> Start {
-    let (old, new) = (facts(old), facts(new));
+    let (old, new) = (facts(Endpoint::Old, old), facts(Endpoint::New, new));
     judge_start(&Facts { local, sides: [&old, &new], addresses, choice })
 }
 
@@ -188,6 +200,15 @@ fn i8_starts_with_a_record() {
     completed.completed = true;
     check(&completed, Marked("i2", 8), Marked("i1", 3), "Serve { primary_lost_data: false");
     check(&completed, Bare(0), Marked("i2", 8), "of another installation");
+}
+
+#[test]
+fn h9_a_server_that_was_called_by_the_other_name_is_refused() {
+    let record = record(3, Endpoint::New);
+    let (old, new) = (facts(Endpoint::New, &Marked("i1", 3)), facts(Endpoint::Old, &Marked("i1", 3)));
+    let facts = Facts { local: Some(&record), sides: [&old, &new], addresses: HOME, choice: NewDataChoice::Ask };
+    let Start::Refuse(reason) = judge_start(&facts) else { panic!() };
+    assert!(reason.contains("by the other name"), "{reason}");
 }
 
 #[test]

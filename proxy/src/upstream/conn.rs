@@ -519,4 +519,4 @@ const READ_CHUNK: usize = 64 * 1024;
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
