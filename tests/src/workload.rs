@@ -421,7 +421,7 @@ fn string(pick: u64, k: u64, l: u64, n: u64, id: usize) -> String {
         3 => format!("GETSET str:{k} {id}-{n}"),
         4 => format!("SETRANGE str:{k} {n} x{id}"),
         5 => format!("MSET str:{k} a{n} str:{l} b{n}"),
-        6 => format!("COPY str:{k} str:{l} REPLACE"),
+        6 => format!("COPY str:{k} copied:{l} REPLACE"),
         7 => format!("SETNX str:{k} {id}"),
         8 => format!("GETDEL str:{k}"),
         _ => format!("DEL str:{k}"),
