@@ -12,4 +12,5 @@ pub mod net;
 pub mod secret;
 pub mod start;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;
