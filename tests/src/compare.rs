@@ -7,7 +7,7 @@
 //! |---|---|
 //! | string | the same bytes; a HyperLogLog: the same registers (encoding and cached cardinality are left out) |
 //! | list | the same elements in the same order |
-//! | set, hash | the same members, the same fields with the same values, in any order |
+//! | set, hash | the same members, the same fields with the same values, in any order (and fields' own TTLs, where both sides have them) |
 //! | sorted set | the same members with scores of the same f64 bits |
 //! | stream | what `XINFO STREAM key FULL` tells: entries, length, last id, (both >= 7) the highest deleted id and the count of entries ever added, groups with last delivered id and (both >= 7) entries read, pending entries with consumer and delivery count, consumers. Times of delivery and idle times are left out |
 //! | TTL | both persistent, or both volatile and no further apart than the tolerance |
@@ -229,6 +229,8 @@ struct Side {
     version: String,
     /// The major version of the Redis that it claims to be.
     major: u32,
+    /// Whether it knows HPTTL (Redis 7.4, Valkey 9.0).
+    field_ttls: bool,
     /// Databases that hold keys.
     databases: Vec<u32>,
     /// False while it lacks the database under comparison, where it then has no key.
@@ -248,7 +250,12 @@ impl Side {
         };
         let redis = field("redis_version:");
         let keyspace = ok(client.cmd("INFO keyspace")?)?.text();
+        let hpttl = client.cmd("COMMAND INFO HPTTL")?;
         Ok(Side {
+            field_ttls: hpttl
+                .items()
+                .first()
+                .is_some_and(|command| !command.is_nil()),
             client,
             major: redis
                 .split('.')
@@ -443,6 +450,29 @@ impl<'a> Comparer<'a> {
                 suspects.push(key);
             }
         }
+        if self.field_ttls() {
+            let hashes = whole
+                .iter()
+                .zip(&values.0)
+                .filter(|((_, kind), _)| kind == "hash");
+            let (keys, asks): (Vec<_>, Vec<_>) = hashes
+                .map(|((key, _), value)| {
+                    (
+                        *key,
+                        field_ttls_command(key, value.pairs().into_iter().map(|(field, _)| field)),
+                    )
+                })
+                .unzip();
+            let ttls = (self.old.ask_all(&asks)?, self.new.ask_all(&asks)?);
+            for (at, key) in keys.into_iter().enumerate() {
+                if self
+                    .first_field_ttl_difference(&ttls.0[at], &ttls.1[at])
+                    .is_some()
+                {
+                    suspects.push(key);
+                }
+            }
+        }
         drop(values);
         suspects.into_iter().try_for_each(|key| self.examine(key))
     }
@@ -493,8 +523,53 @@ impl<'a> Comparer<'a> {
         }
         if let Some((old, new)) = self.value_difference(&old.kind, key)? {
             findings.push((Kind::Value, old, new));
+        } else if old.kind == "hash" && self.field_ttls() {
+            let difference = self.field_ttl_difference(key)?;
+            findings.extend(difference.map(|(old, new)| (Kind::Ttl, old, new)));
         }
         Ok(findings)
+    }
+
+    /// Whether fields of hashes can have lives of their own on both sides.
+    fn field_ttls(&self) -> bool {
+        self.old.field_ttls && self.new.field_ttls
+    }
+
+    /// The fields of a hash that is otherwise equal, piece by piece.
+    fn field_ttl_difference(&mut self, key: &[u8]) -> Result<Option<(String, String)>> {
+        let count = PIECE_ELEMENTS.to_string();
+        let mut cursor = Some(b"0".to_vec());
+        while let Some(at) = cursor {
+            let reply = self
+                .old
+                .ask(&[b"HSCAN", key, &at, b"COUNT", count.as_bytes()])?;
+            let (next, items) = cursor_and_items(&reply)?;
+            let fields: Vec<&Value> = items.iter().step_by(2).collect();
+            if !fields.is_empty() {
+                let ask = field_ttls_command(key, fields.iter().copied());
+                let (old, new) = self.both_all(&ask)?;
+                if let Some((at, old, new)) = self.first_field_ttl_difference(&old, &new) {
+                    let field = fields.get(at).map(|field| brief(field)).unwrap_or_default();
+                    let show = |ttl: i64| format!("field {field} with {ttl} ms to live");
+                    return Ok(Some((show(old), show(new))));
+                }
+            }
+            cursor = next;
+        }
+        Ok(None)
+    }
+
+    /// The first pair of HPTTL replies that no tolerance excuses, with its place.
+    fn first_field_ttl_difference(&self, old: &Value, new: &Value) -> Option<(usize, i64, i64)> {
+        let ttls =
+            |value: &Value| -> Vec<i64> { value.items().iter().filter_map(Value::int).collect() };
+        let pairs = ttls(old).into_iter().zip(ttls(new)).enumerate();
+        let tolerance = self.options.ttl_tolerance_ms;
+        pairs
+            .map(|(at, (old, new))| (at, old, new))
+            .find(|&(_, old, new)| {
+                old != new && (old < 0 || new < 0 || old.abs_diff(new) > tolerance)
+            })
     }
 
     fn same_head(&self, old: &Head, new: &Head) -> bool {
@@ -829,6 +904,10 @@ impl<'a> Comparer<'a> {
 
     fn digests(&mut self, db: u32) -> Result<()> {
         self.select(db)?;
+        ensure!(
+            self.old.selected && self.new.selected,
+            "only one side has database {db}"
+        );
         self.each_batch(
             |c| &mut c.old,
             |c, keys| {
@@ -1047,6 +1126,19 @@ fn ok(value: Value) -> Result<Value> {
 
 fn with(name: &[u8], key: &[u8]) -> Command {
     vec![name.to_vec(), key.to_vec()]
+}
+
+/// `HPTTL key FIELDS n field...`
+fn field_ttls_command<'v>(key: &[u8], fields: impl Iterator<Item = &'v Value>) -> Command {
+    let fields: Vec<Vec<u8>> = fields
+        .filter_map(|field| Some(field.bytes()?.to_vec()))
+        .collect();
+    [
+        with(b"HPTTL", key),
+        vec![b"FIELDS".to_vec(), fields.len().to_string().into_bytes()],
+        fields,
+    ]
+    .concat()
 }
 
 /// A reply of the SCAN family: the next cursor, `None` at the end, and the items.

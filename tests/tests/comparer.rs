@@ -264,6 +264,28 @@ fn equal_shapes(pair: &mut Pair) {
     );
 }
 
+/// Where both sides let fields expire by themselves, a field's TTL counts like a key's.
+#[test]
+fn ttls_of_hash_fields_are_compared() {
+    let mut pair = Pair::start(Version::Valkey91, Version::Valkey91);
+    let small = "HSET h a 1 b 2 c 3".to_string();
+    let fields: Vec<String> = (0..1_000).map(|i| format!("f{i} {i}")).collect();
+    let big = format!("HSET h a 1 {}", fields.join(" "));
+    for hash in [small, big] {
+        let expire = "HPEXPIRE h 100000 FIELDS 1 a";
+        pair.check(&[&hash, expire], &[], &[], "");
+        pair.check(&[&hash, expire], &[], &["HPEXPIRE h 101000 FIELDS 1 a"], "");
+        pair.check(
+            &[&hash, expire],
+            &[],
+            &["HPEXPIRE h 110000 FIELDS 1 a"],
+            "ttl h",
+        );
+        pair.check(&[&hash, expire], &[], &["HPERSIST h FIELDS 1 a"], "ttl h");
+        pair.check(&[&hash], &[expire], &[], "ttl h");
+    }
+}
+
 /// Big values are read in pieces; one wrong element far inside must be found, and nothing else.
 #[test]
 fn differences_deep_inside_big_values_are_found() {
