@@ -157,6 +157,33 @@ fn parse_answer(answer: &[u8]) -> Result<(u16, String)> {
 mod tests {
     use super::*;
 
+    /// A port that gives these answers, one a connection.
+    async fn scripted(answers: Vec<&'static str>) -> Admin {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = Admin::new(listener.local_addr().unwrap().to_string());
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let _ = stream.read(&mut request).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        admin
+    }
+
+    #[tokio::test]
+    async fn a_refused_flip_is_asked_for_again_until_patience_ends() {
+        let refused = "HTTP/1.1 409 Conflict\r\n\r\n{\"done\":false,\"reasons\":[\"dirty\"]}";
+        let done = "HTTP/1.1 200 OK\r\n\r\n{\"done\":true,\"primary\":\"new\",\"pause_ms\":1.5,\"held_requests\":3}";
+        let admin = scripted(vec![refused, done]).await;
+        let flip = admin.flip(Direction::Cutover, Duration::from_secs(5)).await;
+        assert_eq!((flip.done, flip.refusals, flip.pause_ms, flip.held_requests), (true, 1, 1.5, 3));
+        let admin = scripted(vec![refused]).await;
+        let flip = admin.flip(Direction::Rollback, Duration::ZERO).await;
+        assert!(!flip.done && flip.answer.unwrap().contains("dirty"));
+    }
+
     #[test]
     fn answers_are_read_plain_and_chunked() {
         let plain = b"HTTP/1.1 409 Conflict\r\ncontent-length: 2\r\n\r\n{}";

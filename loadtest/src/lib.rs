@@ -16,9 +16,9 @@
 pub mod admin;
 pub mod client;
 pub mod contended;
-//pub mod engine;
-//pub mod flips;
-//pub mod proc_stat;
+pub mod engine;
+pub mod flips;
+pub mod proc_stat;
 pub mod resp;
 pub mod rng;
-//pub mod run;
+pub mod run;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use twinlane_loadtest::contended::{self, table::Selection};
+use twinlane_loadtest::flips;
+use twinlane_loadtest::run::{self, targets::Target, workload::{BENCH, Workload}};
 
 /// Load for Twinlane and its peers.
 #[derive(Debug, Parser)]
@@ -19,6 +21,90 @@ struct Cli {
 enum Verb {
     /// Clients fight over a dozen keys of every family; every reply is checked; flips meanwhile.
     Contended(ContendedArgs),
+    /// Flip after flip under a constant arrival rate: the longest hold of each, beside a plain server's stalls.
+    Flips(FlipsArgs),
+    /// Workload files against several targets in turn.
+    Run(RunArgs),
+    /// The standard set against several targets in turn: the rows of the peers' table.
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FlipsArgs {
+    /// The proxy's data port.
+    #[arg(long)]
+    target: String,
+    /// A plain server for comparison.
+    #[arg(long)]
+    direct: Option<String>,
+    /// The proxy's admin port.
+    #[arg(long)]
+    admin: String,
+    /// Commands a second through the target.
+    #[arg(long, default_value_t = 20_000.0)]
+    rate: f64,
+    /// Commands a second at the plain server: enough to see any stall of half a millisecond, few enough not to cause one.
+    #[arg(long, default_value_t = 4_000.0)]
+    direct_rate: f64,
+    /// How many flips, cutover and rollback in turn.
+    #[arg(long, default_value_t = 200)]
+    flips: usize,
+    #[arg(long, default_value_t = 24)]
+    clients: usize,
+    /// Commands per batch.
+    #[arg(long, default_value_t = 1)]
+    depth: usize,
+    /// From one flip's end to the next.
+    #[arg(long, default_value_t = 150)]
+    gap_ms: u64,
+    /// How long a flip that a gate refuses is asked for again.
+    #[arg(long, default_value_t = 10.0)]
+    flip_patience_seconds: f64,
+    /// Fail unless the median hold is under this.
+    #[arg(long)]
+    median_ms_max: Option<f64>,
+    /// Fail unless the 95th percentile of the holds is under this.
+    #[arg(long)]
+    p95_ms_max: Option<f64>,
+    /// Write the report here too.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct BenchArgs {
+    /// NAME=HOST:PORT[,pid=N][,role=direct|peer|floor|subject], the direct one first; nutcracker=spawn:HOST:PORT
+    /// and haproxy=spawn:HOST:PORT start that peer before the server at HOST:PORT.
+    #[arg(long = "target", required = true)]
+    targets: Vec<String>,
+    /// Visits of each target for each workload.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Measured time of one visit, instead of the workload's own.
+    #[arg(long)]
+    seconds: Option<f64>,
+    #[arg(long, default_value_t = 0.5)]
+    warmup_seconds: f64,
+    /// A server behind the targets, whose CPU is shown too; may be repeated.
+    #[arg(long = "server-pid")]
+    server_pids: Vec<u32>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Only workloads whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Write the report here too.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Workload files, TOML or JSON.
+    #[arg(required = true)]
+    workloads: Vec<PathBuf>,
+    #[command(flatten)]
+    bench: BenchArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -80,6 +166,12 @@ fn main() -> ExitCode {
         local.block_on(&runtime, async {
             match cli.verb {
                 Verb::Contended(args) => contended_verb(args).await,
+                Verb::Flips(args) => flips_verb(args).await,
+                Verb::Run(args) => {
+                    let workloads = args.workloads.iter().map(|path| Workload::read(path)).collect();
+                    run_verb(workloads, args.bench).await
+                }
+                Verb::Bench(args) => run_verb(BENCH.iter().map(|text| Workload::parse(text)).collect(), args).await,
             }
         })
     });
@@ -93,8 +185,56 @@ fn main() -> ExitCode {
     }
 }
 
+/// Milliseconds of the epoch: tells one run's keys from another's.
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64)
+}
+
+async fn flips_verb(args: FlipsArgs) -> Result<bool> {
+    let options = flips::Options {
+        target: args.target,
+        direct: args.direct,
+        admin: args.admin,
+        rate: args.rate,
+        direct_rate: args.direct_rate,
+        flips: args.flips,
+        clients: args.clients.max(1),
+        depth: args.depth.max(1),
+        gap: Duration::from_millis(args.gap_ms),
+        patience: Duration::from_secs_f64(args.flip_patience_seconds),
+        run: now_ms(),
+        median_ms_max: args.median_ms_max,
+        p95_ms_max: args.p95_ms_max,
+    };
+    let report = flips::run(&options).await?;
+    print!("{}", report.text());
+    save(args.json, &report)?;
+    Ok(report.good)
+}
+
+async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<bool> {
+    let mut workloads = workloads?;
+    if let Some(filter) = &args.filter {
+        workloads.retain(|workload| workload.name.contains(filter));
+    }
+    let targets = args.targets.iter().enumerate().map(|(index, text)| Target::parse(text, index == 0));
+    let options = run::Options {
+        workloads,
+        targets: targets.collect::<Result<_>>()?,
+        rounds: args.rounds,
+        seconds: args.seconds,
+        warmup_seconds: args.warmup_seconds,
+        server_pids: args.server_pids,
+        seed: args.seed,
+    };
+    let report = run::run(&options).await?;
+    print!("{}", report.text());
+    save(args.json, &report)?;
+    Ok(report.good)
+}
+
 async fn contended_verb(args: ContendedArgs) -> Result<bool> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64);
+    let now = now_ms();
     let options = contended::Options {
         target: args.target,
         flips: contended::parse_flips(&args.flips)?,

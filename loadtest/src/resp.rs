@@ -40,6 +40,36 @@ pub enum Value {
     Push(Vec<Value>),
 }
 
+impl std::fmt::Display for Value {
+    /// As redis-cli would hint at it: type first, text escaped, long ones shortened.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let list = |f: &mut std::fmt::Formatter<'_>, mark: char, values: &[Value]| {
+            write!(f, "{mark}{}[", values.len())?;
+            for (index, value) in values.iter().take(12).enumerate() {
+                write!(f, "{}{value}", if index == 0 { "" } else { ", " })?;
+            }
+            write!(f, "{}]", if values.len() > 12 { ", ..." } else { "" })
+        };
+        match self {
+            Value::Simple(text) => write!(f, "+{}", show(text)),
+            Value::Error(text) => write!(f, "-{}", show(text)),
+            Value::Int(number) => write!(f, ":{number}"),
+            Value::Bulk(text) => write!(f, "\"{}\"", show(text)),
+            Value::NilBulk => write!(f, "nil ($-1)"),
+            Value::NilArray => write!(f, "nil (*-1)"),
+            Value::Null => write!(f, "nil (_)"),
+            Value::Double(text) => write!(f, ",{}", show(text)),
+            Value::Bool(truth) => write!(f, "#{truth}"),
+            Value::Big(text) => write!(f, "({}", show(text)),
+            Value::Verbatim(text) => write!(f, "={}", show(text)),
+            Value::Array(values) => list(f, '*', values),
+            Value::Set(values) => list(f, '~', values),
+            Value::Map(values) => list(f, '%', values),
+            Value::Push(values) => list(f, '>', values),
+        }
+    }
+}
+
 /// A reply that no server should have sent.
 #[derive(Debug)]
 pub struct Malformed(pub String);

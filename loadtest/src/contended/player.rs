@@ -343,8 +343,8 @@ impl Player {
         };
         if !right {
             let expected = match expect {
-                Expect::Row(row) => self.table.rows[*row].expectation(),
-                Expect::Exactly(value) => format!("exactly {value:?}"),
+                Expect::Row(row) => self.table.rows[*row].expectation().to_owned(),
+                Expect::Exactly(value) => format!("exactly {value}"),
                 other => format!("{other:?}"),
             };
             self.surprise(command, &expected, reply);
@@ -364,7 +364,7 @@ impl Player {
             self.id,
             self.resp,
             show(command),
-            show(format!("{reply:?}").as_bytes()),
+            reply,
         );
         self.shared.borrow_mut().surprised(command, expected.starts_with("exactly"), story);
     }

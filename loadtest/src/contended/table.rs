@@ -32,6 +32,7 @@ pub struct Row {
     template: Vec<Node>,
     shape: Shape,
     errors: Vec<String>,
+    expectation: String,
 }
 
 /// Which rows take part.
@@ -120,6 +121,7 @@ impl Row {
             text,
             shape: Shape::parse(&mut source.as_str(), shapes)?,
             errors: names,
+            expectation: line.split_once("=>").map_or("", |(_, rest)| rest.trim()).to_owned(),
         };
         Ok((row, weight))
     }
@@ -150,9 +152,9 @@ impl Row {
         !self.can_succeed() && self.errors.iter().any(early)
     }
 
-    /// What was expected, for reports.
-    pub fn expectation(&self) -> String {
-        format!("{:?} or an error of {:?}", self.shape, self.errors)
+    /// What was expected, as the table has it, for reports.
+    pub fn expectation(&self) -> &str {
+        &self.expectation
     }
 }
 

@@ -1,0 +1,272 @@
+//! Workloads against several targets in turn, side by side in one run.
+//!
+//! A shared machine has moods, so absolute figures mean little: every round visits every target once, the
+//! median over the rounds is what counts, and each figure is printed as a ratio to the direct connection and to
+//! the best peer. CPU per command is the target process' own time; the generator's is printed beside it,
+//! because a run in which the generator was the bottleneck says nothing about the targets.
+
+pub mod targets;
+pub mod workload;
+
+use crate::engine::{Group, Pace};
+use crate::proc_stat;
+use anyhow::{Result, bail};
+use serde::Serialize;
+use std::time::{Duration, Instant};
+use targets::{Role, Target};
+use workload::Workload;
+
+/// What to do.
+#[derive(Debug)]
+pub struct Options {
+    /// In this order.
+    pub workloads: Vec<Workload>,
+    /// The first is the direct connection.
+    pub targets: Vec<Target>,
+    /// Visits of each target for each workload.
+    pub rounds: usize,
+    /// Measured time of one visit, instead of the workload's own.
+    pub seconds: Option<f64>,
+    /// Unmeasured time before it.
+    pub warmup_seconds: f64,
+    /// Servers behind the targets, whose CPU is shown too.
+    pub server_pids: Vec<u32>,
+    /// Same seed, same requests.
+    pub seed: u64,
+}
+
+/// One visit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Visit {
+    /// Replies a second.
+    pub rps: f64,
+    /// Latency quantiles in milliseconds.
+    pub p50_ms: f64,
+    /// 99 of 100.
+    pub p99_ms: f64,
+    /// 999 of 1000.
+    pub p999_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+    /// The target's CPU per command.
+    pub cpu_us: Option<f64>,
+    /// The CPU per command of the servers behind it.
+    pub servers_cpu_us: Option<f64>,
+    /// The generator's own.
+    pub generator_cpu_us: f64,
+    /// Resident memory at the end of the visit.
+    pub rss_kib: Option<u64>,
+    /// Wrong replies and lost connections.
+    pub errors: u64,
+}
+
+/// One target under one workload: medians over the rounds, and every visit.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// The workload.
+    pub workload: String,
+    /// The target.
+    pub target: String,
+    /// Its role.
+    pub role: Role,
+    /// Medians; `errors` is the sum.
+    pub median: Visit,
+    /// `rps` over the direct target's.
+    pub rps_to_direct: Option<f64>,
+    /// `rps` over the best peer's.
+    pub rps_to_best_peer: Option<f64>,
+    /// CPU per command over the best peer's.
+    pub cpu_to_best_peer: Option<f64>,
+    /// The spread of `rps`: (largest - smallest) / median.
+    pub rps_spread: f64,
+    /// In the order of the rounds.
+    pub visits: Vec<Visit>,
+}
+
+/// The whole run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// No wrong reply and no lost connection anywhere.
+    pub good: bool,
+    /// How many rounds.
+    pub rounds: usize,
+    /// By workload, then target.
+    pub lines: Vec<Line>,
+}
+
+/// Runs inside a `LocalSet`.
+pub async fn run(options: &Options) -> Result<Report> {
+    if options.targets.is_empty() || options.workloads.is_empty() || options.rounds == 0 {
+        bail!("nothing to run: at least one target, one workload, one round");
+    }
+    let mut report = Report { good: true, rounds: options.rounds, lines: Vec::new() };
+    for workload in &options.workloads {
+        let mut visits = vec![Vec::new(); options.targets.len()];
+        for round in 0..options.rounds {
+            for (target, visits) in options.targets.iter().zip(&mut visits) {
+                if round == 0 && workload.prefill {
+                    prefill(workload, target).await?;
+                }
+                eprint!("\r{}: round {} of {}, {}            ", workload.name, round + 1, options.rounds, target.name);
+                visits.push(visit(workload, target, options, round as u64).await?);
+            }
+        }
+        eprintln!();
+        report.lines.extend(summarise(workload, &options.targets, visits));
+    }
+    report.good = report.lines.iter().all(|line| line.median.errors == 0);
+    Ok(report)
+}
+
+async fn prefill(workload: &Workload, target: &Target) -> Result<()> {
+    // One batch of every key, in slices that leave the socket buffers room.
+    let pace = Pace::Closed { depth: workload.keys.min(256) as usize, think: Duration::ZERO };
+    let group = Group::connect(&target.name, &target.address, pace, vec![workload.prefill_source()]).await?;
+    group.begin()?;
+    while group.meter.borrow().replies < workload.keys {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let meter = group.meter.borrow();
+        if meter.wrong + meter.disconnects > 0 {
+            bail!("{} refuses the keys that {:?} needs: {:?}", target.name, workload.name, meter.stories);
+        }
+    }
+    group.finish(Duration::from_secs(5)).await;
+    Ok(())
+}
+
+async fn visit(workload: &Workload, target: &Target, options: &Options, round: u64) -> Result<Visit> {
+    let sources = workload.sources(options.seed + round);
+    let group = Group::connect(&target.name, &target.address, workload.pace(), sources).await?;
+    group.begin()?;
+    tokio::time::sleep(Duration::from_secs_f64(options.warmup_seconds)).await;
+    let cpu = |pids: &[u32]| pids.iter().map(|pid| proc_stat::cpu_ns(*pid).unwrap_or(0)).sum::<u64>();
+    let (target_pid, own_pid) = (target.pid.as_slice(), [std::process::id()]);
+    let before = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
+    group.meter.borrow_mut().restart();
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_secs_f64(options.seconds.unwrap_or(workload.seconds))).await;
+    let seconds = start.elapsed().as_secs_f64();
+    let after = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
+    let (replies, latency) = {
+        let meter = group.meter.borrow();
+        (meter.replies, meter.latency_ns.clone())
+    };
+    let rss_kib = target.pid.and_then(proc_stat::rss_kib);
+    group.finish(Duration::from_secs(5)).await;
+    let meter = group.meter.borrow();
+    let per_command = |index: usize| (after[index] - before[index]) as f64 / 1e3 / replies.max(1) as f64;
+    let quantile = |share| latency.value_at_quantile(share) as f64 / 1e6;
+    Ok(Visit {
+        rps: replies as f64 / seconds,
+        p50_ms: quantile(0.5),
+        p99_ms: quantile(0.99),
+        p999_ms: quantile(0.999),
+        max_ms: latency.max() as f64 / 1e6,
+        cpu_us: target.pid.map(|_| per_command(0)),
+        servers_cpu_us: (!options.server_pids.is_empty()).then(|| per_command(1)),
+        generator_cpu_us: per_command(2),
+        rss_kib,
+        errors: meter.wrong + meter.disconnects,
+    })
+}
+
+fn summarise(workload: &Workload, targets: &[Target], visits: Vec<Vec<Visit>>) -> Vec<Line> {
+    let mut lines: Vec<Line> = targets.iter().zip(visits).map(|(target, visits)| line(workload, target, visits)).collect();
+    let direct = lines.iter().find(|line| line.role == Role::Direct).map(|line| line.median.rps);
+    let peers = || lines.iter().filter(|line| line.role == Role::Peer);
+    let best_rps = peers().map(|line| line.median.rps).max_by(f64::total_cmp);
+    let best_cpu = peers().filter_map(|line| line.median.cpu_us).min_by(f64::total_cmp);
+    for line in &mut lines {
+        line.rps_to_direct = direct.map(|direct| line.median.rps / direct);
+        line.rps_to_best_peer = best_rps.map(|best| line.median.rps / best);
+        line.cpu_to_best_peer = line.median.cpu_us.zip(best_cpu).map(|(own, best)| own / best);
+    }
+    lines
+}
+
+fn line(workload: &Workload, target: &Target, visits: Vec<Visit>) -> Line {
+    let of = |field: fn(&Visit) -> Option<f64>| median(visits.iter().filter_map(field).collect());
+    let each = |field: fn(&Visit) -> Option<f64>| of(field).unwrap_or(0.0);
+    let rps: Vec<f64> = visits.iter().map(|visit| visit.rps).collect();
+    let median = Visit {
+        rps: each(|visit| Some(visit.rps)),
+        p50_ms: each(|visit| Some(visit.p50_ms)),
+        p99_ms: each(|visit| Some(visit.p99_ms)),
+        p999_ms: each(|visit| Some(visit.p999_ms)),
+        max_ms: each(|visit| Some(visit.max_ms)),
+        cpu_us: of(|visit| visit.cpu_us),
+        servers_cpu_us: of(|visit| visit.servers_cpu_us),
+        generator_cpu_us: each(|visit| Some(visit.generator_cpu_us)),
+        rss_kib: of(|visit| visit.rss_kib.map(|kib| kib as f64)).map(|kib| kib as u64),
+        errors: visits.iter().map(|visit| visit.errors).sum(),
+    };
+    let largest = rps.iter().copied().fold(0.0, f64::max);
+    let smallest = rps.iter().copied().fold(f64::INFINITY, f64::min);
+    Line {
+        workload: workload.name.clone(),
+        target: target.name.clone(),
+        role: target.role,
+        rps_spread: if median.rps > 0.0 { (largest - smallest) / median.rps } else { 0.0 },
+        median,
+        rps_to_direct: None,
+        rps_to_best_peer: None,
+        cpu_to_best_peer: None,
+        visits,
+    }
+}
+
+/// The middle one; the mean of the two in the middle of an even number.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let upper = *values.get(middle)?;
+    Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
+}
+
+impl Report {
+    /// For people: a block per workload, a line per target.
+    pub fn text(&self) -> String {
+        let mut text = format!("medians of {} rounds; CPU in µs per command; ratios: rps to direct, rps and CPU to the best peer\n", self.rounds);
+        let mut workload = "";
+        for line in &self.lines {
+            if line.workload != workload {
+                workload = &line.workload;
+                text += &format!(
+                    "\n{workload}\n  {:<12}{:>9}{:>8}{:>8}{:>8}{:>9}{:>9}{:>9}{:>9}{:>8}{:>9}{:>9}{:>8}{:>7}\n",
+                    "target", "rps", "spread", "/direct", "/peer", "p50 ms", "p99 ms", "p99.9 ms", "cpu", "/peer", "servers", "loadgen", "MiB", "errors"
+                );
+            }
+            let (visit, ratio) = (&line.median, |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
+            text += &format!(
+                "  {:<12}{:>9.0}{:>7.0}%{:>8}{:>8}{:>9.3}{:>9.3}{:>9.3}{:>9}{:>8}{:>9}{:>9.2}{:>8}{:>7}\n",
+                line.target,
+                visit.rps,
+                line.rps_spread * 100.0,
+                ratio(line.rps_to_direct),
+                ratio(line.rps_to_best_peer),
+                visit.p50_ms,
+                visit.p99_ms,
+                visit.p999_ms,
+                ratio(visit.cpu_us),
+                ratio(line.cpu_to_best_peer),
+                ratio(visit.servers_cpu_us),
+                visit.generator_cpu_us,
+                visit.rss_kib.map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0)),
+                visit.errors,
+            );
+        }
+        text + if self.good { "\nno errors\n" } else { "\nTHERE WERE ERRORS\n" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0]), Some(2.5));
+        assert_eq!(median(Vec::new()), None);
+    }
+}
