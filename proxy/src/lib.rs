@@ -5,6 +5,7 @@
 //! durable record; [`upstream`] talks to a server; [`control`] carries the operator's words to the data thread;
 //! [`start`] decides whether serving is safe; [`driver`] serves; [`admin`], [`telemetry`] and [`cli`] are the operator's side.
 
+pub mod admin;
 pub mod config;
 pub mod control;
 pub mod driver;

@@ -1,0 +1,136 @@
+//! The contract of `docs/admin-api.md`, spoken over a real socket to a stand-in for the data thread.
+
+use super::*;
+use crate::control::{ControlReceiver, ControlRequest, channel};
+use crate::telemetry::metrics::tests::snapshot;
+use serde_json::{Value, json};
+use twinlane_core::status::Outcome;
+
+/// A data thread that answers like one whose primary is `new` at epoch 4; rollback is done, anything else as scripted.
+fn stand_in(mut receiver: ControlReceiver) {
+    receiver.serving();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async move {
+            while let Some(request) = receiver.next().await {
+                match request {
+                    ControlRequest::Snapshot { answer } => drop(answer.send(snapshot())),
+                    ControlRequest::Operate { operation, answer } => drop(answer.send(reaction(&operation))),
+                }
+            }
+        });
+    });
+}
+
+fn reaction(operation: &Operation) -> Outcome {
+    match operation {
+        Operation::Flip { dry_run: true, .. } => Outcome::Done,
+        Operation::Flip { force_primary_lost: true, .. } => Outcome::Refused { reasons: vec!["budget".into()], aborted: true },
+        Operation::Flip { to, .. } => Outcome::Flipped { primary: *to, epoch: 5, pause_us: 1500, held_requests: 3 },
+        Operation::MirrorStop { lose_rollback: false } => Outcome::Refused { reasons: vec!["the way back ends".into()], aborted: false },
+        _ => Outcome::Done,
+    }
+}
+
+fn serve() -> String {
+    let (control, receiver) = channel();
+    stand_in(receiver);
+    spawn("127.0.0.1:0".parse().unwrap(), control).unwrap().to_string()
+}
+
+fn call(address: &str, method: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn every_answer_of_a_post() {
+    let address = serve();
+    let check = |path: &str, body: &str, status: u16, expect: Value| {
+        let (code, text) = call(&address, "POST", path, "application/json", body);
+        assert_eq!((code, serde_json::from_str::<Value>(&text).unwrap()), (status, expect), "{path} {body}");
+    };
+    check("/v1/rollback", "{}", 200, json!({"done": true, "primary": "old", "epoch": 5, "pause_ms": 1.5, "held_requests": 3}));
+    check("/v1/rollback", "", 200, json!({"done": true, "primary": "old", "epoch": 5, "pause_ms": 1.5, "held_requests": 3}));
+    check("/v1/rollback", r#"{"dry_run":true}"#, 200, json!({"done": false, "dry_run": true, "reasons": []}));
+    check("/v1/rollback", r#"{"force":["primary-lost"]}"#, 409, json!({"done": false, "aborted": true, "reasons": ["budget"]}));
+    check("/v1/cutover", "{}", 409, json!({"done": false, "reasons": ["new is already primary (epoch 4)"]}));
+    check("/v1/mirror/start", "", 200, json!({"done": true}));
+    check("/v1/mirror/stop", "{}", 409, json!({"done": false, "reasons": ["the way back ends"]}));
+    check("/v1/mirror/stop", r#"{"lose_rollback":true}"#, 200, json!({"done": true}));
+    check("/v1/primary-loss/accept", "{}", 200, json!({"done": true}));
+}
+
+#[test]
+fn every_failed_request_says_who_and_why() {
+    let address = serve();
+    let check = |method: &str, path: &str, kind: &str, body: &str, status: u16, code: &str| {
+        let (found, text) = call(&address, method, path, kind, body);
+        let error = serde_json::from_str::<Value>(&text).unwrap()["error"].clone();
+        assert_eq!((found, &error["code"], &error["who"]), (status, &json!(code), &json!("client")), "{text}");
+        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()));
+    };
+    let json = "application/json";
+    check("GET", "/v2", "", "", 404, "not_found");
+    check("GET", "/v1/cutover", "", "", 405, "wrong_method");
+    check("POST", "/v1/status", json, "{}", 405, "wrong_method");
+    check("POST", "/v1/rollback", json, "{", 400, "bad_json");
+    check("POST", "/v1/rollback", json, "[]", 400, "bad_json");
+    check("POST", "/v1/rollback", json, r#"{"dryrun":true}"#, 400, "bad_json");
+    check("POST", "/v1/rollback", json, r#"{"force":["everything"]}"#, 400, "bad_json");
+    check("POST", "/v1/mirror/start", json, r#"{"x":1}"#, 400, "bad_json");
+    check("POST", "/v1/rollback", "application/x-www-form-urlencoded", "{}", 415, "not_json");
+    check("POST", "/v1/rollback", "", "{}", 415, "not_json");
+    check("POST", "/v1/rollback", json, &" ".repeat(BODY_MAX + 1), 413, "bad_body");
+}
+
+#[test]
+fn status_metrics_and_probes() {
+    let address = serve();
+    let (code, text) = call(&address, "GET", "/v1/status", "", "");
+    let status: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &status["primary"], &status["mirror"]["lag_ms"], &status["old"]["role"]), (200, &json!("new"), &json!(40), &json!("mirror")));
+    assert!(call(&address, "GET", "/metrics", "", "").1.contains("twinlane_epoch 4\n"));
+    assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
+    assert_eq!(call(&address, "GET", "/readyz", "", ""), (200, "ready\n".into()));
+}
+
+#[test]
+fn before_serving_it_is_alive_but_not_ready() {
+    let (control, receiver) = channel();
+    receiver.starting("old cannot be used yet");
+    let address = spawn("127.0.0.1:0".parse().unwrap(), control).unwrap().to_string();
+    assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
+    let (code, text) = call(&address, "GET", "/readyz", "", "");
+    assert!(code == 503 && text.contains("old cannot be used yet"));
+    let (code, text) = call(&address, "POST", "/v1/cutover", "", "");
+    assert!(code == 503 && text.contains("\"starting\""), "{text}");
+    assert!(call(&address, "GET", "/metrics", "", "").1.contains("twinlane_serving 0\n"));
+}
+
+#[test]
+fn readiness_is_about_the_primary_only() {
+    let (mut status, _) = snapshot();
+    status.old.healthy = false;
+    assert_eq!(primary_trouble(&status), None);
+    (status.new.healthy, status.new.error) = (false, Some("connection refused".into()));
+    let reason = primary_trouble(&status).unwrap();
+    assert!(reason.contains("new (h:1)") && reason.contains("connection refused"), "{reason}");
+}
+
+#[test]
+fn the_reference_page_names_every_route() {
+    let page = include_str!("../../../docs/admin-api.md");
+    for route in include_str!("mod.rs").lines().filter_map(|line| line.trim().strip_prefix(".route(\"")) {
+        let path = route.split('"').next().unwrap();
+        let method = if route.contains("post(") { "POST" } else { "GET" };
+        assert!(page.contains(&format!("`{method} {path}`")), "{method} {path} is missing in docs/admin-api.md");
+    }
+}
