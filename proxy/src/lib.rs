@@ -6,6 +6,7 @@
 //! [`start`] decides whether serving is safe; [`driver`] serves; [`admin`], [`telemetry`] and [`cli`] are the operator's side.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod driver;

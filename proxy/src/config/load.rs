@@ -16,13 +16,13 @@ pub struct Layers {
     /// The process's environment; only `TWINLANE__...` is read.
     pub environment: HashMap<String, String>,
     /// Flags: a dotted key and its value.
-    pub flags: Vec<(&'static str, String)>,
+    pub flags: Vec<(String, String)>,
 }
 
 impl Layers {
     /// The layers of this process.
     #[must_use]
-    pub fn of_process(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Layers {
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Layers {
         // Lossy on purpose: a variable that is not ours may hold anything, and must not stop the start.
         let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
         Layers { file, environment: std::env::vars_os().map(|(key, value)| (text(key), text(value))).collect(), flags }
@@ -74,7 +74,7 @@ fn merge(layers: &Layers) -> Result<::config::Config, String> {
     let environment = Environment::with_prefix("TWINLANE").prefix_separator("__").separator("__");
     builder = builder.add_source(environment.source(Some(layers.environment.clone())));
     for (key, value) in &layers.flags {
-        builder = builder.set_override(*key, value.clone()).map_err(|error| safe(&error))?;
+        builder = builder.set_override(key, value.clone()).map_err(|error| safe(&error))?;
     }
     builder.build().map_err(|error| safe(&error))
 }

@@ -13,13 +13,13 @@ fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
 }
 
 /// Loads a file, environment and flags on top of two valid URLs.
-fn load_with(text: &str, environment: &[(&str, &str)], flags: &[(&'static str, &str)]) -> Result<Config, Mistakes> {
+fn load_with(text: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Config, Mistakes> {
     let (_directory, path) = file(text);
     let mut layers = Layers { file: Some(path), ..Layers::default() };
     layers.environment.insert("TWINLANE__OLD__URL".into(), "redis://a:1".into());
     layers.environment.insert("TWINLANE__NEW__URL".into(), "redis://b:2".into());
     layers.environment.extend(environment.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-    layers.flags = flags.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
+    layers.flags = flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     load(&layers)
 }
 

@@ -8,8 +8,12 @@ use crate::store::NewData;
 use crate::upstream::conn::tests::Server;
 
 fn config(old: &Server, new: &Server, choice: &str) -> Config {
-    let flags = vec![("old.url", old.url()), ("new.url", new.url()), ("new_data", choice.to_owned())];
-    load(&Layers { flags, ..Layers::default() }).unwrap()
+    configured(&old.url(), &new.url(), choice)
+}
+
+pub(crate) fn configured(old: &str, new: &str, choice: &str) -> Config {
+    let flags = [("old.url", old), ("new.url", new), ("new_data", choice)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    load(&Layers { flags: flags.into(), ..Layers::default() }).unwrap()
 }
 
 async fn run(config: &Config, directory: &std::path::Path) -> Result<Started, StartError> {
@@ -95,8 +99,7 @@ async fn what_cannot_be_served_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let text = refusal(run(&config(&old, &new, "ask"), directory.path()).await);
     assert!(text.contains("NOAUTH") && text.contains("new"), "{text}");
-    let flags = vec![("old.url", old.url()), ("new.url", format!("redis://localhost:{}", old.port))];
-    let same = load(&Layers { flags, ..Layers::default() }).unwrap();
+    let same = configured(&old.url(), &format!("redis://localhost:{}", old.port), "ask");
     let text = refusal(run(&same, directory.path()).await);
     assert!(text.contains("one and the same server"), "{text}");
     let Some(cluster) = Server::start(&["--cluster-enabled", "yes"]).await else { return };

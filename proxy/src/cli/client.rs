@@ -1,0 +1,90 @@
+//! One request to the admin port, its answer for people, and the exit code it comes to.
+
+use super::{exit, table};
+use serde_json::Value;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Prints the status.
+pub(super) fn status(admin: &str, json: bool) -> ExitCode {
+    let (code, body) = match send(admin, "/v1/status", None) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    if code != 200 {
+        return failed(code, &body);
+    }
+    if json {
+        println!("{body}");
+    } else {
+        print!("{}", table::status(&body));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Sends an operation and prints how it went.
+pub(super) fn post(admin: &str, path: &str, body: &Value) -> ExitCode {
+    match send(admin, path, Some(body)) {
+        Ok((200, answer)) => {
+            println!("{}", table::done(&answer));
+            ExitCode::SUCCESS
+        }
+        Ok((409, answer)) if answer["reasons"].is_array() => {
+            eprintln!("{}", table::refused(&answer));
+            ExitCode::from(refusal_code(&answer))
+        }
+        Ok((code, answer)) => failed(code, &answer),
+        Err(code) => code,
+    }
+}
+
+/// A flip that had begun and was undone is "aborted", anything else a gate.
+fn refusal_code(answer: &Value) -> u8 {
+    if answer["aborted"] == true { exit::FAILED } else { exit::REFUSED }
+}
+
+fn failed(status: u16, answer: &Value) -> ExitCode {
+    let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
+    eprintln!("twinlane: the proxy answered {status}: {message}");
+    ExitCode::from(if status == 400 { exit::USAGE } else { exit::FAILED })
+}
+
+/// Longer than the proxy's own wait for a flip, so that its word is heard.
+const PATIENCE: Duration = Duration::from_secs(70);
+
+fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), ExitCode> {
+    // No proxy from the environment: the admin port is on this machine.
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE)).build();
+    let agent = ureq::Agent::new_with_config(config);
+    let url = format!("http://{admin}{path}");
+    let sent = match body {
+        Some(body) => agent.post(&url).send_json(body),
+        None => agent.get(&url).call(),
+    };
+    let unreachable = |error: ureq::Error| {
+        eprintln!("twinlane: no answer from the admin port at {admin}: {error}; check that `twinlane serve` runs, and --admin");
+        ExitCode::from(exit::UNREACHABLE)
+    };
+    let mut answer = sent.map_err(unreachable)?;
+    let status = answer.status().as_u16();
+    let text = answer.body_mut().read_to_string().map_err(unreachable)?;
+    match serde_json::from_str(&text) {
+        Ok(body) => Ok((status, body)),
+        Err(_) => {
+            eprintln!("twinlane: what answers at {admin} is not a Twinlane admin port (HTTP {status})");
+            Err(ExitCode::from(exit::UNREACHABLE))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_gate_is_not_an_abort() {
+        assert_eq!(refusal_code(&json!({"done": false, "reasons": ["x"]})), exit::REFUSED);
+        assert_eq!(refusal_code(&json!({"done": false, "aborted": true, "reasons": ["x"]})), exit::FAILED);
+    }
+}

@@ -1,0 +1,249 @@
+//! The command line: what an operator types. `serve` runs the proxy; `adopt` and `check-config` work on this machine; every
+//! other verb is a request to the admin port of a running proxy.
+//!
+//! Exit codes are a contract: 0 done, 1 refused by a gate (or a start that refuses), 2 wrong use, 3 the proxy cannot be
+//! reached, 4 failed or aborted.
+
+mod adopt;
+mod client;
+mod table;
+
+use crate::config::{Config, Layers, Mistakes, load};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Moves a live application from one Redis to another, without losing a write and with a way back.
+#[derive(Debug, Parser)]
+#[command(name = "twinlane", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused by a gate, 2 wrong use, 3 cannot reach the proxy, 4 failed or aborted.";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run the proxy.
+    Serve(Box<ServeArgs>),
+    /// Show how things stand.
+    Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start or stop the mirroring.
+    Mirror {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Which.
+        #[command(subcommand)]
+        action: MirrorAction,
+    },
+    /// Move the primary role to `new`.
+    Cutover(FlipArgs),
+    /// Move the primary role back to `old`.
+    Rollback(FlipArgs),
+    /// The primary lost its data and that is fine: make the mirror equal to it, deletions included.
+    AcceptLoss {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Write a new record after the state directory was lost or the servers moved (the proxy must be stopped).
+    Adopt(Box<AdoptArgs>),
+    /// Check a configuration and print what it comes to, secrets left out.
+    CheckConfig(Box<ServeArgs>),
+}
+
+/// Where the running proxy is.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// Admin port of the running proxy.
+    #[arg(long, value_name = "ADDR", env = "TWINLANE__ADMIN__ADDRESS", default_value = "127.0.0.1:6401")]
+    admin: String,
+}
+
+/// Start or stop.
+#[derive(Debug, Subcommand)]
+pub enum MirrorAction {
+    /// The other endpoint follows from now on.
+    Start,
+    /// It follows no more; everything becomes unsynced.
+    Stop {
+        /// Confirms that the way back ends (needed while `new` is primary).
+        #[arg(long)]
+        lose_rollback: bool,
+    },
+}
+
+/// Options of cutover and rollback.
+#[derive(Debug, Args)]
+pub struct FlipArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Check the gate and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Override a gate by its name.
+    #[arg(long, value_name = "GATE", value_parser = ["primary-lost"])]
+    force: Vec<String>,
+}
+
+/// Options of serve; each one overrides the key of the config file that it names.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Where applications connect [listen.address].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where operators connect, loopback only [admin.address].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
+    /// What becomes of keys that `new` already holds at the first start [new_data].
+    #[arg(long, value_parser = ["ask", "keep", "overwrite"])]
+    new_data: Option<String>,
+    /// What a primary that came back without its data means for the mirror [primary.on_loss].
+    #[arg(long, value_parser = ["hold", "follow"])]
+    on_primary_loss: Option<String>,
+    /// When a write is answered [mirror.ack].
+    #[arg(long, value_parser = ["primary", "both"])]
+    ack: Option<String>,
+    /// Shape of log lines [log.format].
+    #[arg(long, value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// Log filter [log.level].
+    #[arg(long, value_name = "FILTER")]
+    log_level: Option<String>,
+    /// Any other key, as SECTION.KEY=VALUE; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+/// Which servers and which record.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// TOML file; config/twinlane.toml shows every option.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The server the application comes from, redis:// or rediss:// [old.url]. Other users see passwords on a command line: prefer TWINLANE__OLD__PASSWORD.
+    #[arg(long, value_name = "URL")]
+    old: Option<String>,
+    /// The server the application goes to [new.url].
+    #[arg(long, value_name = "URL")]
+    new: Option<String>,
+    /// Where the record of who is primary lives [state_dir].
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+}
+
+/// Options of adopt.
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// Who is primary, when it is not what the newest record says.
+    #[arg(long, value_parser = ["old", "new"])]
+    primary: Option<String>,
+    /// What becomes of keys that only `new` has.
+    #[arg(long, value_parser = ["keep", "overwrite"])]
+    new_data: Option<String>,
+    /// Do it; without this, only show what would be done.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Exit codes.
+pub(crate) mod exit {
+    /// Refused by a gate, or a start that refuses.
+    pub(crate) const REFUSED: u8 = 1;
+    /// Wrong use, a mistake in the configuration.
+    pub(crate) const USAGE: u8 = 2;
+    /// The proxy cannot be reached.
+    pub(crate) const UNREACHABLE: u8 = 3;
+    /// Failed or aborted.
+    pub(crate) const FAILED: u8 = 4;
+}
+
+/// Does what every verb but `serve` asks for.
+#[must_use]
+pub fn run(verb: Verb) -> ExitCode {
+    match verb {
+        Verb::Serve(_) => ExitCode::from(exit::USAGE), // `main` serves
+        Verb::Status { admin, json } => client::status(&admin.admin, json),
+        Verb::Mirror { admin, action: MirrorAction::Start } => client::post(&admin.admin, "/v1/mirror/start", &serde_json::json!({})),
+        Verb::Mirror { admin, action: MirrorAction::Stop { lose_rollback } } => {
+            client::post(&admin.admin, "/v1/mirror/stop", &serde_json::json!({"lose_rollback": lose_rollback}))
+        }
+        Verb::Cutover(args) => flip("/v1/cutover", &args),
+        Verb::Rollback(args) => flip("/v1/rollback", &args),
+        Verb::AcceptLoss { admin } => client::post(&admin.admin, "/v1/primary-loss/accept", &serde_json::json!({})),
+        Verb::Adopt(args) => adopt::run(&args),
+        Verb::CheckConfig(args) => check_config(&args),
+    }
+}
+
+fn flip(path: &str, args: &FlipArgs) -> ExitCode {
+    client::post(&args.admin.admin, path, &serde_json::json!({"dry_run": args.dry_run, "force": args.force}))
+}
+
+impl ServeArgs {
+    /// The configuration: file, environment, flags.
+    ///
+    /// # Errors
+    /// Every mistake found.
+    pub fn config(&self) -> Result<Config, Mistakes> {
+        let own = [
+            ("listen.address", &self.listen),
+            ("admin.address", &self.admin),
+            ("new_data", &self.new_data),
+            ("primary.on_loss", &self.on_primary_loss),
+            ("mirror.ack", &self.ack),
+            ("log.format", &self.log_format),
+            ("log.level", &self.log_level),
+        ];
+        let mut flags = self.place.flags();
+        flags.extend(given(&own));
+        flags.extend(self.set.iter().cloned());
+        load(&Layers::of_process(self.place.config.clone(), flags))
+    }
+}
+
+impl PlaceArgs {
+    fn flags(&self) -> Vec<(String, String)> {
+        given(&[("old.url", &self.old), ("new.url", &self.new), ("state_dir", &self.state_dir)])
+    }
+}
+
+fn given(flags: &[(&str, &Option<String>)]) -> Vec<(String, String)> {
+    flags.iter().filter_map(|(key, value)| Some(((*key).to_owned(), (*value).clone()?))).collect()
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write SECTION.KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn check_config(args: &ServeArgs) -> ExitCode {
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(mistakes) => {
+            eprintln!("twinlane: {mistakes}");
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    if let Err(error) = config.targets() {
+        eprintln!("twinlane: {error}");
+        return ExitCode::from(exit::USAGE);
+    }
+    println!("{}", serde_json::to_string_pretty(&config).unwrap_or_default());
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests;

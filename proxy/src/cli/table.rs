@@ -1,0 +1,119 @@
+//! Answers of the admin port, laid out for people.
+
+use serde_json::Value;
+use std::fmt::Write;
+
+/// The status, as a page.
+pub(super) fn status(status: &Value) -> String {
+    let mut page = String::new();
+    let mirroring = if status["mirroring"] == true { "on" } else { "off" };
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(page, "{name:<10}{text}");
+    };
+    line("stage", word(&status["stage"]));
+    line("primary", format!("{}   epoch {}   mirroring {mirroring}   flip {}", word(&status["primary"]), status["epoch"], word(&status["flip"])));
+    for name in ["old", "new"] {
+        line(name, side(&status[name]));
+    }
+    line("mirror", mirror(&status["mirror"]));
+    line("clients", status["clients"].to_string());
+    line("flip gate", list(&status["gate"], "open"));
+    line("alarms", list(&status["alarms"], "none"));
+    page
+}
+
+/// An operation that was done.
+pub(super) fn done(answer: &Value) -> String {
+    if answer["dry_run"] == true {
+        return "dry run: the gate is open; nothing was changed".into();
+    }
+    if answer["primary"].is_null() {
+        return "done".into();
+    }
+    format!(
+        "done: {} is primary, epoch {}; requests were held for {} ms at most ({} of them)",
+        word(&answer["primary"]),
+        answer["epoch"],
+        answer["pause_ms"],
+        answer["held_requests"]
+    )
+}
+
+/// An operation that was not.
+pub(super) fn refused(answer: &Value) -> String {
+    let what = if answer["aborted"] == true { "aborted, and undone" } else { "refused; nothing was changed" };
+    format!("{what}: {}", list(&answer["reasons"], "no reason given"))
+}
+
+fn side(side: &Value) -> String {
+    let health = match (side["healthy"] == true, side["error"].as_str()) {
+        (true, _) => "healthy".to_owned(),
+        (false, error) => format!("NOT HEALTHY: {}", error.unwrap_or("no reason given")),
+    };
+    format!("{:<8}{:<24}{:<14}{health}", word(&side["role"]), word(&side["address"]), word(&side["version"]))
+}
+
+fn mirror(mirror: &Value) -> String {
+    let mut text = format!(
+        "{}   {} effects ({} bytes) behind   lag {} ms   {} keys in doubt",
+        word(&mirror["state"]), mirror["queued_effects"], mirror["queued_bytes"], mirror["lag_ms"], mirror["dirty_keys"]
+    );
+    if let Some(cause) = mirror["cause"].as_str() {
+        let _ = write!(text, "\n{:<10}cause: {cause}", "");
+    }
+    if mirror["unsynced_databases"].as_array().is_some_and(|databases| !databases.is_empty()) {
+        let _ = write!(text, "\n{:<10}unsynced databases {}, {} keys scanned", "", mirror["unsynced_databases"], mirror["scanned_keys"]);
+    }
+    if mirror["unmirrorable_keys"].as_u64().is_some_and(|keys| keys > 0) {
+        let _ = write!(text, "\n{:<10}{} keys that no image can carry", "", mirror["unmirrorable_keys"]);
+    }
+    text
+}
+
+/// One sentence, or one a line.
+fn list(values: &Value, none: &str) -> String {
+    let words: Vec<&str> = values.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match words.as_slice() {
+        [] => none.to_owned(),
+        [only] => (*only).to_owned(),
+        many => many.iter().map(|word| format!("\n  - {word}")).collect(),
+    }
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_status_page() {
+        let (found, _) = crate::telemetry::metrics::tests::snapshot();
+        let page = status(&serde_json::to_value(found).unwrap());
+        let expect = "\
+stage     SOAK (way back closed: mirror down)
+primary   new   epoch 4   mirroring on   flip idle
+old       mirror  h:1                     7.0.15        healthy
+new       primary h:1                     7.0.15        healthy
+mirror    following   3 effects (120 bytes) behind   lag 40 ms   1 keys in doubt
+          unsynced databases [0], 0 keys scanned
+clients   7
+flip gate dirty keys: 1
+alarms    none
+";
+        assert_eq!(page, expect, "\n{page}");
+    }
+
+    #[test]
+    fn the_sentences() {
+        assert_eq!(done(&json!({"done": true})), "done");
+        assert_eq!(done(&json!({"done": false, "dry_run": true})), "dry run: the gate is open; nothing was changed");
+        let flip = json!({"done": true, "primary": "new", "epoch": 2, "pause_ms": 1.5, "held_requests": 3});
+        assert_eq!(done(&flip), "done: new is primary, epoch 2; requests were held for 1.5 ms at most (3 of them)");
+        assert_eq!(refused(&json!({"reasons": ["a"]})), "refused; nothing was changed: a");
+        assert_eq!(refused(&json!({"aborted": true, "reasons": ["a", "b"]})), "aborted, and undone: \n  - a\n  - b");
+    }
+}
