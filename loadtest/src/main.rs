@@ -7,7 +7,11 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use twinlane_loadtest::contended::{self, table::Selection};
 use twinlane_loadtest::flips;
-use twinlane_loadtest::run::{self, targets::Target, workload::{BENCH, Workload}};
+use twinlane_loadtest::run::{
+    self,
+    targets::Target,
+    workload::{BENCH, Workload},
+};
 
 /// Load for Twinlane and its peers.
 #[derive(Debug, Parser)]
@@ -150,7 +154,7 @@ struct ContendedArgs {
     /// Not these families.
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
-    /// Families that are off by default: blocking.
+    /// What is off by default: blocking, function, watch.
     #[arg(long, value_delimiter = ',')]
     also: Vec<String>,
     /// Write the report here too.
@@ -160,7 +164,9 @@ struct ContendedArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
@@ -168,10 +174,20 @@ fn main() -> ExitCode {
                 Verb::Contended(args) => contended_verb(args).await,
                 Verb::Flips(args) => flips_verb(args).await,
                 Verb::Run(args) => {
-                    let workloads = args.workloads.iter().map(|path| Workload::read(path)).collect();
+                    let workloads = args
+                        .workloads
+                        .iter()
+                        .map(|path| Workload::read(path))
+                        .collect();
                     run_verb(workloads, args.bench).await
                 }
-                Verb::Bench(args) => run_verb(BENCH.iter().map(|text| Workload::parse(text)).collect(), args).await,
+                Verb::Bench(args) => {
+                    run_verb(
+                        BENCH.iter().map(|text| Workload::parse(text)).collect(),
+                        args,
+                    )
+                    .await
+                }
             }
         })
     });
@@ -187,7 +203,9 @@ fn main() -> ExitCode {
 
 /// Milliseconds of the epoch: tells one run's keys from another's.
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| since.as_millis() as u64)
 }
 
 async fn flips_verb(args: FlipsArgs) -> Result<bool> {
@@ -217,7 +235,11 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
     if let Some(filter) = &args.filter {
         workloads.retain(|workload| workload.name.contains(filter));
     }
-    let targets = args.targets.iter().enumerate().map(|(index, text)| Target::parse(text, index == 0));
+    let targets = args
+        .targets
+        .iter()
+        .enumerate()
+        .map(|(index, text)| Target::parse(text, index == 0));
     let options = run::Options {
         workloads,
         targets: targets.collect::<Result<_>>()?,
@@ -248,8 +270,14 @@ async fn contended_verb(args: ContendedArgs) -> Result<bool> {
         run: now,
         think_ms: args.think_ms,
         multi: !args.no_multi,
+        watch: args.also.iter().any(|name| name == "watch"),
         flush_one_in: args.flush_one_in.max(1),
-        selection: Selection { only: args.only, without: args.without, also: args.also, version: (0, 0) },
+        selection: Selection {
+            only: args.only,
+            without: args.without,
+            also: args.also,
+            version: (0, 0),
+        },
     };
     let report = contended::run(options).await?;
     print!("{}", report.text());

@@ -62,10 +62,30 @@ struct Own {
 
 impl Player {
     /// A client with its own seed and protocol version.
-    pub fn new(id: usize, resp: u8, table: Rc<Table>, options: Rc<Options>, shared: Rc<RefCell<Shared>>, shas: Rc<Vec<Vec<u8>>>) -> Player {
+    pub fn new(
+        id: usize,
+        resp: u8,
+        table: Rc<Table>,
+        options: Rc<Options>,
+        shared: Rc<RefCell<Shared>>,
+        shas: Rc<Vec<Vec<u8>>>,
+    ) -> Player {
         let rng = Rng::new(options.seed.wrapping_mul(1_000_003) ^ id as u64);
         let (own, sent, bytes) = (Own::default(), Vec::new(), Vec::new());
-        Player { id, resp, rng, table, options, shared, shas, database: 0, own, sent, bytes, marks: 0 }
+        Player {
+            id,
+            resp,
+            rng,
+            table,
+            options,
+            shared,
+            shas,
+            database: 0,
+            own,
+            sent,
+            bytes,
+            marks: 0,
+        }
     }
 
     /// Plays until `deadline`. A lost connection is reported, and a new one begun with fresh keys, so that one
@@ -74,7 +94,10 @@ impl Player {
         while Instant::now() < deadline {
             if let Err(error) = self.play_connection(deadline).await {
                 let last: Vec<_> = self.sent.iter().map(|(command, _)| show(command)).collect();
-                let story = format!("client {} (RESP{}) lost its connection: {error:#}; pipeline: {last:?}", self.id, self.resp);
+                let story = format!(
+                    "client {} (RESP{}) lost its connection: {error:#}; pipeline: {last:?}",
+                    self.id, self.resp
+                );
                 self.shared.borrow_mut().disconnected(story);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -87,7 +110,8 @@ impl Player {
         self.own = Own::default();
         for database in 0..OWN_DATABASES {
             self.select(database);
-            let keys = ["counter", "list", "hash", "s0", "s1", "s2", "s3"].map(|name| self.own_key(name));
+            let keys =
+                ["counter", "list", "hash", "s0", "s1", "s2", "s3"].map(|name| self.own_key(name));
             let mut args = vec![b"DEL".to_vec()];
             args.extend(keys);
             self.push(&args, Expect::SomeInt);
@@ -96,6 +120,9 @@ impl Player {
         while Instant::now() < deadline {
             self.compose();
             self.exchange(&mut client).await?;
+            if self.options.watch && self.rng.one_in(8) {
+                self.raise_watched(&mut client).await?;
+            }
             if self.options.think_ms > 0 {
                 let pause = self.rng.below(2 * self.options.think_ms);
                 tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -123,8 +150,56 @@ impl Player {
         let mut shared = self.shared.borrow_mut();
         shared.report.replies += sent.len() as u64;
         shared.report.pipelines += 1;
-        shared.report.longest_wait_ms = shared.report.longest_wait_ms.max(start.elapsed().as_secs_f64() * 1e3);
+        shared.report.longest_wait_ms = shared
+            .report
+            .longest_wait_ms
+            .max(start.elapsed().as_secs_f64() * 1e3);
         Ok(())
+    }
+
+    /// WATCH as an optimistic lock on one counter that all clients raise: an EXEC that answered with an array
+    /// counts, one that answered nil changed nothing, and at the end the counter equals the count. A flip
+    /// between WATCH and EXEC may cost a nil, never a lost or doubled raise.
+    async fn raise_watched(&mut self, client: &mut Client) -> Result<()> {
+        let key = watched_key(self.options.run);
+        let ok = || Expect::Exactly(Value::Simple(b"OK".to_vec()));
+        let database = self.database;
+        self.select(0);
+        self.push(&[b"WATCH".as_slice(), &key], ok());
+        self.exchange(client).await?;
+        let before = match client.ask(&[b"GET", &key]).await? {
+            Value::Bulk(text) => resp::number(&text)?,
+            _ => 0,
+        };
+        let next = (before + 1).to_string();
+        let mut block = Vec::new();
+        resp::encode(&["MULTI"], &mut block);
+        resp::encode(&[b"SET".as_slice(), &key, next.as_bytes()], &mut block);
+        resp::encode(&["EXEC"], &mut block);
+        client.send(&block).await?;
+        let queued = [client.reply().await?, client.reply().await?];
+        if queued
+            != [
+                Value::Simple(b"OK".to_vec()),
+                Value::Simple(b"QUEUED".to_vec()),
+            ]
+        {
+            self.surprise(
+                b"MULTI SET (watched)",
+                "OK, QUEUED",
+                &Value::Array(queued.to_vec()),
+            );
+        }
+        match client.reply().await? {
+            Value::Array(replies) if replies == [Value::Simple(b"OK".to_vec())] => {
+                self.shared.borrow_mut().watched_raises += 1;
+            }
+            Value::NilArray if self.resp == 2 => {}
+            Value::Null if self.resp == 3 => {}
+            other => self.surprise(b"EXEC (watched)", "[OK] or nil", &other),
+        }
+        self.select(database);
+        self.exchange(client).await
     }
 
     // ------------------------------------------------------------------------------------------ composing
@@ -154,22 +229,38 @@ impl Player {
 
     fn push<A: AsRef<[u8]>>(&mut self, args: &[A], expect: Expect) {
         resp::encode(args, &mut self.bytes);
-        let text = args.iter().map(|arg| arg.as_ref()).collect::<Vec<_>>().join(&b' ');
+        let text = args
+            .iter()
+            .map(|arg| arg.as_ref())
+            .collect::<Vec<_>>()
+            .join(&b' ');
         self.sent.push((text, expect));
     }
 
     fn select(&mut self, database: u64) {
         self.database = database;
         let index = database.to_string();
-        self.push(&["SELECT", &index], Expect::Exactly(Value::Simple(b"OK".to_vec())));
+        self.push(
+            &["SELECT", &index],
+            Expect::Exactly(Value::Simple(b"OK".to_vec())),
+        );
     }
 
     fn contended(&mut self) {
         let row = self.table.draw(&mut self.rng);
         let args = {
             let shared = self.shared.borrow();
-            let (keys, ids, shas) = (self.options.keys, shared.ids.as_slice(), self.shas.as_slice());
-            self.table.rows[row].generate(&mut Draw { rng: &mut self.rng, keys, ids, shas })
+            let (keys, ids, shas) = (
+                self.options.keys,
+                shared.ids.as_slice(),
+                self.shas.as_slice(),
+            );
+            self.table.rows[row].generate(&mut Draw {
+                rng: &mut self.rng,
+                keys,
+                ids,
+                shas,
+            })
         };
         self.push(&args, Expect::Row(row));
     }
@@ -177,7 +268,10 @@ impl Player {
     fn mark(&mut self) {
         self.marks += 1;
         let mark = format!("client {} mark {}", self.id, self.marks).into_bytes();
-        self.push(&[b"ECHO".to_vec(), mark.clone()], Expect::Exactly(Value::Bulk(mark)));
+        self.push(
+            &[b"ECHO".to_vec(), mark.clone()],
+            Expect::Exactly(Value::Bulk(mark)),
+        );
     }
 
     /// Rare and wide: two databases swapped, or one emptied. Never those that hold own keys.
@@ -212,7 +306,10 @@ impl Player {
             }
         }
         if ending == 0 {
-            self.push(&["GET"], Expect::Refused("ERR wrong number of arguments for 'get' command"));
+            self.push(
+                &["GET"],
+                Expect::Refused("ERR wrong number of arguments for 'get' command"),
+            );
         }
         let queued = Value::Simple(b"QUEUED".to_vec());
         let mut inside = Vec::new();
@@ -233,7 +330,10 @@ impl Player {
         if ending == 1 {
             self.push(&["DISCARD"], ok());
         } else if aborts {
-            self.push(&["EXEC"], Expect::Refused("EXECABORT Transaction discarded because of previous errors."));
+            self.push(
+                &["EXEC"],
+                Expect::Refused("EXECABORT Transaction discarded because of previous errors."),
+            );
         } else {
             self.push(&["EXEC"], Expect::Block(inside));
             before = (std::mem::take(&mut self.own), self.database);
@@ -245,7 +345,11 @@ impl Player {
     // ------------------------------------------------------------------------------------------- own keys
 
     fn own_key(&self, name: &str) -> Vec<u8> {
-        format!("own:{}:{}:{}:{name}", self.options.run, self.id, self.database).into_bytes()
+        format!(
+            "own:{}:{}:{}:{name}",
+            self.options.run, self.id, self.database
+        )
+        .into_bytes()
     }
 
     /// A command on a key of its own, and the one reply that is right.
@@ -257,7 +361,8 @@ impl Player {
         let database = self.database;
         let slot = self.rng.below(4);
         let string_key = self.own_key(&format!("s{slot}"));
-        let bulk = |value: Option<Vec<u8>>| Expect::Exactly(value.map_or(Value::NilBulk, Value::Bulk));
+        let bulk =
+            |value: Option<Vec<u8>>| Expect::Exactly(value.map_or(Value::NilBulk, Value::Bulk));
         let int = |value: usize| Expect::Exactly(Value::Int(value as i64));
         self.marks += 1;
         let fresh = format!("{}-{}", self.id, self.marks).into_bytes();
@@ -309,11 +414,22 @@ impl Player {
             _ => {
                 let field = self.rng.below(3);
                 let by = self.rng.between(-9, 9);
-                let number = self.own.hashes.entry(database).or_default().entry(field).or_default();
+                let number = self
+                    .own
+                    .hashes
+                    .entry(database)
+                    .or_default()
+                    .entry(field)
+                    .or_default();
                 *number += by;
                 let expect = Expect::Exactly(Value::Int(*number));
                 let key = self.own_key("hash");
-                let args = [b"HINCRBY".to_vec(), key, field.to_string().into_bytes(), by.to_string().into_bytes()];
+                let args = [
+                    b"HINCRBY".to_vec(),
+                    key,
+                    field.to_string().into_bytes(),
+                    by.to_string().into_bytes(),
+                ];
                 self.push(&args, expect);
             }
         }
@@ -336,9 +452,18 @@ impl Player {
         let right = match expect {
             Expect::Row(row) => self.table.rows[*row].allows(reply, self.resp),
             Expect::SomeInt => matches!(reply, Value::Int(_)),
-            Expect::Exactly(Value::NilBulk) => *reply == if self.resp == 3 { Value::Null } else { Value::NilBulk },
+            Expect::Exactly(Value::NilBulk) => {
+                *reply
+                    == if self.resp == 3 {
+                        Value::Null
+                    } else {
+                        Value::NilBulk
+                    }
+            }
             Expect::Exactly(value) => value == reply,
-            Expect::Refused(start) => matches!(reply, Value::Error(text) if text.starts_with(start.as_bytes())),
+            Expect::Refused(start) => {
+                matches!(reply, Value::Error(text) if text.starts_with(start.as_bytes()))
+            }
             Expect::Block(_) => true,
         };
         if !right {
@@ -366,8 +491,15 @@ impl Player {
             show(command),
             reply,
         );
-        self.shared.borrow_mut().surprised(command, expected.starts_with("exactly"), story);
+        self.shared
+            .borrow_mut()
+            .surprised(command, expected.starts_with("exactly"), story);
     }
+}
+
+/// The counter that all clients raise under WATCH.
+pub fn watched_key(run: u64) -> Vec<u8> {
+    format!("watched:{run}").into_bytes()
 }
 
 /// Loads the scripts of the table; their digests, in order.
