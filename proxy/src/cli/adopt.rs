@@ -94,6 +94,10 @@ fn propose(found: &Found, wish: &Wish, fresh: String) -> Result<Record, String> 
     let mut record = Record::first(installation.cloned().unwrap_or(fresh), found.addresses.clone(), new_data_of(found, wish, !marks.is_empty()));
     record.epoch = epochs.max().unwrap_or(0) + 1;
     record.primary = primary;
+    if let Some(local) = local {
+        // An ended migration stays ended: the other endpoint may belong to somebody else by now.
+        (record.mirroring, record.completed) = (local.mirroring, local.completed);
+    }
     Ok(record)
 }
 

@@ -351,6 +351,19 @@ pub(crate) mod tests {
         }
     }
 
+    /// Every metric that the Grafana board asks for exists.
+    #[test]
+    fn the_board_asks_for_what_is_exported() {
+        let board = include_str!("../../../docker/grafana/dashboards/twinlane.json");
+        let mut asked = 0;
+        for word in board.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("twinlane_")) {
+            let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
+            assert!([&UP, &BUILD].into_iter().chain(METRICS).any(|metric| metric.name == name), "{word}");
+            asked += 1;
+        }
+        assert!(asked > 15);
+    }
+
     fn page_row(metric: &Metric) -> String {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         format!("| `{}` | {} | {} | {} |", metric.name, metric.kind, labels.join(", "), metric.help)
