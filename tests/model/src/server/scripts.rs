@@ -71,7 +71,7 @@ fn eval(cx: &mut Ctx, a: &[&[u8]]) -> Done {
             };
             let new = old.checked_add(by).ok_or_else(|| in_script("ERR increment or decrement would overflow".into()))?;
             *cx.s.make_string(cx.at, key(0)?)? = i64_text(new);
-            cx.c.out.int(new);
+            cx.c.out.int(through_lua(new));
         }
         UNLOCK => {
             let held = cx.s.string(cx.at, key(0)?).map_err(in_script)?.is_some_and(|value| argv.first() == Some(&value.as_slice()));
@@ -95,6 +95,12 @@ fn eval(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         _ => return Err("ERR the model does not know this script".into()),
     }
     Ok(())
+}
+
+/// An integer passes through Lua as a double; beyond 2^63 its conversion back gives the smallest integer (on x86).
+fn through_lua(number: i64) -> i64 {
+    let double = number as f64;
+    if double >= 9_223_372_036_854_775_808.0 { i64::MIN } else { double as i64 }
 }
 
 /// How 7.0 decorates an error raised by `redis.call`.

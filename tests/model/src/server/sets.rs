@@ -144,7 +144,7 @@ fn srandmember(cx: &mut Ctx, a: &[&[u8]]) -> Done {
             let at = cx.s.rng.index(pool.len());
             pool.remove(at);
         }
-        cx.c.out.set(pool.len());
+        cx.c.out.array(pool.len());
         pool.iter().for_each(|member| cx.c.out.bulk(member));
     }
     Ok(())

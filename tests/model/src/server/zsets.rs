@@ -107,9 +107,14 @@ fn reply_score(out: &mut Out, score: Option<f64>) {
 
 fn place(zset: &mut Zset, score: f64, member: &[u8]) {
     zset.retain(|(_, m)| m != member);
-    let item = (score, member.to_vec());
+    let item = (plain_zero(score), member.to_vec());
     let at = zset.partition_point(|other| order(other, &item) == Ordering::Less);
     zset.insert(at, item);
+}
+
+/// A small sorted set keeps whole scores as integers, so that -0 is read back as 0 (zzlInsertAt).
+fn plain_zero(score: f64) -> f64 {
+    if score == 0.0 { 0.0 } else { score }
 }
 
 #[derive(Default, Clone, Copy)]
@@ -432,13 +437,15 @@ fn store(cx: &mut Ctx, a: &[&[u8]], combine: Combine) -> Done {
         for (source, weight) in sources.iter().zip(&weights).skip(1) {
             result.retain_mut(|(total, member)| match score(source, member) {
                 Some(value) => {
-                    *total = aggregate(*total, weigh(value, *weight));
+                    // No check for nan here, unlike at the first source: `sum` makes the whole 0 (zunionInterDiffGenericCommand).
+                    *total = aggregate(*total, value * weight);
                     true
                 }
                 None => false,
             });
         }
     }
+    result.iter_mut().for_each(|(score, _)| *score = plain_zero(*score));
     result.sort_by(order);
     cx.c.out.len(result.len());
     cx.s.put_or_remove(cx.at, a[1], Value::Zset(result));
