@@ -31,11 +31,11 @@ pub(super) const ROWS: &[Invocation] = &[
 fn bitfield(g: &mut Gen) -> Command {
     let mut c = cmd!["BITFIELD", g.key(Kind::Text)];
     for _ in 0..g.rng.between(1, 4) {
-        let kind = g.one(&["u8", "i8", "u16", "i5", "u63", "i64", "u1", "u64", "x3"]);
-        let offset = g.one(&["0", "3", "8", "#1", "#2", "100", "-1", "#x"]);
+        let kind = if g.one_in(25) { g.one(&["u64", "x3", "i0"]) } else { g.one(&["u8", "i8", "u16", "i5", "u63", "i64", "u1"]) };
+        let offset = if g.one_in(25) { g.one(&["-1", "#x", "9223372036854775807"]) } else { g.one(&["0", "3", "8", "#1", "#2", "100"]) };
         match g.rng.below(5) {
             0 => c.extend(cmd!["GET", kind, offset]),
-            1 => c.extend(cmd!["OVERFLOW", g.one(&["WRAP", "SAT", "FAIL", "NONE"])]),
+            1 => c.extend(cmd!["OVERFLOW", g.one(&["WRAP", "SAT", "FAIL", "sat", "WRAP", "FAIL", "SAT", "NONE"])]),
             2 => c.extend(cmd!["SET", kind, offset, g.int()]),
             _ => c.extend(cmd!["INCRBY", kind, offset, g.int()]),
         }

@@ -27,7 +27,8 @@ pub(super) const ROWS: &[Invocation] = &[
         c
     }),
     write("GEORADIUSBYMEMBER", |g| {
-        let mut c = cmd!["GEORADIUSBYMEMBER", g.key(Kind::Geo), town(g)];
+        let member = if g.one_in(3) { town(g) } else { b"Paris".to_vec() };
+        let mut c = cmd!["GEORADIUSBYMEMBER", g.key(Kind::Geo), member];
         radius(g, &mut c);
         c
     }),
@@ -66,14 +67,14 @@ pub(super) fn search(g: &mut Gen, c: &mut Command) {
 }
 
 fn radius(g: &mut Gen, c: &mut Command) {
-    c.extend(cmd![g.one(&["200", "2000", "0", "-1"]), g.one(&["km", "mi", "m", "yards"])]);
+    c.extend(cmd![g.one(&["200", "2000", "2000", "500", "0", "-1"]), g.one(&["km", "mi", "m", "km", "ft", "yards"])]);
     if g.one_in(3) {
-        c.extend(cmd!["COUNT", g.one(&["1", "2", "0"])]);
+        c.extend(cmd!["COUNT", g.one(&["1", "2", "3", "0"])]);
     }
     if g.one_in(2) {
         c.extend(cmd![g.one(&["ASC", "DESC"])]);
     }
-    match g.rng.below(4) {
+    match g.rng.below(6) {
         0 => c.extend(cmd!["WITHCOORD", "WITHDIST"]),
         1 => c.extend(cmd!["STOREDIST", g.target()]),
         _ => c.extend(cmd!["STORE", g.target()]),

@@ -22,12 +22,15 @@ pub(super) const ROWS: &[Invocation] = &[
             0 => "#!lua name=other\nredis.register_function('store', function() return 1 end)".to_string(),
             1 => "#!lua name=broken\nthis is not lua".to_string(),
             2 => "no shebang".to_string(),
-            _ => library(&format!("lib{}", g.rng.below(3)), &format!("_{}", g.rng.below(4))),
+            _ => {
+                let number = g.rng.below(6);
+                library(&format!("lib{number}"), &format!("_{number}"))
+            }
         };
         c.extend(cmd![code]);
         c
     }),
-    write("FUNCTION DELETE", |g| cmd!["FUNCTION", "DELETE", g.one(&["base", "base", "lib1", "nothing"])]),
+    write("FUNCTION DELETE", |g| cmd!["FUNCTION", "DELETE", g.one(&["base", "base", "base", "other", "nothing"])]),
     write("FUNCTION FLUSH", |g| {
         let mut c = cmd!["FUNCTION", "FLUSH"];
         if g.one_in(2) {
@@ -65,7 +68,7 @@ pub(super) fn prepare(row: &str) -> Vec<Command> {
     match row {
         "EVALSHA" | "SCRIPT FLUSH" | "SCRIPT EXISTS" => SHAS.iter().map(|(_, script)| cmd!["SCRIPT", "LOAD", *script]).collect(),
         "FCALL" | "FCALL_RO" => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")]],
-        row if row.starts_with("FUNCTION") => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")]],
+        row if row.starts_with("FUNCTION") => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")], cmd!["FUNCTION", "LOAD", library("other", "_other")]],
         _ => Vec::new(),
     }
 }

@@ -15,17 +15,18 @@ pub(super) const ROWS: &[Invocation] = &[
         c
     }),
     write("XSETID", |g| {
-        let mut c = cmd!["XSETID", g.key(Kind::Stream), g.one(&["50-0", "60", "9-0", "1-1", "0-0", "x"])];
+        let mut c = cmd!["XSETID", g.key(Kind::Stream), g.one(&["50-0", "60", "99-1", "100", "9-0", "9-9", "1-1", "0-0", "x"])];
         if g.one_in(3) {
-            c.extend(cmd!["ENTRIESADDED", g.one(&["100", "1", "-1", "x"])]);
+            c.extend(cmd!["ENTRIESADDED", g.one(&["100", "50", "1000", "1", "-1", "x"])]);
         }
         if g.one_in(3) {
-            c.extend(cmd!["MAXDELETEDID", g.one(&["2-2", "5-0", "99-0", "x"])]);
+            c.extend(cmd!["MAXDELETEDID", g.one(&["2-2", "5-0", "1-0", "0-1", "99-0", "x"])]);
         }
         c
     }),
     write("XGROUP CREATE", |g| {
-        let mut c = cmd!["XGROUP", "CREATE", g.key(Kind::Stream), group(g, "g3"), g.one(&["$", "0", "3-0", "2", "x", "-"])];
+        let usual = ["g3", "g4", "g5", "\r\n"][g.rng.index(4)];
+        let mut c = cmd!["XGROUP", "CREATE", g.key(Kind::Stream), group(g, usual), g.one(&["$", "0", "3-0", "2", "7-7", "$", "0-1", "x", "-"])];
         g.maybe(&mut c, 2, &["MKSTREAM"]);
         entries_read(g, &mut c);
         c
