@@ -257,6 +257,9 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
 
 async fn contended_verb(args: ContendedArgs) -> Result<bool> {
     let now = now_ms();
+    if args.admin.is_none() && !args.flips.is_empty() {
+        anyhow::bail!("--flips needs --admin");
+    }
     let options = contended::Options {
         target: args.target,
         flips: contended::parse_flips(&args.flips)?,

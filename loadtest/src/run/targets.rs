@@ -108,16 +108,19 @@ impl Target {
             }
             "haproxy" => {
                 let config = format!(
-                    "global\n  maxconn 20000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\nlisten bench\n  bind 127.0.0.1:{port}\n  server redis {upstream}\n"
+                    "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\nlisten bench\n  bind 127.0.0.1:{port}\n  server redis {upstream}\n"
                 );
                 let mut command = Command::new("haproxy");
-                command.args(["-db", "-f"]).arg(&file);
+                command.args(["-q", "-db", "-f"]).arg(&file);
                 (config, command)
             }
             other => bail!("{other} cannot be started here: start it and give its address and pid"),
         };
         std::fs::write(&file, config)?;
-        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn();
         let child = child.with_context(|| format!("{} is not on PATH", self.name))?;
         self.pid = Some(child.id());
         self.address = format!("127.0.0.1:{port}");
