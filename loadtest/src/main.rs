@@ -77,7 +77,7 @@ struct FlipsArgs {
 
 #[derive(Debug, clap::Args)]
 struct BenchArgs {
-    /// NAME=HOST:PORT[,pid=N][,role=direct|peer|floor|subject], the direct one first; nutcracker=spawn:HOST:PORT
+    /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|floor|subject]`, the direct one first; nutcracker=spawn:HOST:PORT
     /// and haproxy=spawn:HOST:PORT start that peer before the server at HOST:PORT.
     #[arg(long = "target", required = true)]
     targets: Vec<String>,
