@@ -21,6 +21,11 @@ use twinlane_model::invocations::{self, Command};
 use twinlane_model::server::{encode, implements};
 use twinlane_model::{ConnId, ModelServer, Rng};
 
+/// `TWINLANE_MODEL_SEED=n` tries other invocations.
+fn seed() -> u64 {
+    std::env::var("TWINLANE_MODEL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(7)
+}
+
 const INVOCATIONS: usize = 240;
 
 #[test]
@@ -135,7 +140,7 @@ impl Pair {
     }
 
     fn check_row(&mut self, row: &str, wrong: &mut Vec<String>) {
-        let mut rng = Rng::new(row.bytes().fold(7u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte))));
+        let mut rng = Rng::new(row.bytes().fold(seed(), |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte))));
         let mut left = INVOCATIONS;
         while left > 0 {
             self.refill(row, &mut rng);
@@ -155,7 +160,8 @@ impl Pair {
                     history.clear();
                     break;
                 }
-                if rule.leaves_a_difference(&real) {
+                // A script may fail after chance has acted.
+                if rule.leaves_a_difference(&real) || (rule == Rule::Shape && name(&command) == "eval") {
                     history.clear();
                     break;
                 }

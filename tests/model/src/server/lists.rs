@@ -204,17 +204,23 @@ pub(super) fn numkeys<'b, 'a>(a: Args<'b, 'a>, at: usize, zero: &'static str) ->
     if count as usize > rest.len() { Err(SYNTAX.into()) } else { Ok(rest.split_at(count as usize)) }
 }
 
+/// `[COUNT n]` of LMPOP and ZMPOP: the number is looked at before what follows it.
+pub(super) fn pop_count(options: &[&[u8]]) -> Result<usize, Fail> {
+    match options {
+        [] => Ok(1),
+        [word, count, rest @ ..] if is(word, "COUNT") => {
+            let count = crate::reply::parse_i64(count).filter(|count| *count > 0).ok_or("ERR count should be greater than 0")?;
+            if rest.is_empty() { Ok(count as usize) } else { Err(SYNTAX.into()) }
+        }
+        _ => Err(SYNTAX.into()),
+    }
+}
+
 fn lmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     let (keys, rest) = numkeys(a, 1, "ERR numkeys should be greater than 0")?;
     let (word, options) = rest.split_first().ok_or(SYNTAX)?;
     let head = side(word)?;
-    let count = match options {
-        [] => 1,
-        [word, count] if is(word, "COUNT") => {
-            crate::reply::parse_i64(count).filter(|count| *count > 0).ok_or("ERR count should be greater than 0")? as usize
-        }
-        _ => return Err(SYNTAX.into()),
-    };
+    let count = pop_count(options)?;
     for key in keys {
         let Some(list) = cx.s.list(cx.at, key)? else { continue };
         let count = count.min(list.len());

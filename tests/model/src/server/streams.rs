@@ -378,11 +378,13 @@ fn entry(out: &mut Out, (id, fields): &(StreamId, Vec<Vec<u8>>)) {
 fn xrange(cx: &mut Ctx, a: &[&[u8]], reverse: bool) -> Done {
     let (low, high) = if reverse { (a[3], a[2]) } else { (a[2], a[3]) };
     let (from, to) = (border(low, true)?, border(high, false)?);
-    let count = match &a[4..] {
-        [] => usize::MAX,
-        [word, count] if is(word, "COUNT") => int(count)?.max(0) as usize,
-        _ => return Err(SYNTAX.into()),
-    };
+    let mut count = usize::MAX;
+    let mut rest = &a[4..];
+    while let [word, more @ ..] = rest {
+        let ([value, more @ ..], true) = (more, is(word, "COUNT")) else { return Err(SYNTAX.into()) };
+        count = int(value)?.max(0) as usize;
+        rest = more;
+    }
     let Some(stream) = cx.s.stream(cx.at, a[1])? else {
         cx.c.out.array(0);
         return Ok(());
@@ -851,8 +853,8 @@ fn xpending(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     }
     let limits = match rest {
         [] => None,
-        [start, end, count] => Some((start, end, count, None)),
-        [start, end, count, consumer] => Some((start, end, count, Some(*consumer))),
+        // Up to nine arguments are taken, and those after the consumer are not looked at.
+        [start, end, count, more @ ..] if a.len() <= 9 => Some((start, end, count, more.first().copied())),
         _ => return Err(SYNTAX.into()),
     };
     let limits = match limits {

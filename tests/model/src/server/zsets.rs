@@ -333,13 +333,7 @@ fn zmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         () if is(word, "MAX") => false,
         () => return Err(SYNTAX.into()),
     };
-    let count = match options {
-        [] => 1,
-        [word, count] if is(word, "COUNT") => {
-            crate::reply::parse_i64(count).filter(|count| *count > 0).ok_or("ERR count should be greater than 0")? as usize
-        }
-        _ => return Err(SYNTAX.into()),
-    };
+    let count = lists::pop_count(options)?;
     for key in keys {
         let Some(zset) = cx.s.zset(cx.at, key)? else { continue };
         let popped = take(zset, count, lowest);
