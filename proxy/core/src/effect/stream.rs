@@ -1,0 +1,155 @@
+//! Streams: ids the server chose, trims it rounded, claims that depend on its clock.
+
+use super::{Effect, Executed, Expect, rewritten};
+use crate::resp::encode::number;
+use crate::resp::reply::{Reply, fingerprint};
+use crate::resp::request::Request;
+
+/// Options between key and id of XADD, or behind the key of XTRIM.
+struct Trim {
+    /// Where the id of XADD lies.
+    id_at: usize,
+    /// The trim's words, empty when there is none.
+    words: (usize, usize),
+    approximate: bool,
+}
+
+fn trim(request: &Request<'_>) -> Trim {
+    let mut found = Trim { id_at: 2, words: (0, 0), approximate: false };
+    loop {
+        let at = found.id_at;
+        if request.is(at, "NOMKSTREAM") {
+            found.id_at += 1;
+        } else if request.is(at, "MAXLEN") || request.is(at, "MINID") {
+            let marked = matches!(request.arg(at + 1), b"=" | b"~");
+            found.approximate = request.arg(at + 1) == b"~";
+            found.id_at += if marked { 3 } else { 2 };
+            found.words = (at, found.id_at);
+        } else if request.is(at, "LIMIT") {
+            found.id_at += 2;
+        } else {
+            return found;
+        }
+    }
+}
+
+/// Whether the stream's length must be asked for in the same block: an approximate trim stops where the server's own nodes end,
+/// and its reply does not say where (t_stream.c streamTrim; Redis rewrites it with the final length for its replicas).
+#[must_use]
+pub fn wants_length(request: &Request<'_>, name: &str) -> bool {
+    matches!(name, "XADD" | "XTRIM") && trim(request).approximate
+}
+
+/// `XADD k [exact trim] <the id that came> f v ...` (t_stream.c xaddCommand).
+pub(super) fn xadd(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    if done.reply.is_null() {
+        return Effect::Nothing;
+    }
+    let request = done.request;
+    let options = trim(&request);
+    let length = number(done.length.unwrap_or(0));
+    let mut command: Vec<&[u8]> = vec![b"XADD", request.arg(1)];
+    match (options.approximate, done.length) {
+        (true, Some(_)) => command.extend([b"MAXLEN" as &[u8], b"=", &length]),
+        (true, None) => return Effect::Image,
+        (false, _) => command.extend((options.words.0..options.words.1).map(|at| request.arg(at))),
+    }
+    command.push(done.reply.text());
+    command.extend(request.args_from(options.id_at + 1));
+    rewritten(out, &[&command], Expect::same(done.reply), false)
+}
+
+/// `XTRIM k MAXLEN = <the length it has now>` for an approximate trim.
+pub(super) fn xtrim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    if done.reply.integer() == Some(0) {
+        return Effect::Nothing;
+    }
+    if !trim(&done.request).approximate {
+        return Effect::Replay(Expect::same(done.reply));
+    }
+    let Some(length) = done.length else { return Effect::Image };
+    rewritten(out, &[&[b"XTRIM", done.request.arg(1), b"MAXLEN", b"=", &number(length)]], Expect::same(done.reply), false)
+}
+
+/// `XCLAIM k g c 0 <the ids that were claimed> <options>`: idle times are the server's own. The ids that were not claimed go
+/// along with an idle time nothing can have, because XCLAIM also forgets pending entries that the stream has lost
+/// (7.0, t_stream.c xclaimCommand).
+pub(super) fn xclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    let request = done.request;
+    let is_id = |at: usize| request.arg(at).first().is_some_and(u8::is_ascii_digit);
+    let options_at = (5..request.len()).find(|at| !is_id(*at)).unwrap_or(request.len());
+    if done.reply.elements().any(Reply::is_null) {
+        return Effect::Image;
+    }
+    let claimed = claimed_ids(done.reply);
+    let left: Vec<&[u8]> = (5..options_at).map(|at| request.arg(at)).filter(|id| !claimed.iter().any(|claimed| same_id(claimed, id))).collect();
+    let (key, group, consumer) = (request.arg(1), request.arg(2), request.arg(3));
+    let last_id = (options_at..request.len()).find(|at| request.is(*at, "LASTID"));
+    let mut frames = 0;
+    if !left.is_empty() {
+        let mut command: Vec<&[u8]> = vec![b"XCLAIM", key, group, consumer, NEVER_IDLE];
+        command.extend(left);
+        command.push(b"JUSTID");
+        command.extend(last_id.into_iter().flat_map(|at| [request.arg(at), request.arg(at + 1)]));
+        crate::resp::encode::push_request(out, &command);
+        frames += 1;
+    }
+    if !claimed.is_empty() {
+        let mut command: Vec<&[u8]> = vec![b"XCLAIM", key, group, consumer, b"0"];
+        command.extend(claimed);
+        command.extend(request.args_from(options_at));
+        crate::resp::encode::push_request(out, &command);
+        frames += 1;
+    }
+    let expect = if done.reply.is_empty() { Expect::Any } else { Expect::same(done.reply) };
+    Effect::Rewritten { frames, expect, total: false }
+}
+
+/// More milliseconds than any entry has been idle.
+const NEVER_IDLE: &[u8] = b"9223372036854775807";
+
+/// XCLAIM of what came, XACK of what the stream had lost (t_stream.c xautoclaimCommand).
+pub(super) fn xautoclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    let request = done.request;
+    let mut parts = done.reply.elements().skip(1);
+    let (Some(entries), lost) = (parts.next(), parts.next()) else { return Effect::Nothing };
+    if entries.elements().any(Reply::is_null) {
+        return Effect::Image;
+    }
+    let (key, group, consumer) = (request.arg(1), request.arg(2), request.arg(3));
+    let lost: Vec<&[u8]> = lost.into_iter().flat_map(Reply::elements).map(Reply::text).collect();
+    let claimed = claimed_ids(entries);
+    let mut frames = 0;
+    let mut expect = Expect::Any;
+    let mut push = |command: &[&[u8]]| {
+        crate::resp::encode::push_request(out, command);
+        frames += 1;
+    };
+    if !lost.is_empty() {
+        let mut command: Vec<&[u8]> = vec![b"XACK", key, group];
+        command.extend(lost);
+        push(&command);
+    }
+    if !claimed.is_empty() {
+        let mut command: Vec<&[u8]> = vec![b"XCLAIM", key, group, consumer, b"0"];
+        command.extend(claimed);
+        if (5..request.len()).any(|at| request.is(at, "JUSTID")) {
+            command.push(b"JUSTID");
+        }
+        push(&command);
+        expect = Expect::Same { fingerprint: fingerprint([entries].into_iter(), false), numeric: false };
+    } else if done.clock.eager_consumers {
+        push(&[b"XGROUP", b"CREATECONSUMER", key, group, consumer]);
+    }
+    if frames == 0 { Effect::Nothing } else { Effect::Rewritten { frames, expect, total: false } }
+}
+
+/// Ids of claimed entries: the elements themselves with JUSTID, else the first of each.
+fn claimed_ids(entries: Reply<'_>) -> Vec<&[u8]> {
+    entries.elements().filter_map(|entry| if entry.is_aggregate() { entry.elements().next() } else { Some(entry) }).map(Reply::text).collect()
+}
+
+/// `5` and `5-0` name the same entry.
+fn same_id(full: &[u8], given: &[u8]) -> bool {
+    full == given || full.strip_suffix(b"-0") == Some(given)
+}

@@ -1,0 +1,273 @@
+//! Where a command enters: one complete request, looked up in the table, checked as a server would check it before executing
+//! anything, and appended to the primary's lane. What may not enter now waits in the session's input; what must never enter is
+//! answered here.
+
+use super::lane::{LaneId, What};
+use super::session::{Admit, SessionId, Wait};
+use super::transaction::{Block, Hidden};
+use super::{FlushPolicy, RECORD_KEY, RESERVED_PREFIX, Sequencer};
+use crate::command::{Class, Command, Rule, Table, unknown_command, unknown_subcommand, wrong_arity};
+use crate::effect::wants_length;
+use crate::endpoint::Db;
+use crate::resp::encode::{number, push_request};
+use crate::resp::request::Request;
+
+impl Sequencer {
+    /// Takes one request of a session, or says why it must wait.
+    pub(super) fn admit(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
+        let Some(session) = self.sessions.get(id) else { return Admit::Taken };
+        let (in_multi, authenticated) = (session.multi.is_some(), session.authenticated);
+        let command = match self.look_up(request) {
+            Ok(command) => command,
+            Err(error) => {
+                // POST and Host: are what a browser sends that was tricked into speaking to a cache (server.c securityWarningCommand).
+                if request.is(0, "POST") || request.is(0, "HOST:") {
+                    self.close(id, "cross_protocol");
+                    return Admit::Taken;
+                }
+                return self.refuse_request(id, &error);
+            }
+        };
+        if !authenticated && !matches!(command.name, "AUTH" | "HELLO" | "QUIT" | "RESET") {
+            return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n");
+        }
+        if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
+            return self.queue(id, command, request);
+        }
+        match command.class {
+            Class::Local => self.local(id, command, request),
+            Class::Transaction => self.transaction(id, command, request),
+            Class::Read | Class::Forward | Class::Cursor | Class::Write | Class::Keyless => self.send(id, command, request),
+            Class::Barrier => self.send_barrier(id, command, request),
+            Class::Later | Class::Refused => {
+                let error = refusal(command);
+                self.refuse_request(id, error.as_bytes())
+            }
+        }
+    }
+
+    /// The request's row, or the error that the primary would give.
+    fn look_up(&self, request: &Request<'_>) -> Result<&'static Command, Vec<u8>> {
+        let table = Table::get();
+        let primary = &self.sides[self.primary().index()];
+        let Some(command) = table.find(request).filter(|command| primary.knows(command)) else {
+            let container = request.len() > 1 && table.rows().iter().any(|row| row.name.contains(' ') && request.is(0, row.container()));
+            return Err(match container {
+                true => unknown_subcommand(request, primary.major),
+                false => unknown_command(request, primary.major),
+            });
+        };
+        if !command.accepts(request.len()) {
+            return Err(wrong_arity(command, primary.major));
+        }
+        Ok(command)
+    }
+
+    /// An error before anything was executed; inside a transaction EXEC aborts for it.
+    pub(super) fn refuse_request(&mut self, id: SessionId, error: &[u8]) -> Admit {
+        if let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) {
+            multi.failed = true;
+        }
+        self.say(id, error);
+        Admit::Taken
+    }
+
+    /// Why a request of this command is refused whatever the state is: reserved keys, policies, options that come later.
+    pub(super) fn objection(&self, command: &'static Command, request: &Request<'_>) -> Option<String> {
+        if command.keys(request).any(|key| key.name.starts_with(RESERVED_PREFIX)) {
+            return Some("-ERR twinlane: keys beginning with `__twinlane:` are reserved\r\n".into());
+        }
+        match command.rule {
+            Rule::FlushAll | Rule::FlushDb if self.settings.flush == FlushPolicy::Refuse => {
+                Some(format!("-ERR twinlane: {} is refused by the policy `mirror.flush = \"refuse\"`\r\n", command.name))
+            }
+            Rule::XReadGroup if (1..request.len()).take_while(|at| !request.is(*at, "STREAMS")).any(|at| request.is(at, "BLOCK")) => {
+                Some("-ERR twinlane: XREADGROUP with BLOCK is not supported yet\r\n".into())
+            }
+            Rule::None if command.name == "XREAD" && request.is(1, "BLOCK") | request.is(3, "BLOCK") => {
+                Some("-ERR twinlane: XREAD with BLOCK is not supported yet\r\n".into())
+            }
+            Rule::SwapDb | Rule::Move => self.missing_database(request),
+            Rule::Copy => (3..request.len()).find(|at| request.is(*at, "DB")).and_then(|at| self.database_objection(request.arg(at + 1))),
+            _ => None,
+        }
+    }
+
+    fn missing_database(&self, request: &Request<'_>) -> Option<String> {
+        let from = if request.is(0, "MOVE") { 2 } else { 1 };
+        (from..request.len()).find_map(|at| self.database_objection(request.arg(at)))
+    }
+
+    /// A database that only one side has cannot be mirrored.
+    fn database_objection(&self, index: &[u8]) -> Option<String> {
+        let index = crate::resp::encode::parse_integer(index)?;
+        let primary = self.sides[self.primary().index()].databases;
+        let mirror = self.sides[self.mirror_side().index()].databases;
+        let out = self.record.mirroring && index >= 0 && (index as usize) < primary && (index as usize) >= mirror;
+        out.then(|| format!("-ERR twinlane: `{}` has no database {index}, so it cannot be mirrored\r\n", self.mirror_side()))
+    }
+
+    /// Whether a command may enter a lane of this database now. `keys` are those it names, None when they are not known.
+    fn may_enter(&mut self, id: SessionId, db: Db, command: &'static Command, request: Option<&Request<'_>>) -> Result<LaneId, Admit> {
+        let Some(session) = self.sessions.get(id) else { return Err(Admit::Taken) };
+        if !session.has_window() {
+            return Err(Admit::Wait(Wait::Window));
+        }
+        let stands = self.holding || self.fences.stops(id, db, command, request);
+        if stands {
+            return Err(Admit::Wait(Wait::Gate));
+        }
+        let lane = LaneId::shared(self.primary(), db);
+        if self.lane(lane).is_some_and(super::lane::Lane::is_open) {
+            return Ok(lane);
+        }
+        Err(self.wait_for_lane(id, lane))
+    }
+
+    /// The lane is not open: wait for it, within the bound.
+    pub(super) fn wait_for_lane(&mut self, id: SessionId, lane: LaneId) -> Admit {
+        let side = &self.sides[lane.side.index()];
+        if side.is_up() {
+            self.open_lane(lane);
+            return Admit::Wait(Wait::Gate);
+        }
+        if self.now.us.saturating_sub(side.down_since) < self.settings.primary_wait_us {
+            return Admit::Wait(Wait::Gate);
+        }
+        let error = format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", lane.side, side.address);
+        self.refuse_request(id, error.as_bytes())
+    }
+
+    /// Appends a command to the primary's lane.
+    fn send(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+        let Some(db) = self.sessions.get(id).map(|session| session.db) else { return Admit::Taken };
+        if let Some(error) = self.objection(command, request) {
+            return self.refuse_request(id, error.as_bytes());
+        }
+        if command.rule == Rule::Copy && (3..request.len()).any(|at| request.is(at, "DB")) {
+            return self.send_barrier(id, command, request);
+        }
+        if request.frame.len() > self.settings.lane_frame_max {
+            return self.send_bulk(id, command, request);
+        }
+        let lane = match self.may_enter(id, db, command, Some(request)) {
+            Ok(lane) => lane,
+            Err(admit) => return admit,
+        };
+        self.append_request(id, lane, command, request);
+        Admit::Taken
+    }
+
+    /// The request, alone or in the block that it needs.
+    pub(super) fn append_request(&mut self, id: SessionId, lane: LaneId, command: &'static Command, request: &Request<'_>) {
+        let now = self.now.us;
+        match self.companions(command, request, lane.db) {
+            None => {
+                if let Some(lane) = self.lane_mut(lane) {
+                    lane.push(&[request.frame], What::Client { session: id, command }, 1, now);
+                }
+            }
+            Some((before, behind)) => {
+                let mut block = Block::begin(Some(id), true);
+                before.iter().for_each(|args| block.hide(args, Hidden::Silent));
+                block.show(command, request.frame);
+                behind.iter().for_each(|(args, kind)| block.hide(args, *kind));
+                self.append_block(lane, block);
+            }
+        }
+        self.count_sent(id, command.writes() || command.rule == Rule::PfCount);
+        self.note_barrier(id);
+        self.touch_lane(lane);
+    }
+
+    /// Commands of ours that must run in the same block: the mark goes back behind a flush, the length of a trimmed stream.
+    #[allow(clippy::type_complexity)]
+    fn companions(&self, command: &Command, request: &Request<'_>, db: Db) -> Option<(Vec<Vec<Vec<u8>>>, Vec<(Vec<Vec<u8>>, Hidden)>)> {
+        let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        let mark = || (words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+        match command.rule {
+            Rule::FlushDb if db == 0 => Some((vec![], vec![mark()])),
+            Rule::FlushAll if db == 0 => Some((vec![], vec![mark()])),
+            Rule::FlushAll => {
+                let (home, zero) = (number(i64::from(db)), words(&[b"SELECT", b"0"]));
+                Some((vec![], vec![(zero, Hidden::Silent), mark(), (words(&[b"SELECT", &home]), Hidden::Silent)]))
+            }
+            Rule::SwapDb if request.arg(1) == b"0" || request.arg(2) == b"0" => {
+                let zero = || words(&[b"SELECT", b"0"]);
+                let home = words(&[b"SELECT", &number(i64::from(db))]);
+                let delete = words(&[b"DEL", RECORD_KEY]);
+                let before = if db == 0 { vec![delete] } else { vec![zero(), delete, home.clone()] };
+                let behind = if db == 0 { vec![mark()] } else { vec![(zero(), Hidden::Silent), mark(), (home, Hidden::Silent)] };
+                Some((before, behind))
+            }
+            Rule::XAdd | Rule::XTrim if wants_length(request, command.name) => {
+                Some((vec![], vec![(words(&[b"XLEN", request.arg(1)]), Hidden::Length)]))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn count_sent(&mut self, id: SessionId, wrote: bool) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.sent += 1;
+            session.writes += u32::from(wrote);
+        }
+    }
+
+    /// A command that needs to be alone: everything in flight is answered first, nothing enters until it is answered too.
+    pub(super) fn send_barrier(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+        if let Some(error) = self.objection(command, request) {
+            return self.refuse_request(id, error.as_bytes());
+        }
+        let Some(db) = self.sessions.get(id).map(|session| session.db) else { return Admit::Taken };
+        match self.raise_barrier(id, db) {
+            Ok(lane) => {
+                self.append_request(id, lane, command, request);
+                Admit::Taken
+            }
+            Err(admit) => admit,
+        }
+    }
+
+    /// The shared lane of `db` once nothing is in flight anywhere; until then the session owns the barrier and waits.
+    pub(super) fn raise_barrier(&mut self, id: SessionId, db: Db) -> Result<LaneId, Admit> {
+        if self.holding {
+            return Err(Admit::Wait(Wait::Gate));
+        }
+        let lane = LaneId::shared(self.primary(), db);
+        if !self.lane(lane).is_some_and(super::lane::Lane::is_open) {
+            return Err(self.wait_for_lane(id, lane));
+        }
+        if !self.fences.take_barrier(id) {
+            return Err(Admit::Wait(Wait::Gate));
+        }
+        if !self.primary_is_idle() {
+            return Err(Admit::Wait(Wait::Gate));
+        }
+        Ok(lane)
+    }
+
+    /// Appends EXEC's block, as the transaction room made it.
+    pub(super) fn enter_block(&mut self, id: SessionId, db: Db, alone: bool) -> Result<LaneId, Admit> {
+        if alone {
+            return self.raise_barrier(id, db);
+        }
+        let Some(exec) = Table::get().named("EXEC") else { return Err(Admit::Taken) };
+        let lane = self.may_enter(id, db, exec, None)?;
+        Ok(lane)
+    }
+}
+
+/// Why a command is not carried.
+pub(super) fn refusal(command: &Command) -> String {
+    match command.class {
+        Class::Later => format!("-ERR twinlane: {} is not supported yet\r\n", command.name),
+        _ => format!("-ERR twinlane: {} is not carried: it administers a server or a connection that others share\r\n", command.name),
+    }
+}
+
+/// Appends a request of ours to a frame buffer.
+pub(super) fn push_words(out: &mut Vec<u8>, args: &[Vec<u8>]) {
+    let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+    push_request(out, &args);
+}

@@ -1,0 +1,171 @@
+//! Fences and the barrier: what keeps commands out of the lanes while something that the lanes' own order cannot place is under
+//! way.
+//!
+//! A *fence* stands around the keys of one large request, which travels on a lane of its own: commands that name those keys, or
+//! whose keys are not known, wait; everybody else goes on [H24]. The *barrier* stands around everything: a command that
+//! touches several databases runs when nothing else is in flight.
+
+use super::lane::{Lane, LaneId, What};
+use super::session::{Admit, SessionId, Wait};
+use super::{Sequencer, sides::Side};
+use crate::command::{Class, Command};
+use crate::endpoint::Db;
+use crate::resp::request::Request;
+
+/// One large request.
+#[derive(Debug)]
+struct Fence {
+    owner: SessionId,
+    db: Db,
+    keys: Vec<Box<[u8]>>,
+    /// Requests that had been appended to the shared lane when the fence was raised: they are answered first.
+    behind: u64,
+    /// It is on its way; until then the owner waits.
+    sent: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Fences {
+    fences: Vec<Fence>,
+    barrier: Option<SessionId>,
+    /// The barrier's command is on its way.
+    barrier_sent: bool,
+}
+
+impl Fences {
+    pub fn is_empty(&self) -> bool {
+        self.fences.is_empty() && self.barrier.is_none()
+    }
+
+    /// Whether a command has to wait.
+    pub fn stops(&self, id: SessionId, db: Db, command: &Command, request: Option<&Request<'_>>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        if self.barrier.is_some() {
+            return true;
+        }
+        if self.fences.iter().any(|fence| fence.owner == id) {
+            return true;
+        }
+        let keyless = matches!(command.class, Class::Forward | Class::Keyless);
+        let Some(request) = request else { return true };
+        let mut keys = command.keys(request).peekable();
+        if keys.peek().is_none() || command.rule == crate::command::Rule::Script {
+            return !keyless;
+        }
+        keys.any(|key| self.fences_key(db, key.name))
+    }
+
+    /// Whether a fence stands around the key.
+    pub fn fences_key(&self, db: Db, key: &[u8]) -> bool {
+        self.fences.iter().any(|fence| fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
+    }
+
+    /// The session owns the barrier from now on, unless another one, or a fence, is in its way.
+    pub fn take_barrier(&mut self, id: SessionId) -> bool {
+        if !self.fences.is_empty() || self.barrier_sent {
+            return false;
+        }
+        *self.barrier.get_or_insert(id) == id
+    }
+}
+
+impl Sequencer {
+    /// Whether nothing is in flight on the primary.
+    pub(super) fn primary_is_idle(&self) -> bool {
+        self.sides[self.primary().index()].is_idle()
+    }
+
+    /// A request that is too large for the shared lane: fence its keys, wait for what is in flight on them, send it on the
+    /// database's other lane.
+    pub(super) fn send_bulk(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+        let Some(session) = self.sessions.get(id) else { return Admit::Taken };
+        let (db, drained) = (session.db, session.is_drained());
+        if self.holding || self.fences.barrier.is_some() {
+            return Admit::Wait(Wait::Gate);
+        }
+        if !drained {
+            return Admit::Wait(Wait::Drain);
+        }
+        let shared = LaneId::shared(self.primary(), db);
+        let bulk = LaneId { bulk: true, ..shared };
+        if !self.lane(bulk).is_some_and(Lane::is_open) {
+            return self.wait_for_lane(id, bulk);
+        }
+        let Some(appended) = self.lane(shared).filter(|lane| lane.is_open()).map(|lane| lane.appended) else {
+            return self.wait_for_lane(id, shared);
+        };
+        let Some(at) = self.fences.fences.iter().position(|fence| fence.owner == id) else {
+            let keys: Vec<Box<[u8]>> = command.keys(request).map(|key| key.name.into()).collect();
+            if keys.iter().any(|key| self.fences.fences_key(db, key)) {
+                return Admit::Wait(Wait::Gate);
+            }
+            self.fences.fences.push(Fence { owner: id, db, keys, behind: appended, sent: false });
+            return self.send_bulk(id, command, request);
+        };
+        let answered = self.lane(shared).map_or(0, |lane| lane.answered);
+        if answered < self.fences.fences[at].behind {
+            return Admit::Wait(Wait::Gate);
+        }
+        self.fences.fences[at].sent = true;
+        self.append_request(id, bulk, command, request);
+        Admit::Taken
+    }
+
+    /// A session that waited behind a fence or owned the barrier is gone, or closes.
+    pub(super) fn drop_fence_of(&mut self, id: SessionId) {
+        let fences = self.fences.fences.len();
+        self.fences.fences.retain(|fence| fence.owner != id || fence.sent);
+        if self.fences.barrier == Some(id) && !self.fences.barrier_sent {
+            self.fences.barrier = None;
+            self.sessions.resume = true;
+        }
+        self.sessions.resume |= self.fences.fences.len() != fences;
+    }
+
+    /// A command of this session was appended: if it owns the barrier, this was the command.
+    pub(super) fn note_barrier(&mut self, id: SessionId) {
+        self.fences.barrier_sent |= self.fences.barrier == Some(id);
+    }
+
+    /// A request on a bulk lane, or the barrier's command, was answered or lost.
+    pub(super) fn lower(&mut self, id: SessionId, bulk: bool) {
+        if bulk {
+            self.fences.fences.retain(|fence| fence.owner != id);
+        } else if self.fences.barrier == Some(id) {
+            self.fences.barrier = None;
+            self.fences.barrier_sent = false;
+        } else {
+            return;
+        }
+        self.sessions.resume = true;
+    }
+
+    /// Lets the owner of a barrier or fence go on when what it waits for has been answered.
+    pub(super) fn pump_fences(&mut self) -> bool {
+        let waits = |side: &Side, fence: &Fence| {
+            !fence.sent && side.lane(LaneId::shared(crate::endpoint::Endpoint::Old, fence.db)).is_some_and(|lane| lane.answered >= fence.behind)
+        };
+        let side = &self.sides[self.primary().index()];
+        let fence = self.fences.fences.iter().any(|fence| waits(side, fence));
+        let barrier = self.fences.barrier.is_some() && !self.fences.barrier_sent && self.primary_is_idle();
+        if (fence || barrier) && !self.holding && self.anybody_waits() && !self.sessions.resume {
+            let before = (self.fences.barrier_sent, self.fences.fences.iter().filter(|fence| fence.sent).count());
+            self.sessions.resume = true;
+            self.pump_sessions();
+            return before != (self.fences.barrier_sent, self.fences.fences.iter().filter(|fence| fence.sent).count());
+        }
+        false
+    }
+
+    /// Whether this flight lowers a fence or the barrier when it ends, and whose.
+    pub(super) fn owner_of(what: &What) -> Option<SessionId> {
+        match what {
+            What::Client { session, .. } => Some(*session),
+            What::Block(block) => block.session,
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The flip: gate, arm, hold, drain, check, commit, swap, release.
+//!
+//! The hard case is doubt that appears during the drain: the last confirmation of the mirror may be a mismatch, and after the
+//! swap the wrong value would be the truth. So the conditions are evaluated again behind the drain, at that position [H7]. The
+//! decision to abort is taken before the record is written; once it is being written there is only forward [H8].
+
+use super::{Action, Record, Sequencer, mirror::Mode};
+use crate::endpoint::Endpoint;
+use crate::status::{Operation, Outcome};
+
+/// Where a flip is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Clients go on; we wait until a drain would be short.
+    Arming,
+    /// Requests are held; everything in flight is being answered.
+    Draining,
+    /// The record is being written: there is only forward.
+    Committing,
+}
+
+/// A flip under way.
+#[derive(Debug)]
+pub(super) struct Flip {
+    ticket: u64,
+    to: Endpoint,
+    force_primary_lost: bool,
+    phase: Phase,
+    began: u64,
+    held_at: u64,
+}
+
+impl Flip {
+    pub fn word(&self) -> &'static str {
+        match self.phase {
+            Phase::Arming => "arming",
+            Phase::Draining => "draining",
+            Phase::Committing => "committing",
+        }
+    }
+}
+
+impl Sequencer {
+    /// Why a flip to the present mirror would be refused now. What passes by itself (a few keys being repaired) is left out when
+    /// `lasting` is asked for.
+    pub(super) fn gate(&self, force_primary_lost: bool, lasting: bool) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let mut say = |holds: bool, reason: String| {
+            if !holds {
+                reasons.push(reason);
+            }
+        };
+        for side in Endpoint::BOTH {
+            let state = &self.sides[side.index()];
+            say(state.is_up(), format!("`{side}` ({}) is not connected: {}", state.address, state.error.as_deref().unwrap_or("connecting")));
+            say(state.error.is_none() || !state.is_up(), format!("`{side}` is not healthy: {}", state.error.as_deref().unwrap_or_default()));
+            say(state.zombies_until <= self.now.us, format!("a dead connection of ours to `{side}` could not be killed and may still write; the gate opens again after the grace time"));
+        }
+        say(self.record.mirroring, "mirroring is off".into());
+        if self.lost.is_some() && !force_primary_lost {
+            reasons.push("the primary lost its data: flip with force `primary-lost` to go on from the mirror, or accept the loss".into());
+        }
+        let mut say = |holds: bool, reason: String| {
+            if !holds {
+                reasons.push(reason);
+            }
+        };
+        if !force_primary_lost {
+            say(self.scans.is_done(), self.unsynced_sentence());
+        }
+        say(self.ledger.unmirrorable() == 0, format!("{} keys cannot be copied to the mirror", self.ledger.unmirrorable()));
+        if let Mode::Paused { cause, .. } = &self.mirror.mode {
+            say(false, format!("the mirror refuses writes: {cause}"));
+        }
+        if !lasting {
+            let (_, age) = self.mirror_queue();
+            say(self.ledger.is_empty() || force_primary_lost, format!("{} keys are in doubt (dirty, or their image is not confirmed)", self.ledger.len()));
+            say(self.mirror.mode != Mode::Collapsing, "the mirror is behind its bounds".into());
+            say(age <= self.settings.flip_lag_max_us, format!("the mirror is {} ms behind, more than {} ms", age / 1000, self.settings.flip_lag_max_us / 1000));
+            say(!self.mirror_owes(), "a whole-database command waits for the mirror".into());
+        }
+        reasons
+    }
+
+    fn unsynced_sentence(&self) -> String {
+        if !self.settings.backfill {
+            return "not every key is known to be on the mirror, and the backfill is off".into();
+        }
+        format!("not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited", self.scans.databases().len().max(1), self.scans.visited)
+    }
+
+    pub(super) fn begin_flip(&mut self, ticket: u64, to: Endpoint, force_primary_lost: bool, dry_run: bool) {
+        if self.flip.is_some() || !self.saving.is_empty() {
+            return self.refuse(ticket, "another operation is under way");
+        }
+        if to == self.primary() {
+            return self.refuse(ticket, format!("`{to}` is the primary already"));
+        }
+        let force_primary_lost = force_primary_lost && self.lost.is_some();
+        let reasons = self.gate(force_primary_lost, !dry_run);
+        if !reasons.is_empty() {
+            return self.answer(ticket, Outcome::Refused { reasons, aborted: false });
+        }
+        if dry_run {
+            return self.answer(ticket, Outcome::Done);
+        }
+        let now = self.now.us;
+        self.flip = Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now });
+    }
+
+    pub(super) fn pump_flip(&mut self) -> bool {
+        let Some(flip) = &self.flip else { return false };
+        match flip.phase {
+            Phase::Arming => self.arm(),
+            Phase::Draining => self.drain(),
+            Phase::Committing => false,
+        }
+    }
+
+    /// Waits, clients unaffected, for a moment in which the drain will be short [H42].
+    fn arm(&mut self) -> bool {
+        let Some(flip) = &self.flip else { return false };
+        let (began, force) = (flip.began, flip.force_primary_lost);
+        let lasting = self.gate(force, true);
+        let expired = self.now.us.saturating_sub(began) > self.settings.arm_max_us;
+        if !lasting.is_empty() {
+            self.end_flip(lasting);
+            return true;
+        }
+        // Images under way are drained; keys that wait for theirs are not worth a pause.
+        let quiet = self.fences.is_empty() && self.ledger.dirty() == 0 && self.mirror.mode == Mode::Following && !self.mirror_owes();
+        let (_, lag) = self.mirror_queue();
+        let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
+            && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
+        if quiet && short {
+            if let Some(flip) = &mut self.flip {
+                flip.phase = Phase::Draining;
+                flip.held_at = self.now.us;
+            }
+            self.holding = true;
+            return true;
+        }
+        if expired {
+            let mut reasons = self.gate(force, false);
+            reasons.push(format!("waited {} ms for a moment in which the pause would be short", self.settings.arm_max_us / 1000));
+            self.end_flip(reasons);
+            return true;
+        }
+        false
+    }
+
+    /// Waits for every reply of every connection that can write; then the conditions are evaluated again.
+    fn drain(&mut self) -> bool {
+        let Some(flip) = &self.flip else { return false };
+        let (held_at, force, to) = (flip.held_at, flip.force_primary_lost, flip.to);
+        let up = self.sides.iter().all(super::sides::Side::is_up);
+        let drained = self.sides.iter().all(super::sides::Side::is_idle);
+        let recheck = !self.settings.faults.no_recheck;
+        if up && drained && (self.ledger.dirty() == 0 || !recheck) {
+            let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
+            if !reasons.is_empty() {
+                self.end_flip(reasons);
+                return true;
+            }
+            if let Some(flip) = &mut self.flip {
+                flip.phase = Phase::Committing;
+            }
+            let record = Record { epoch: self.record.epoch + 1, primary: to, ..self.record.clone() };
+            self.actions.push_back(Action::SaveRecord(record));
+            return true;
+        }
+        if !up || self.now.us.saturating_sub(held_at) > self.settings.pause_budget_us {
+            let mut reasons = self.gate(force, false);
+            reasons.push(format!("the drain did not end within the pause budget of {} ms", self.settings.pause_budget_us / 1000));
+            self.end_flip(reasons);
+            return true;
+        }
+        false
+    }
+
+    /// Undone: everything goes on with the primary of the present epoch.
+    fn end_flip(&mut self, reasons: Vec<String>) {
+        let Some(flip) = self.flip.take() else { return };
+        let aborted = flip.phase != Phase::Arming;
+        self.holding = false;
+        self.end_held();
+        self.sessions.resume = true;
+        if aborted {
+            self.totals.flips_aborted += 1;
+        }
+        self.answer(flip.ticket, Outcome::Refused { reasons, aborted });
+    }
+
+    /// The record is durable. `Err` means that nobody knows: the shell stops the process then, rather than guess.
+    pub fn handle_record_saved(&mut self, record: &Record, now: super::Now) {
+        self.now = now;
+        match self.flip.take() {
+            Some(flip) if flip.phase == Phase::Committing => self.swap(&flip, record),
+            other => {
+                self.flip = other;
+                self.mirroring_saved(record);
+            }
+        }
+        self.settle();
+    }
+
+    fn swap(&mut self, flip: &Flip, record: &Record) {
+        self.record = record.clone();
+        let forced = flip.force_primary_lost;
+        self.reset_mirror();
+        if forced {
+            // The former primary has lost its data: it returns as a mirror of which nothing is known.
+            self.lost = None;
+            self.clear_alarm("PRIMARY LOST DATA");
+            self.ledger.clear();
+            self.unsync(&[]);
+        } else if self.settings.new_data == super::NewData::Keep {
+            self.unsync(&[]);
+        } else {
+            self.realign();
+        }
+        self.write_marks();
+        self.holding = false;
+        self.totals.flips_done += 1;
+        let (held_requests, pause_us) = self.end_held();
+        self.sessions.resume = true;
+        self.log(true, format!("`{}` is the primary since epoch {}; the longest pause was {} us", record.primary, record.epoch, pause_us));
+        self.answer(flip.ticket, Outcome::Flipped { primary: record.primary, epoch: record.epoch, pause_us, held_requests });
+    }
+
+    /// The former mirror carries its times to live with the margin, the former primary without: what is volatile would end there
+    /// first. So single keys are known to be equal no longer, until their next total write or image sets the times anew.
+    fn realign(&mut self) {
+        for db in 0..crate::limits::DATABASES_MAX as crate::endpoint::Db {
+            let volatile = self.may_be_volatile(db);
+            if volatile {
+                self.synced.forget(db);
+                if self.settings.backfill {
+                    self.scans.want_realigned(db);
+                }
+            }
+        }
+    }
+
+    /// Turns mirroring on or off, durably first.
+    pub(super) fn set_mirroring(&mut self, ticket: u64, on: bool, lose_rollback: bool) {
+        if self.flip.is_some() || !self.saving.is_empty() {
+            return self.refuse(ticket, "another operation is under way");
+        }
+        if on == self.record.mirroring {
+            return self.answer(ticket, Outcome::Done);
+        }
+        if !on && self.primary() == Endpoint::New && !lose_rollback {
+            return self.refuse(ticket, "`new` is the primary: without mirroring the way back to `old` ends; confirm with lose_rollback");
+        }
+        let record = Record { epoch: self.record.epoch + 1, mirroring: on, ..self.record.clone() };
+        self.saving.push_back((ticket, record.clone()));
+        self.actions.push_back(Action::SaveRecord(record));
+    }
+
+    fn mirroring_saved(&mut self, record: &Record) {
+        let Some((ticket, _)) = self.saving.pop_front() else { return };
+        self.record = record.clone();
+        self.reset_mirror();
+        self.ledger.clear();
+        // Nobody knows what is written while nothing is mirrored.
+        self.unsync(&[]);
+        self.refresh_keyspaces();
+        self.write_marks();
+        self.log(true, format!("mirroring is {}", if record.mirroring { "on" } else { "off" }));
+        self.answer(ticket, Outcome::Done);
+    }
+
+    /// The operator accepts that the primary lost its data: the mirror is made equal to it.
+    pub(super) fn accept_loss(&mut self, ticket: u64) {
+        if self.lost.is_none() {
+            return self.refuse(ticket, "the primary has not lost its data");
+        }
+        self.follow_loss();
+        self.answer(ticket, Outcome::Done);
+    }
+
+    pub(super) fn follow_loss(&mut self) {
+        self.lost = None;
+        self.clear_alarm("PRIMARY LOST DATA");
+        self.synced.forget_all();
+        // Deletions included: that is what the operator said.
+        self.scans.want_all(true);
+        self.refresh_keyspaces();
+        self.write_marks();
+        self.log(true, "the loss of the primary's data is accepted: the mirror is being made equal to it");
+    }
+}
+
+/// Says what an operation is, for logs.
+#[must_use]
+pub fn describe(operation: &Operation) -> &'static str {
+    match operation {
+        Operation::Flip { .. } => "flip",
+        Operation::MirrorStart => "mirror start",
+        Operation::MirrorStop { .. } => "mirror stop",
+        Operation::AcceptLoss => "accept loss",
+    }
+}

@@ -1,0 +1,317 @@
+//! Images: a key as the primary holds it at one position, put into the mirror at that same position.
+//!
+//! `DUMP` and `PTTL` are read in one block on the primary's lane; what was executed before is in it, what comes later follows it
+//! on the mirror's lane. So an image can neither overwrite something newer nor be crossed by something older. Where the mirror's
+//! version refuses the payload, the key is read type by type in one block instead: wrong types are errors inside EXEC and abort
+//! nothing [H34].
+
+use super::lane::{LaneId, What};
+use super::{Sequencer, mirror::Mode};
+use crate::doubt::{Cause, State};
+use crate::endpoint::Db;
+use crate::limits;
+use crate::resp::encode::{number, push_request};
+use crate::resp::reply::Reply;
+use std::sync::Arc;
+
+impl Sequencer {
+    /// The key is to be imaged: at once where that is possible, else as a dirty key that the repair finds.
+    pub(super) fn want_image(&mut self, db: Db, key: &[u8], cause: Cause) {
+        match self.ledger.state(db, key) {
+            Some(State::Asked | State::Unmirrorable) => return,
+            Some(State::Dirty) => {}
+            Some(State::Restoring(_)) | None => {
+                let position = self.next_position();
+                self.mark_dirty(db, key, cause, position);
+            }
+        }
+        if self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror_refuses(db).is_none() {
+            self.ask_image(db, key);
+        }
+    }
+
+    /// Reads the key on the primary's lane. False when that cannot be done now.
+    fn ask_image(&mut self, db: Db, key: &[u8]) -> bool {
+        if self.fences.fences_key(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
+            return false;
+        }
+        let id = LaneId::shared(self.primary(), db);
+        if !self.lane(id).is_some_and(super::lane::Lane::is_open) {
+            self.open_lane(id);
+            return false;
+        }
+        let typed = self.mirror.typed_images;
+        let mut frame = Vec::with_capacity(128 + key.len() * 2);
+        push_request(&mut frame, &[b"MULTI"]);
+        let reads = if typed { push_typed_reads(&mut frame, key) } else { push_dump(&mut frame, key) };
+        push_request(&mut frame, &[b"EXEC"]);
+        let now = self.now.us;
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[&frame], What::ImageRead { key: key.into(), typed }, reads + 2, now);
+        }
+        self.ledger.set_state(db, key, State::Asked);
+        self.totals.images += 1;
+        self.touch_lane(id);
+        true
+    }
+
+    /// The primary told what the key holds.
+    pub(super) fn answer_image(&mut self, db: Db, key: &Arc<[u8]>, typed: bool, reply: Reply<'_>) {
+        if self.ledger.state(db, key) != Some(State::Asked) {
+            return;
+        }
+        self.ledger.set_state(db, key, State::Dirty);
+        if self.mirror_refuses(db).is_some() || !reply.is_aggregate() {
+            return self.release_image_acks(db, key);
+        }
+        let mut frame = Vec::new();
+        let margin = self.settings.expiry_margin_ms;
+        let written = if typed { push_typed(&mut frame, key, reply, margin) } else { push_restore(&mut frame, key, reply, margin) };
+        match written {
+            Some(replies) => self.append_image(db, key, &frame, replies),
+            None => self.image_failed(db, key, "it has a type that cannot be copied"),
+        }
+    }
+
+    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32) {
+        let position = self.next_position();
+        let id = LaneId::shared(self.mirror_side(), db);
+        let now = self.now.us;
+        let Some(lane) = self.lane_mut(id) else { return };
+        lane.push(&[frame], What::Restore { key: key.clone(), position }, replies, now);
+        self.mirror.image_bytes += frame.len();
+        self.ledger.set_state(db, key, State::Restoring(position));
+        self.synced.insert(db, key);
+        self.touch_lane(id);
+    }
+
+    /// The mirror answered an image.
+    pub(super) fn confirm_image(&mut self, db: Db, key: &Arc<[u8]>, position: u64, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
+        self.mirror.image_bytes = self.mirror.image_bytes.saturating_sub(len as usize);
+        let error = failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
+        match error {
+            None => {
+                if self.ledger.state(db, key) == Some(State::Restoring(position)) {
+                    self.ledger.remove(db, key);
+                    self.totals.repairs += 1;
+                }
+            }
+            Some(error) => {
+                self.ledger.set_state(db, key, State::Dirty);
+                if !self.side_refusal(error) {
+                    self.image_refused(db, key, error);
+                }
+            }
+        }
+        self.release_image_acks(db, key);
+    }
+
+    fn image_refused(&mut self, db: Db, key: &Arc<[u8]>, error: Reply<'_>) {
+        let text = String::from_utf8_lossy(error.text()).into_owned();
+        if text.contains("DUMP payload version or checksum") || text.contains("Bad data format") {
+            if !self.mirror.typed_images {
+                self.log(false, format!("`{}` cannot read the primary's DUMP format: keys are copied type by type", self.mirror_side()));
+            }
+            self.mirror.typed_images = true;
+        }
+        self.image_failed(db, key, &text);
+    }
+
+    fn image_failed(&mut self, db: Db, key: &Arc<[u8]>, why: &str) {
+        if self.ledger.failed(db, key) >= limits::IMAGE_ATTEMPTS_MAX {
+            self.ledger.set_state(db, key, State::Unmirrorable);
+            let name = String::from_utf8_lossy(key).into_owned();
+            self.alarm(&format!("key {name:?} of database {db} cannot be copied to `{}`: {why}", self.mirror_side()));
+        }
+        self.release_image_acks(db, key);
+    }
+
+    /// The primary's connection was lost before it told.
+    pub(super) fn lose_image(&mut self, db: Db, key: &[u8]) {
+        if self.ledger.state(db, key) == Some(State::Asked) {
+            self.ledger.set_state(db, key, State::Dirty);
+        }
+        self.release_image_acks(db, key);
+    }
+
+    /// Asks for images of dirty keys, oldest first, a bounded number at a time.
+    pub(super) fn pump_repairs(&mut self) -> bool {
+        if self.ledger.dirty() == 0 || !self.may_repair() {
+            return false;
+        }
+        let mut moved = false;
+        let lost = self.lost;
+        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
+            let fences = &self.fences;
+            // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
+            let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
+                lost.is_none_or(|position| entry.position > position) && !fences.fences_key(db, key)
+            };
+            let Some((db, key)) = self.ledger.next_dirty(wanted) else { break };
+            if self.mirror_refuses(db).is_some() || !self.ask_image(db, &key) {
+                // It stays dirty; the next settling finds it again.
+                self.ledger.set_state(db, &key, State::Dirty);
+                break;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    fn may_repair(&self) -> bool {
+        self.record.mirroring
+            && self.mirror.mode == Mode::Following
+            && self.sides.iter().all(super::sides::Side::is_up)
+            && !self.mirror_owes()
+    }
+}
+
+fn push_dump(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
+    push_request(frame, &[b"DUMP", key]);
+    push_request(frame, &[b"PTTL", key]);
+    2
+}
+
+/// Remaining milliseconds for the mirror: 0 stands for ever.
+fn mirror_ttl(pttl: i64, margin_ms: i64) -> i64 {
+    if pttl < 0 { 0 } else { pttl.max(1).saturating_add(margin_ms) }
+}
+
+/// `RESTORE k ttl payload REPLACE`, or `DEL k` when the key is absent.
+fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64) -> Option<u32> {
+    let mut parts = reply.elements();
+    let (dump, pttl) = (parts.next()?, parts.next()?);
+    if dump.is_error() {
+        return None;
+    }
+    if dump.is_null() {
+        push_request(frame, &[b"DEL", key]);
+    } else {
+        let ttl = mirror_ttl(pttl.integer()?, margin_ms);
+        push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
+    }
+    Some(1)
+}
+
+/// Reads that fit every type; those of the wrong type fail inside EXEC and abort nothing.
+fn push_typed_reads(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
+    let reads: [&[&[u8]]; 9] = [
+        &[b"TYPE", key],
+        &[b"PTTL", key],
+        &[b"GET", key],
+        &[b"LRANGE", key, b"0", b"-1"],
+        &[b"SMEMBERS", key],
+        &[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
+        &[b"HGETALL", key],
+        &[b"XRANGE", key, b"-", b"+"],
+        &[b"XINFO", b"STREAM", key, b"FULL", b"COUNT", b"0"],
+    ];
+    reads.iter().for_each(|read| push_request(frame, read));
+    reads.len() as u32
+}
+
+/// Elements per command of a typed image, well below every server's bound.
+const TYPED_CHUNK: usize = 512;
+
+/// `MULTI DEL k; <commands that build it>; PEXPIRE k; EXEC`.
+fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64) -> Option<u32> {
+    let parts: Vec<Reply<'_>> = reply.elements().collect();
+    let [kind, pttl, string, list, set, zset, hash, entries, info] = parts[..] else { return None };
+    let mut commands = 1;
+    push_request(frame, &[b"MULTI"]);
+    push_request(frame, &[b"DEL", key]);
+    let mut chunked = |name: &[u8], items: &[&[u8]], frame: &mut Vec<u8>| {
+        for chunk in items.chunks(TYPED_CHUNK) {
+            let mut command = vec![name, key];
+            command.extend_from_slice(chunk);
+            push_request(frame, &command);
+            commands += 1;
+        }
+    };
+    let leaves = |reply: Reply<'_>| -> Vec<Vec<u8>> { reply.elements().map(|item| item.text().to_vec()).collect() };
+    match kind.text() {
+        b"none" => {}
+        b"string" => {
+            push_request(frame, &[b"SET", key, string.text()]);
+            commands += 1;
+        }
+        b"list" | b"set" | b"hash" => {
+            let (name, items): (&[u8], Vec<Vec<u8>>) = match kind.text() {
+                b"list" => (b"RPUSH", leaves(list)),
+                b"set" => (b"SADD", leaves(set)),
+                _ => (b"HSET", leaves(hash)),
+            };
+            let items: Vec<&[u8]> = items.iter().map(Vec::as_slice).collect();
+            chunked(name, &items, frame);
+        }
+        b"zset" => {
+            let mut pairs: Vec<&[u8]> = Vec::new();
+            let flat: Vec<Reply<'_>> = zset.elements().flat_map(|item| if item.is_aggregate() { item.elements().collect() } else { vec![item] }).collect();
+            for pair in flat.chunks(2) {
+                pairs.extend([pair.get(1)?.text(), pair[0].text()]);
+            }
+            chunked(b"ZADD", &pairs, frame);
+        }
+        b"stream" => commands += push_stream(frame, key, entries, info)?,
+        _ => return None,
+    }
+    let ttl = mirror_ttl(pttl.integer()?, margin_ms);
+    if ttl > 0 && kind.text() != b"none" {
+        push_request(frame, &[b"PEXPIRE", key, &number(ttl)]);
+        commands += 1;
+    }
+    push_request(frame, &[b"EXEC"]);
+    Some(commands + 2)
+}
+
+/// The value behind `name` in a map or flat array.
+fn field<'a>(map: Reply<'a>, name: &str) -> Option<Reply<'a>> {
+    let mut parts = map.elements();
+    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+        if key.text() == name.as_bytes() {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Entries, last id, groups with their pending entries.
+fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<'_>) -> Option<u32> {
+    let mut commands = 0;
+    let mut push = |frame: &mut Vec<u8>, command: &[&[u8]]| {
+        push_request(frame, command);
+        commands += 1;
+    };
+    let last_id = field(info, "last-generated-id")?.text();
+    if entries.is_empty() {
+        // A stream may be empty: make it with an entry that is taken away again.
+        push(frame, &[b"XADD", key, b"0-1", b"x", b"x"]);
+        push(frame, &[b"XDEL", key, b"0-1"]);
+    }
+    for entry in entries.elements() {
+        let mut parts = entry.elements();
+        let (id, fields) = (parts.next()?, parts.next()?);
+        let mut command: Vec<&[u8]> = vec![b"XADD", key, id.text()];
+        command.extend(fields.elements().map(Reply::text));
+        push(frame, &command);
+    }
+    push(frame, &[b"XSETID", key, last_id]);
+    for group in field(info, "groups").into_iter().flat_map(Reply::elements) {
+        let name = field(group, "name")?.text();
+        push(frame, &[b"XGROUP", b"CREATE", key, name, field(group, "last-delivered-id")?.text()]);
+        let pending: Vec<(&[u8], &[u8], i64, i64)> = field(group, "pel")
+            .or_else(|| field(group, "pending"))
+            .into_iter()
+            .flat_map(Reply::elements)
+            .filter_map(|entry| {
+                let parts: Vec<Reply<'_>> = entry.elements().collect();
+                Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?))
+            })
+            .collect();
+        for (id, consumer, delivered, count) in pending {
+            let (delivered, count) = (number(delivered), number(count));
+            push(frame, &[b"XCLAIM", key, name, consumer, b"0", id, b"TIME", &delivered, b"RETRYCOUNT", &count, b"FORCE", b"JUSTID"]);
+        }
+    }
+    Some(commands)
+}

@@ -1,0 +1,177 @@
+//! A lane: our ordered pipelined connection to one node for one database. Replies come in the order in which requests were
+//! appended, and that is the order of execution. What each of them was for is kept in `in_flight`.
+
+use super::session::SessionId;
+use crate::command::Command;
+use crate::effect::Expect;
+use crate::endpoint::{Db, Endpoint};
+use crate::resp::reply::Scanner;
+use crate::tape::Tape;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Names a lane: a side, a database, and whether it is the one that others share or the one for large requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneId {
+    /// Which side.
+    pub side: Endpoint,
+    /// Which database.
+    pub db: Db,
+    /// For requests that would hold the shared lane up.
+    pub bulk: bool,
+}
+
+impl LaneId {
+    pub(super) fn shared(side: Endpoint, db: Db) -> LaneId {
+        LaneId { side, db, bulk: false }
+    }
+
+    pub(super) fn slot(self) -> usize {
+        usize::from(self.db) * 2 + usize::from(self.bulk)
+    }
+
+    pub(super) fn of_slot(side: Endpoint, slot: usize) -> LaneId {
+        LaneId { side, db: (slot / 2) as Db, bulk: slot % 2 == 1 }
+    }
+}
+
+/// One life of a lane, as the server knows it [H1].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneInfo {
+    /// `CLIENT ID`.
+    pub client_id: u64,
+    /// Our address as the server sees it.
+    pub address: String,
+    /// `run_id` of the server.
+    pub run_id: String,
+}
+
+/// What a request in flight was for.
+#[derive(Debug)]
+pub(super) enum What {
+    /// A client's command; its reply goes to the session.
+    Client { session: SessionId, command: &'static Command },
+    /// A block of ours around a client's command or transaction.
+    Block(Box<super::transaction::Block>),
+    /// `MULTI DUMP PTTL EXEC` of a key.
+    ImageRead { key: Arc<[u8]>, typed: bool },
+    /// A page of SCAN on the primary.
+    ScanPage,
+    /// A page of SCAN on the mirror, looking for keys that the primary does not have.
+    ScanExtras,
+    /// Times to live of a page's keys.
+    ScanTimes(Vec<Box<[u8]>>),
+    /// An effect on the mirror.
+    Effect(EffectFlight),
+    /// A block of effects on the mirror.
+    EffectBlock(Box<EffectBlock>),
+    /// An image on the mirror.
+    Restore { key: Arc<[u8]>, position: u64 },
+    /// The mirror's part of a barrier.
+    Barrier,
+    /// The mark in the reserved key.
+    Mark,
+    /// A write that asks a refusing mirror whether it accepts again.
+    Trial,
+}
+
+/// An effect that the mirror has not confirmed.
+#[derive(Debug)]
+pub(super) struct EffectFlight {
+    /// Its place in the order.
+    pub position: u64,
+    /// What the last reply should be.
+    pub expect: Expect,
+    /// It does not depend on what the mirror held.
+    pub total: bool,
+    /// It reads other keys than it writes.
+    pub sourced: bool,
+    /// The session that waits for it under `ack = "both"`, and the reply's number.
+    pub ack: Option<(SessionId, u64)>,
+}
+
+/// A block of effects that the mirror has not confirmed.
+#[derive(Debug)]
+pub(super) struct EffectBlock {
+    pub position: u64,
+    pub expects: Vec<Expect>,
+    pub sourced: bool,
+    pub ack: Option<(SessionId, u64)>,
+}
+
+/// One request on a lane that has not been answered completely.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub what: What,
+    /// Bytes of its frame on the tape.
+    pub len: u32,
+    /// Replies still to come.
+    pub replies: u32,
+    /// When it was appended, microseconds; for an effect: when the primary's reply came.
+    pub at: u64,
+    /// An error among the replies before the last one (at queue time of a block).
+    pub failed: Option<Box<[u8]>>,
+}
+
+/// Whether a lane can carry requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LaneState {
+    /// Being opened.
+    Opening,
+    /// Ready.
+    Open,
+    /// The server has no such database.
+    Refused,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub state: LaneState,
+    pub info: Option<LaneInfo>,
+    pub tape: Tape,
+    pub in_flight: VecDeque<InFlight>,
+    pub scanner: Scanner,
+    /// Bytes of a reply that is not complete.
+    pub input: Vec<u8>,
+    /// Already in the list of lanes with something to write.
+    pub touched: bool,
+    /// Effects in flight that read other keys than they write: only these can pass doubt on.
+    pub sourced: usize,
+    /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
+    pub answered: u64,
+    pub appended: u64,
+}
+
+impl Lane {
+    pub fn new() -> Lane {
+        Lane {
+            state: LaneState::Opening,
+            info: None,
+            tape: Tape::default(),
+            in_flight: VecDeque::new(),
+            scanner: Scanner::default(),
+            input: Vec::new(),
+            touched: false,
+            sourced: 0,
+            answered: 0,
+            appended: 0,
+        }
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state == LaneState::Open
+    }
+
+    /// Appends one request in parts.
+    pub fn push(&mut self, parts: &[&[u8]], what: What, replies: u32, at: u64) {
+        let len = self.tape.append(parts);
+        self.appended += 1;
+        self.in_flight.push_back(InFlight { what, len, replies, at, failed: None });
+    }
+
+    /// Age of the oldest request in flight.
+    pub fn age(&self, now_us: u64) -> u64 {
+        self.in_flight.front().map_or(0, |flight| now_us.saturating_sub(flight.at))
+    }
+}

@@ -1,0 +1,770 @@
+//! The mirror's side of an effect: whether it can be sent, what it must answer, and what follows when it does not.
+//!
+//! The hard case is the mirror that is away, slow, full or wrong: no client may notice (I6). So nothing waits for it here. What
+//! cannot be sent becomes a dirty key at once; what was sent and is not confirmed in time, or not as expected, becomes one later,
+//! and so does everything that was computed from it [H13].
+
+use super::lane::{EffectBlock, EffectFlight, LaneId, What};
+use super::reply::each_request;
+use super::session::SessionId;
+use super::{Ack, RECORD_KEY, Sequencer};
+use crate::command::{Command, KeyUse, Rule};
+use crate::doubt::{Cause, State};
+use crate::effect::{Effect, Expect};
+use crate::endpoint::Db;
+use crate::limits;
+use crate::resp::encode::{number, parse_integer, push_request};
+use crate::resp::reply::Reply;
+use crate::resp::request::Request;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+/// Whether effects flow.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) enum Mode {
+    /// They do.
+    #[default]
+    Following,
+    /// The queue reached a bound: effects become dirty keys until what was sent is confirmed.
+    Collapsing,
+    /// The side refuses writes for this reason; a trial is due at this time.
+    Paused { cause: String, trial_at: u64 },
+}
+
+/// A command that must be alone on the mirror too.
+#[derive(Debug)]
+struct Barrier {
+    frame: Vec<u8>,
+    replies: u32,
+    /// Sending it twice is harmless.
+    repeatable: bool,
+    databases: Vec<Db>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    pub mode: Mode,
+    barriers: VecDeque<Barrier>,
+    barrier_sent: bool,
+    /// Databases that must be emptied before anything else reaches them.
+    owed_flush: BTreeSet<Db>,
+    /// Keys of the effect that stood first when the last connection was lost [H27].
+    suspects: Vec<(Db, Arc<[u8]>)>,
+    /// Bytes of images that are not confirmed.
+    pub image_bytes: usize,
+    /// The mirror's version refuses the primary's DUMP: images go type by type.
+    pub typed_images: bool,
+    /// A client gave a key a time to live in this database.
+    volatile: HashSet<Db>,
+    /// Sessions that wait for a key's image under `ack = "both"`.
+    image_acks: HashMap<(Db, Arc<[u8]>), Vec<(SessionId, u64)>>,
+}
+
+/// Effects of one block for one database.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub db: Db,
+    frames: Vec<u8>,
+    expects: Vec<Expect>,
+    sourced: bool,
+}
+
+impl Outgoing {
+    pub fn new(db: Db) -> Outgoing {
+        Outgoing { db, frames: Vec::new(), expects: Vec::new(), sourced: false }
+    }
+}
+
+/// What to do with an effect's commands.
+enum Way {
+    /// Send them.
+    Send,
+    /// Nothing is to be sent; whether an image of a written key is under way.
+    Done(bool),
+}
+
+impl Sequencer {
+    /// Why an effect in this database cannot be sent now.
+    pub(super) fn mirror_refuses(&mut self, db: Db) -> Option<Cause> {
+        let side = self.mirror_side();
+        if !self.sides[side.index()].is_up() {
+            return Some(Cause::MirrorDown);
+        }
+        match self.mirror.mode {
+            Mode::Following => {}
+            Mode::Collapsing => return Some(Cause::QueueFull),
+            Mode::Paused { .. } => return Some(Cause::MirrorRefuses),
+        }
+        if !self.mirror.barriers.is_empty() || self.mirror.owed_flush.contains(&db) {
+            return Some(Cause::QueueFull);
+        }
+        let lane = LaneId::shared(side, db);
+        if !self.lane(lane).is_some_and(super::lane::Lane::is_open) {
+            self.open_lane(lane);
+            return Some(Cause::MirrorDown);
+        }
+        None
+    }
+
+    /// Whether the mirror is not known to hold the key as the primary does.
+    fn is_doubtful(&self, db: Db, key: &[u8]) -> bool {
+        if !self.ledger.is_empty() {
+            match self.ledger.state(db, key) {
+                Some(State::Dirty | State::Asked | State::Unmirrorable) => return true,
+                Some(State::Restoring(_)) => return false,
+                None => {}
+            }
+        }
+        !self.settings.faults.no_unsynced && !self.synced.contains(db, key)
+    }
+
+    /// Appends one command's effect to the mirror. True when a reply under `ack = "both"` has something to wait for.
+    pub(super) fn apply(
+        &mut self,
+        db: Db,
+        command: &'static Command,
+        request: &Request<'_>,
+        effect: Effect,
+        frames: &[u8],
+        ack: Option<(SessionId, u64)>,
+    ) -> bool {
+        let way = self.way(db, command, request, effect, ack);
+        let (bytes, frames, expect, total) = match (way, effect) {
+            (Way::Done(pending), _) => return pending,
+            (Way::Send, Effect::Replay(expect)) => (request.frame, 1, expect, is_total(command, request)),
+            (Way::Send, Effect::Rewritten { frames: count, expect, total }) => (frames, count, expect, total),
+            (Way::Send, _) => (request.frame, 1, Expect::Any, true),
+        };
+        let position = self.next_position();
+        let now = self.now.us;
+        let sourced = is_sourced(command, request);
+        if let Some(lane) = self.lane_mut(LaneId::shared(self.mirror_side(), db)) {
+            lane.sourced += usize::from(sourced);
+            let flight = EffectFlight { position, expect, total, sourced, ack };
+            lane.push(&[bytes], What::Effect(flight), frames, now);
+        }
+        self.touch_lane(LaneId::shared(self.mirror_side(), db));
+        ack.is_some()
+    }
+
+    /// Adds one element's effect to those of its block.
+    pub(super) fn gather(
+        &mut self,
+        outgoing: &mut Outgoing,
+        command: &'static Command,
+        request: &Request<'_>,
+        effect: Effect,
+        frames: &[u8],
+        ack: Option<(SessionId, u64)>,
+    ) -> bool {
+        let way = self.way(outgoing.db, command, request, effect, ack);
+        match (way, effect) {
+            (Way::Done(pending), _) => return pending,
+            (Way::Send, Effect::Rewritten { frames: count, expect, .. }) => {
+                outgoing.frames.extend_from_slice(frames);
+                outgoing.expects.extend((1..count).map(|_| Expect::Any));
+                outgoing.expects.push(expect);
+            }
+            (Way::Send, Effect::Replay(expect)) => {
+                outgoing.frames.extend_from_slice(request.frame);
+                outgoing.expects.push(expect);
+            }
+            (Way::Send, _) => {
+                outgoing.frames.extend_from_slice(request.frame);
+                outgoing.expects.push(Expect::Any);
+            }
+        }
+        outgoing.sourced |= is_sourced(command, request);
+        false
+    }
+
+    /// Appends a block's effects as one block.
+    pub(super) fn send_outgoing(&mut self, outgoing: Outgoing, ack: Option<(SessionId, u64)>) -> bool {
+        if outgoing.expects.is_empty() {
+            return false;
+        }
+        let position = self.next_position();
+        let now = self.now.us;
+        let id = LaneId::shared(self.mirror_side(), outgoing.db);
+        let replies = outgoing.expects.len() as u32 + 2;
+        let block = EffectBlock { position, expects: outgoing.expects, sourced: outgoing.sourced, ack };
+        if let Some(lane) = self.lane_mut(id) {
+            lane.sourced += usize::from(outgoing.sourced);
+            let parts: [&[u8]; 3] = [b"*1\r\n$5\r\nMULTI\r\n", &outgoing.frames, b"*1\r\n$4\r\nEXEC\r\n"];
+            lane.push(&parts, What::EffectBlock(Box::new(block)), replies, now);
+        }
+        self.touch_lane(id);
+        ack.is_some()
+    }
+
+    /// Decides what becomes of an effect, and notes what follows for ledger and knowledge.
+    fn way(&mut self, db: Db, command: &'static Command, request: &Request<'_>, effect: Effect, ack: Option<(SessionId, u64)>) -> Way {
+        if effect == Effect::Nothing || !self.record.mirroring {
+            return Way::Done(false);
+        }
+        let total = match effect {
+            Effect::Keyless { once } => return self.keyless(db, command, request, once),
+            Effect::FlushDb => return self.flush_db(db, ack),
+            Effect::Image => return Way::Done(self.image_written(db, command, request, ack)),
+            Effect::Hint => return self.hint(db, command, request),
+            Effect::Replay(_) => is_total(command, request),
+            Effect::Rewritten { total, .. } => total,
+            Effect::Nothing => true,
+        };
+        self.note_volatile(db, command, request);
+        if let Some(cause) = self.mirror_refuses(db) {
+            command.keys(request).filter(|key| key.used.writes()).for_each(|key| self.mark_dirty(db, key.name, cause, self.position));
+            return Way::Done(false);
+        }
+        let unknown = matches!(effect, Effect::Replay(_)) && !self.sides[self.mirror_side().index()].knows(command);
+        let doubtful = !total && command.keys(request).any(|key| key.used != KeyUse::Overwrite && self.is_doubtful(db, key.name));
+        if doubtful || unknown {
+            return Way::Done(self.image_written(db, command, request, ack));
+        }
+        for key in command.keys(request) {
+            if key.used == KeyUse::Overwrite || (total && key.used.writes()) {
+                self.replaced(db, key.name);
+            }
+        }
+        Way::Send
+    }
+
+    /// The key is replaced or deleted as a whole at this position: that heals it, unless an image is under way, which comes later.
+    fn replaced(&mut self, db: Db, key: &[u8]) {
+        if self.ledger.state(db, key) == Some(State::Dirty) {
+            self.ledger.remove(db, key);
+        }
+        self.synced.insert(db, key);
+    }
+
+    fn note_volatile(&mut self, db: Db, command: &Command, request: &Request<'_>) {
+        let rules = [Rule::Set, Rule::SetEx, Rule::GetEx, Rule::Expire, Rule::Restore, Rule::Image, Rule::Script];
+        if rules.contains(&command.rule) && (command.rule != Rule::Set || request.len() > 3) {
+            self.mirror.volatile.insert(db);
+        }
+    }
+
+    /// Whether a key of this database may have a time to live.
+    pub(super) fn may_be_volatile(&self, db: Db) -> bool {
+        self.mirror.volatile.contains(&db) || self.sides.iter().any(|side| side.expires.get(&db).copied().unwrap_or(0) > 0)
+    }
+
+    /// Images of everything the command wrote. True when at least one is on its way.
+    fn image_written(&mut self, db: Db, command: &'static Command, request: &Request<'_>, ack: Option<(SessionId, u64)>) -> bool {
+        self.note_volatile(db, command, request);
+        let mut keys: Vec<(Db, Arc<[u8]>)> = command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())).collect();
+        let other = |at: usize| parse_integer(request.arg(at)).map(|index| index as Db);
+        match command.rule {
+            Rule::Move => keys.extend(other(2).map(|to| (to, request.arg(1).into()))),
+            Rule::Copy => {
+                if let Some(to) = (3..request.len()).find(|at| request.is(*at, "DB")).and_then(|at| other(at + 1)) {
+                    keys = vec![(to, request.arg(2).into())];
+                }
+            }
+            _ => {}
+        }
+        let cause = if matches!(command.rule, Rule::Script | Rule::Image | Rule::Sort | Rule::GeoRadius | Rule::Move) { Cause::Image } else { Cause::Unsynced };
+        let mut pending = false;
+        for (db, key) in keys {
+            self.want_image(db, &key, cause);
+            let under_way = matches!(self.ledger.state(db, &key), Some(State::Asked | State::Restoring(_)));
+            if let (true, Some(ack)) = (under_way, ack) {
+                self.mirror.image_acks.entry((db, key)).or_default().push(ack);
+                pending = true;
+            }
+        }
+        pending
+    }
+
+    /// Sessions that waited for this key's image need not wait any longer.
+    pub(super) fn release_image_acks(&mut self, db: Db, key: &[u8]) {
+        if self.mirror.image_acks.is_empty() {
+            return;
+        }
+        for ack in self.mirror.image_acks.remove(&(db, key.into())).unwrap_or_default() {
+            self.acknowledge(ack);
+        }
+    }
+
+    fn hint(&mut self, db: Db, command: &'static Command, request: &Request<'_>) -> Way {
+        let doubtful = self.mirror_refuses(db).is_some() || command.keys(request).any(|key| self.is_doubtful(db, key.name));
+        if doubtful { Way::Done(false) } else { Way::Send }
+    }
+
+    fn keyless(&mut self, db: Db, command: &'static Command, request: &Request<'_>, once: bool) -> Way {
+        match command.rule {
+            Rule::FlushAll => self.flush_all(),
+            Rule::SwapDb => self.swap_db(request),
+            Rule::Publish if !self.settings.publish => Way::Done(false),
+            _ if once || command.class == crate::command::Class::Keyless => {
+                let away = self.mirror_refuses(db).is_some();
+                if away || !self.sides[self.mirror_side().index()].knows(command) { Way::Done(false) } else { Way::Send }
+            }
+            _ => {
+                let frame = request.frame.to_vec();
+                self.push_barrier(Barrier { frame, replies: 1, repeatable: true, databases: vec![] });
+                Way::Done(false)
+            }
+        }
+    }
+
+    fn flush_db(&mut self, db: Db, ack: Option<(SessionId, u64)>) -> Way {
+        self.flushed(db);
+        if self.mirror_refuses(db).is_some() {
+            self.mirror.owed_flush.insert(db);
+            return Way::Done(false);
+        }
+        self.send_flush(db, ack);
+        Way::Done(ack.is_some())
+    }
+
+    /// A database was emptied on the primary: what was known and doubted of it has no meaning any more.
+    fn flushed(&mut self, db: Db) {
+        if self.settings.flush == super::FlushPolicy::Alarm {
+            self.alarm("a client flushed a database; it was mirrored (policy `mirror.flush = \"alarm\"`)");
+        }
+        self.ledger.flush(db);
+        self.synced.forget(db);
+        self.synced.set_whole(db);
+        self.scans.cancel(db);
+    }
+
+    fn send_flush(&mut self, db: Db, ack: Option<(SessionId, u64)>) {
+        let position = self.next_position();
+        let (now, mark) = (self.now.us, self.mirror_mark());
+        let mut frame = Vec::new();
+        push_request(&mut frame, &[b"FLUSHDB"]);
+        let id = LaneId::shared(self.mirror_side(), db);
+        let Some(lane) = self.lane_mut(id) else { return };
+        if db == 0 {
+            push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
+            let parts: [&[u8]; 3] = [b"*1\r\n$5\r\nMULTI\r\n", &frame, b"*1\r\n$4\r\nEXEC\r\n"];
+            let block = EffectBlock { position, expects: vec![Expect::Any; 2], sourced: false, ack };
+            lane.push(&parts, What::EffectBlock(Box::new(block)), 4, now);
+        } else {
+            let flight = EffectFlight { position, expect: Expect::Any, total: true, sourced: false, ack };
+            lane.push(&[&frame], What::Effect(flight), 1, now);
+        }
+        self.touch_lane(id);
+    }
+
+    fn flush_all(&mut self) -> Way {
+        for db in 0..limits::DATABASES_MAX as Db {
+            self.flushed(db);
+        }
+        self.mirror.owed_flush.clear();
+        let mut frame = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
+        push_request(&mut frame, &[b"FLUSHALL"]);
+        push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
+        push_request(&mut frame, &[b"EXEC"]);
+        self.push_barrier(Barrier { frame, replies: 4, repeatable: true, databases: vec![] });
+        Way::Done(false)
+    }
+
+    fn swap_db(&mut self, request: &Request<'_>) -> Way {
+        let (Some(a), Some(b)) = (parse_integer(request.arg(1)), parse_integer(request.arg(2))) else { return Way::Done(false) };
+        let (a, b) = (a as Db, b as Db);
+        self.ledger.swap(a, b);
+        self.synced.swap(a, b);
+        self.scans.swap(a, b);
+        let (owes_a, owes_b) = (self.mirror.owed_flush.remove(&a), self.mirror.owed_flush.remove(&b));
+        self.mirror.owed_flush.extend([(owes_a, b), (owes_b, a)].into_iter().filter(|(owes, _)| *owes).map(|(_, db)| db));
+        let mut frame = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
+        push_request(&mut frame, &[b"DEL", RECORD_KEY]);
+        push_request(&mut frame, &[b"SWAPDB", &number(i64::from(a)), &number(i64::from(b))]);
+        push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
+        push_request(&mut frame, &[b"EXEC"]);
+        self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b] });
+        Way::Done(false)
+    }
+
+    fn push_barrier(&mut self, barrier: Barrier) {
+        if self.mirror.barriers.len() >= limits::MIRROR_BARRIERS_MAX {
+            self.alarm("too many whole-database commands wait for the mirror; databases are copied anew");
+            return self.unsync(&barrier.databases);
+        }
+        self.mirror.barriers.push_back(barrier);
+    }
+
+    /// These databases (all, when none is named) are in doubt as a whole.
+    pub(super) fn unsync(&mut self, databases: &[Db]) {
+        let extras = self.settings.new_data == super::NewData::Ours;
+        let all: Vec<Db> = if databases.is_empty() { (0..limits::DATABASES_MAX as Db).collect() } else { databases.to_vec() };
+        for db in &all {
+            self.synced.forget(*db);
+        }
+        if databases.is_empty() { self.scans.want_all(extras) } else { databases.iter().for_each(|db| self.scans.want(*db, extras)) }
+    }
+
+    /// Barriers and owed flushes go to the mirror when nothing else is in flight there; the queue's bounds are left again.
+    pub(super) fn pump_mirror(&mut self) -> bool {
+        let side = self.mirror_side();
+        if !self.sides[side.index()].is_up() {
+            return false;
+        }
+        let idle = self.sides[side.index()].is_idle();
+        if self.mirror.mode == Mode::Collapsing && idle {
+            self.mirror.mode = Mode::Following;
+            self.log(false, format!("`{side}` has caught up: repairing what was left out"));
+            return true;
+        }
+        if self.mirror.mode != Mode::Following || !idle || self.mirror.barrier_sent || !self.record.mirroring {
+            return false;
+        }
+        let home = LaneId::shared(side, 0);
+        if !self.lane(home).is_some_and(super::lane::Lane::is_open) {
+            return false;
+        }
+        if let Some(barrier) = self.mirror.barriers.front() {
+            let (frame, replies, now) = (barrier.frame.clone(), barrier.replies, self.now.us);
+            self.mirror.barrier_sent = true;
+            if let Some(lane) = self.lane_mut(home) {
+                lane.push(&[&frame], What::Barrier, replies, now);
+            }
+            self.touch_lane(home);
+            return true;
+        }
+        let Some(db) = self.mirror.owed_flush.first().copied() else { return false };
+        if !self.lane(LaneId::shared(side, db)).is_some_and(super::lane::Lane::is_open) {
+            self.open_lane(LaneId::shared(side, db));
+            return false;
+        }
+        // Nothing that came behind the flush was sent, so it may be sent late, and even twice.
+        self.mirror.owed_flush.remove(&db);
+        self.send_flush(db, None);
+        true
+    }
+
+    pub(super) fn confirm_barrier(&mut self, reply: Reply<'_>, failed: Option<&[u8]>) {
+        self.mirror.barrier_sent = false;
+        let error = failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|element| element.is_error()));
+        if let Some(error) = error {
+            if self.side_refusal(error) {
+                return;
+            }
+            let text = String::from_utf8_lossy(error.text()).into_owned();
+            self.alarm(&format!("`{}` refused a whole-database command: {text}", self.mirror_side()));
+            let databases = self.mirror.barriers.front().map(|barrier| barrier.databases.clone()).unwrap_or_default();
+            if !databases.is_empty() {
+                self.unsync(&databases);
+            }
+        }
+        self.mirror.barriers.pop_front();
+    }
+
+    /// The mirror answered an effect.
+    pub(super) fn confirm(&mut self, id: LaneId, effect: &EffectFlight, frame: &[u8], reply: Reply<'_>, failed: Option<&[u8]>, at: u64) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.sourced -= usize::from(effect.sourced);
+        }
+        self.totals.effects += 1;
+        let accepted = failed.is_none() && effect.expect.accepts(reply);
+        if !accepted {
+            self.refused(id, frame, effect.position, failed.map_or(reply, Reply));
+        } else if !effect.total && self.is_late(id.db, at) {
+            self.doubt_frame(id, frame, Cause::Late, effect.position);
+        }
+        if let Some(ack) = effect.ack {
+            self.acknowledge(ack);
+        }
+    }
+
+    /// The mirror answered a block of effects.
+    pub(super) fn confirm_block(&mut self, id: LaneId, block: &EffectBlock, frame: &[u8], reply: Reply<'_>, failed: Option<&[u8]>, at: u64) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.sourced -= usize::from(block.sourced);
+        }
+        self.totals.effects += 1;
+        let wrong = match failed {
+            Some(error) => Some(Reply(error)),
+            None if !reply.is_aggregate() => Some(reply),
+            None => reply.elements().zip(&block.expects).find(|(element, expect)| !expect.accepts(*element)).map(|(element, _)| element),
+        };
+        if let Some(wrong) = wrong {
+            self.refused(id, frame, block.position, wrong);
+        } else if self.is_late(id.db, at) {
+            self.doubt_frame(id, frame, Cause::Late, block.position);
+        }
+        if let Some(ack) = block.ack {
+            self.acknowledge(ack);
+        }
+    }
+
+    /// Confirmed so late that the mirror's clock may have ended the key before the effect came [H2].
+    fn is_late(&self, db: Db, at: u64) -> bool {
+        self.now.us.saturating_sub(at) > self.settings.expiry_margin_ms as u64 * 1000 && self.may_be_volatile(db)
+    }
+
+    fn refused(&mut self, id: LaneId, frame: &[u8], position: u64, reply: Reply<'_>) {
+        let side = reply.is_error() && self.side_refusal(reply);
+        if !side {
+            each_request(frame, |command, _| {
+                if command.writes() {
+                    self.totals.mismatches[command.index] += 1;
+                }
+            });
+        }
+        if self.settings.faults.no_dirty {
+            return;
+        }
+        self.doubt_frame(id, frame, if side { Cause::MirrorRefuses } else { Cause::Mismatch }, position);
+    }
+
+    /// Every key that a frame on the mirror writes is doubtful, and what later effects made of them. It is noted when the frame
+    /// is back on its tape.
+    fn doubt_frame(&mut self, id: LaneId, frame: &[u8], cause: Cause, position: u64) {
+        self.doubts.push((id, frame.to_vec(), cause, position));
+    }
+
+    /// Doubt is contagious: effects that are already on the way and read a doubtful key make what they write doubtful [H13].
+    fn spread(&mut self, id: LaneId, mut doubtful: HashSet<Vec<u8>>) {
+        if self.settings.faults.no_contagion {
+            return;
+        }
+        let Some(lane) = self.lane(id).filter(|lane| lane.sourced > 0) else { return };
+        let mut infected: Vec<(Vec<u8>, u64)> = Vec::new();
+        // The frame being confirmed is not released yet, so the flights' frames begin behind it.
+        let total: u64 = lane.in_flight.iter().map(|flight| u64::from(flight.len)).sum();
+        let mut at = lane.tape.end() - total;
+        for flight in &lane.in_flight {
+            let position = match &flight.what {
+                What::Effect(effect) if effect.sourced => Some(effect.position),
+                What::EffectBlock(block) if block.sourced => Some(block.position),
+                _ => None,
+            };
+            if let Some(position) = position {
+                each_request(lane.tape.frame(at, flight.len), |command, request| {
+                    let reads = command.keys(request).any(|key| key.used != KeyUse::Overwrite && doubtful.contains(key.name));
+                    for key in command.keys(request).filter(|key| reads && key.used.writes()) {
+                        if doubtful.insert(key.name.to_vec()) {
+                            infected.push((key.name.to_vec(), position));
+                        }
+                    }
+                });
+            }
+            at += u64::from(flight.len);
+        }
+        for (key, position) in infected {
+            self.mark_dirty(id.db, &key, Cause::Contagion, position);
+        }
+    }
+
+    /// Notes a dirty key, within the bound: past it the database is in doubt as a whole.
+    pub(super) fn mark_dirty(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) {
+        if !self.record.mirroring {
+            return;
+        }
+        if self.ledger.len() >= self.settings.dirty_keys_max && self.ledger.get(db, key).is_none() {
+            self.alarm("more dirty keys than the bound `mirror.dirty_keys_max`: databases are copied anew");
+            self.ledger.collapse(db);
+            return self.unsync(&[db]);
+        }
+        if self.ledger.mark(db, key, cause, position) {
+            self.totals.dirty[cause as usize] += 1;
+        }
+    }
+
+    /// A refusal of the whole side pauses the mirror [H27]. False when the error speaks of one key.
+    pub(super) fn side_refusal(&mut self, error: Reply<'_>) -> bool {
+        const SIDE: [&[u8]; 10] =
+            [b"OOM", b"READONLY", b"MISCONF", b"NOREPLICAS", b"LOADING", b"MASTERDOWN", b"BUSY", b"NOAUTH", b"NOPERM", b"CLUSTERDOWN"];
+        // A block that was refused at queue time says why in the reply that came first; EXECABORT follows.
+        let Some(word) = error.error_word().filter(|word| SIDE.contains(word)) else { return false };
+        let cause = String::from_utf8_lossy(word).into_owned();
+        *self.totals.refusals.entry(cause.clone()).or_default() += 1;
+        if !matches!(self.mirror.mode, Mode::Paused { .. }) {
+            let text = String::from_utf8_lossy(error.text()).into_owned();
+            self.log(true, format!("`{}` refuses writes: {text}; effects become dirty keys until it accepts again", self.mirror_side()));
+            self.mirror.mode = Mode::Paused { cause, trial_at: self.now.us + 1_000_000 };
+        }
+        true
+    }
+
+    pub(super) fn confirm_trial(&mut self, reply: Reply<'_>) {
+        if reply.is_error() {
+            return;
+        }
+        if matches!(self.mirror.mode, Mode::Paused { .. }) {
+            self.mirror.mode = Mode::Collapsing;
+            self.log(false, format!("`{}` accepts writes again", self.mirror_side()));
+        }
+    }
+
+    /// Bounds of bytes and age, trials of a refusing mirror.
+    pub(super) fn tick_mirror(&mut self) {
+        let side = self.mirror_side();
+        let now = self.now.us;
+        if !self.record.mirroring || !self.sides[side.index()].is_up() {
+            return;
+        }
+        let (bytes, age) = self.mirror_queue();
+        match &mut self.mirror.mode {
+            Mode::Following if bytes > self.settings.queue_bytes_max || age > self.settings.queue_age_max_us => {
+                self.mirror.mode = Mode::Collapsing;
+                self.log(true, format!("`{side}` is behind ({bytes} bytes, {} ms): effects become dirty keys until it catches up", age / 1000));
+            }
+            Mode::Paused { trial_at, .. } if now >= *trial_at => {
+                *trial_at = now + 1_000_000;
+                let mark = self.mirror_mark();
+                let home = LaneId::shared(side, 0);
+                if let Some(lane) = self.lane_mut(home).filter(|lane| lane.is_open()) {
+                    let mut frame = Vec::new();
+                    push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
+                    lane.push(&[&frame], What::Trial, 1, now);
+                }
+                self.touch_lane(home);
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes towards the mirror that are not confirmed, and the age of the oldest.
+    pub(super) fn mirror_queue(&self) -> (usize, u64) {
+        let lanes = self.sides[self.mirror_side().index()].lanes();
+        lanes.fold((0, 0), |(bytes, age), (_, lane)| (bytes + lane.tape.held_bytes(), age.max(lane.age(self.now.us))))
+    }
+
+    /// Effects sent or waiting that the mirror has not confirmed.
+    pub(super) fn mirror_effects(&self) -> usize {
+        self.sides[self.mirror_side().index()].lanes().map(|(_, lane)| lane.in_flight.len()).sum::<usize>() + self.mirror.barriers.len()
+    }
+
+    fn mirror_mark(&self) -> Vec<u8> {
+        self.record.mark(self.mirror_side())
+    }
+
+    /// Something that must reach the mirror before it is in step, and is no key.
+    pub(super) fn mirror_owes(&self) -> bool {
+        !self.mirror.barriers.is_empty() || !self.mirror.owed_flush.is_empty()
+    }
+
+    /// A reply has waited too long for the mirror: it is delivered, its key is dirty; or its connection is closed.
+    pub(super) fn ack_missed(&mut self, id: SessionId, number: u64) {
+        let lanes: Vec<LaneId> = self.sides[self.mirror_side().index()].lanes().map(|(id, _)| id).collect();
+        for lane_id in lanes {
+            let Some(lane) = self.lane(lane_id) else { continue };
+            let mut at = lane.tape.front_at();
+            let mut found = None;
+            for flight in &lane.in_flight {
+                let waits = match &flight.what {
+                    What::Effect(effect) => (effect.ack == Some((id, number))).then_some(effect.position),
+                    What::EffectBlock(block) => (block.ack == Some((id, number))).then_some(block.position),
+                    _ => None,
+                };
+                if let Some(position) = waits {
+                    found = Some((lane.tape.frame(at, flight.len).to_vec(), position));
+                    break;
+                }
+                at += u64::from(flight.len);
+            }
+            if let Some((frame, position)) = found {
+                each_request(&frame, |command, request| {
+                    for key in command.keys(request).filter(|key| key.used.writes()) {
+                        self.mark_dirty(lane_id.db, key.name, Cause::QueueFull, position);
+                    }
+                });
+                break;
+            }
+        }
+        if matches!(self.settings.ack, Ack::Both { strict: true, .. }) {
+            self.close_unacknowledged(id);
+        } else {
+            self.acknowledge((id, number));
+        }
+    }
+
+    /// The mirror's connection is gone before it confirmed this effect.
+    pub(super) fn lose_effect(&mut self, id: LaneId, what: &What, frame: &[u8]) {
+        let (position, ack) = match what {
+            What::Effect(effect) => (effect.position, effect.ack),
+            What::EffectBlock(block) => (block.position, block.ack),
+            What::Restore { key, .. } => {
+                self.ledger.set_state(id.db, key, State::Dirty);
+                self.release_image_acks(id.db, key);
+                return;
+            }
+            What::Barrier => return self.lose_barrier(),
+            What::ScanExtras => return self.scans.lost_page(id.db),
+            What::Client { .. } | What::Block(_) | What::ImageRead { .. } | What::ScanPage | What::ScanTimes(_) | What::Mark | What::Trial => return,
+        };
+        self.doubt_written(id.db, frame, Cause::MirrorReplyLost, position);
+        if let Some(ack) = ack {
+            self.acknowledge(ack);
+        }
+    }
+
+    fn lose_barrier(&mut self) {
+        self.mirror.barrier_sent = false;
+        if self.mirror.barriers.front().is_some_and(|barrier| !barrier.repeatable)
+            && let Some(barrier) = self.mirror.barriers.pop_front()
+        {
+            self.log(true, "a SWAPDB may or may not have run on the mirror: its databases are copied anew");
+            self.unsync(&barrier.databases);
+        }
+    }
+
+    /// Keys that a frame writes, without what followed from them.
+    fn doubt_written(&mut self, db: Db, frame: &[u8], cause: Cause, position: u64) -> HashSet<Vec<u8>> {
+        let mut doubtful: HashSet<Vec<u8>> = HashSet::new();
+        let mut flushes = false;
+        each_request(frame, |command, request| {
+            flushes |= command.rule == Rule::FlushDb;
+            let keys = command.keys(request).filter(|key| key.used.writes() && !key.name.starts_with(super::RESERVED_PREFIX));
+            keys.for_each(|key| {
+                doubtful.insert(key.name.to_vec());
+            });
+        });
+        if flushes {
+            self.mirror.owed_flush.insert(db);
+        }
+        for key in &doubtful {
+            self.mark_dirty(db, key, cause, position);
+        }
+        doubtful
+    }
+
+    /// The keys of the request that stood first when the mirror's connection was lost: if the same ones stand first again, they
+    /// are what breaks it, and are set aside.
+    pub(super) fn suspect(&mut self, db: Db, what: &What, frame: &[u8]) {
+        let mut keys: Vec<(Db, Arc<[u8]>)> = Vec::new();
+        if !matches!(what, What::Mark | What::Trial | What::Barrier) {
+            each_request(frame, |command, request| {
+                keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())));
+            });
+        }
+        for (db, key) in &keys {
+            if self.mirror.suspects.contains(&(*db, key.clone())) && self.ledger.get(*db, key).is_some() {
+                self.ledger.set_state(*db, key, State::Unmirrorable);
+                let text = String::from_utf8_lossy(key).into_owned();
+                self.alarm(&format!("key {text:?} of database {db} breaks the mirror's connection: it is set aside"));
+            }
+        }
+        if !keys.is_empty() {
+            self.mirror.suspects = keys;
+        }
+    }
+
+    /// Roles moved, or the mirror came back as another: what was under way has no meaning.
+    pub(super) fn reset_mirror(&mut self) {
+        self.mirror = Mirror { volatile: std::mem::take(&mut self.mirror.volatile), ..Mirror::default() };
+    }
+
+    /// Doubts that were found while a frame was lent out.
+    pub(super) fn settle_doubts(&mut self) {
+        for (id, frame, cause, position) in std::mem::take(&mut self.doubts) {
+            let doubtful = self.doubt_written(id.db, &frame, cause, position);
+            self.spread(id, doubtful);
+        }
+    }
+}
+
+fn is_total(command: &Command, request: &Request<'_>) -> bool {
+    command.keys(request).all(|key| key.used == KeyUse::Overwrite)
+}
+
+/// Whether what it writes depends on another key.
+fn is_sourced(command: &Command, request: &Request<'_>) -> bool {
+    let mut keys = command.keys(request);
+    keys.next().is_some_and(|first| keys.any(|_| true) && (first.used != KeyUse::Overwrite || command.keys(request).any(|key| key.used == KeyUse::Source)))
+}

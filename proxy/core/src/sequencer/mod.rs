@@ -1,0 +1,446 @@
+//! The sequencer: the owner of the order. One value, driven by plain calls: bytes of clients and servers go in
+//! (`handle_*`), bytes for sockets and [`Action`]s come out (`poll_*`). It waits for nothing.
+//!
+//! A command's way: `admit` takes it from the session's input and appends it to the primary's lane; `reply` meets the
+//! answer, hands it to the session and derives the effect; `mirror` appends the effect to the mirror's lane and meets its
+//! confirmation. Around that way stand `image` (healing), `scan` (whole databases), `flip` (moving the role) and `sides`
+//! (connections that come and go).
+
+mod admit;
+mod fence;
+mod flip;
+mod image;
+mod lane;
+mod local;
+mod mirror;
+mod reply;
+mod report;
+mod scan;
+mod session;
+mod sides;
+mod transaction;
+
+pub use lane::{LaneId, LaneInfo};
+pub use session::SessionId;
+pub use sides::{Probe, SideUp};
+
+use crate::doubt::Ledger;
+use crate::endpoint::{Db, Endpoint};
+use crate::limits;
+use crate::resp::request::Spans;
+use crate::status::{Latency, Operation, Outcome};
+use crate::synced::Synced;
+use fence::Fences;
+use flip::Flip;
+use mirror::Mirror;
+use scan::Scans;
+use session::Sessions;
+use sides::Side;
+use std::collections::VecDeque;
+
+/// The time at which an input arrived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Microseconds on a monotonic clock.
+    pub us: u64,
+    /// Unix milliseconds on our wall clock.
+    pub unix_ms: i64,
+}
+
+/// When a client gets the reply to a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// When the primary has answered.
+    Primary,
+    /// When the mirror has confirmed the effect too, or `timeout_us` has passed.
+    Both {
+        /// Longest wait in microseconds.
+        timeout_us: u64,
+        /// Close the connection instead of delivering late.
+        strict: bool,
+    },
+}
+
+/// What happens to FLUSHDB and FLUSHALL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushPolicy {
+    /// Carried and mirrored like any write.
+    Mirror,
+    /// Refused with an error.
+    Refuse,
+    /// Carried, mirrored, and an alarm is raised.
+    Alarm,
+}
+
+/// What the keys on `new` were when this installation began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewData {
+    /// There were none, or the operator said they may go: everything on the mirror was put there by this proxy.
+    Ours,
+    /// The operator keeps them: nothing on the mirror is deleted to match the primary.
+    Keep,
+}
+
+/// Everything that is set from outside.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Added once to a remaining time to live, milliseconds [H2].
+    pub expiry_margin_ms: i64,
+    /// See [`Ack`].
+    pub ack: Ack,
+    /// Unconfirmed bytes towards the mirror, above which effects collapse into dirty keys.
+    pub queue_bytes_max: usize,
+    /// Age of the oldest unconfirmed effect, above which effects collapse into dirty keys.
+    pub queue_age_max_us: u64,
+    /// Dirty keys, above which a database is in doubt as a whole.
+    pub dirty_keys_max: usize,
+    /// See [`FlushPolicy`].
+    pub flush: FlushPolicy,
+    /// Whether PUBLISH goes to the mirror too.
+    pub publish: bool,
+    /// Whether unsynced databases are scanned without being asked.
+    pub backfill: bool,
+    /// Longest pause of a flip, microseconds.
+    pub pause_budget_us: u64,
+    /// Longest time a flip waits for the right moment before it holds anybody, microseconds.
+    pub arm_max_us: u64,
+    /// Lag of the mirror above which a flip does not begin to hold, microseconds.
+    pub flip_lag_max_us: u64,
+    /// Follow a primary that came back without its data, instead of holding.
+    pub follow_loss: bool,
+    /// How long commands wait for a lost primary before they are answered with an error, microseconds.
+    pub primary_wait_us: u64,
+    /// Unread reply bytes of one client above which it is disconnected.
+    pub client_output_max: usize,
+    /// Bytes of requests being received, over all clients.
+    pub request_bytes_max: usize,
+    /// A request above this many bytes does not travel on a lane that others share.
+    pub lane_frame_max: usize,
+    /// User name and password clients must give, if any.
+    pub client_auth: Option<(Vec<u8>, Vec<u8>)>,
+    /// Seed of keyed hashes.
+    pub seed: [u64; 2],
+    /// Slots of the table of synced keys; see [`limits::SYNCED_SLOTS`].
+    pub synced_slots: usize,
+    /// See [`NewData`].
+    pub new_data: NewData,
+    /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds [H1].
+    pub zombie_grace_us: u64,
+    /// Switches that turn a rule off, so that tests can show that they would notice.
+    pub faults: Faults,
+}
+
+/// Rules that can be turned off. Only tests do; production settings come from [`Settings::default`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Faults {
+    /// SPOP is replayed instead of rewritten.
+    pub no_rewrite: bool,
+    /// A mismatch marks nothing dirty.
+    pub no_dirty: bool,
+    /// Doubt does not spread [H13].
+    pub no_contagion: bool,
+    /// Unsynced keys are treated as synced [H36].
+    pub no_unsynced: bool,
+    /// The gate is not evaluated again behind the drain [H7].
+    pub no_recheck: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            expiry_margin_ms: 500,
+            ack: Ack::Primary,
+            queue_bytes_max: 64 * 1024 * 1024,
+            queue_age_max_us: 500_000,
+            dirty_keys_max: 1_000_000,
+            flush: FlushPolicy::Mirror,
+            publish: true,
+            backfill: true,
+            pause_budget_us: 250_000,
+            arm_max_us: 5_000_000,
+            flip_lag_max_us: 100_000,
+            follow_loss: false,
+            primary_wait_us: 5_000_000,
+            client_output_max: 256 * 1024 * 1024,
+            request_bytes_max: 1024 * 1024 * 1024,
+            lane_frame_max: 1024 * 1024,
+            client_auth: None,
+            seed: [0, 0],
+            synced_slots: limits::SYNCED_SLOTS,
+            new_data: NewData::Ours,
+            zombie_grace_us: 60_000_000,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// The durable facts: who is primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// This installation, as written into the reserved key of both sides.
+    pub installation: String,
+    /// Version of the record.
+    pub epoch: u64,
+    /// Who answers clients.
+    pub primary: Endpoint,
+    /// Whether the other side follows.
+    pub mirroring: bool,
+}
+
+impl Record {
+    /// What the reserved key of a side holds. `side` shows at a start that the names were swapped, even where addresses do not.
+    #[must_use]
+    pub fn mark(&self, side: Endpoint) -> Vec<u8> {
+        let Record { installation, epoch, primary, .. } = self;
+        format!(r#"{{"epoch":{epoch},"installation":"{installation}","primary":"{primary}","side":"{side}"}}"#).into_bytes()
+    }
+}
+
+/// The one reserved key that stays on each side, in database 0.
+pub const RECORD_KEY: &[u8] = b"__twinlane:record";
+
+/// Keys that clients may not touch begin with this.
+pub const RESERVED_PREFIX: &[u8] = b"__twinlane:";
+
+/// What the shell must do. Everything that needs a socket, a file or a person.
+#[derive(Debug)]
+pub enum Action {
+    /// Connect to a side: kill `predecessors` there first, then open a lane for each database of `databases`; report with
+    /// [`Sequencer::handle_side_up`] or [`Sequencer::handle_side_down`]. All older connections to the side are closed.
+    ConnectSide {
+        /// Which side.
+        side: Endpoint,
+        /// To be given back with every report.
+        generation: u64,
+        /// Connections whose bytes may still run on the server [H1].
+        predecessors: Vec<LaneInfo>,
+        /// Databases to open lanes for.
+        databases: Vec<Db>,
+    },
+    /// Open one more lane; report with [`Sequencer::handle_lane_open`].
+    OpenLane {
+        /// Which lane.
+        lane: LaneId,
+        /// To be given back.
+        generation: u64,
+    },
+    /// Make the record durable; report with [`Sequencer::handle_record_saved`].
+    SaveRecord(Record),
+    /// An operation has its answer.
+    Answer {
+        /// The ticket given with the operation.
+        ticket: u64,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// Something an operator should read.
+    Log {
+        /// Needs attention.
+        warn: bool,
+        /// The sentence.
+        text: String,
+    },
+}
+
+/// Counters that only grow.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    commands: Vec<(u64, u64)>,
+    mismatches: Vec<u64>,
+    dirty: [u64; crate::doubt::Cause::ALL.len()],
+    repairs: u64,
+    images: u64,
+    effects: u64,
+    ack_degraded: u64,
+    refusals: std::collections::BTreeMap<String, u64>,
+    flips_done: u64,
+    flips_aborted: u64,
+    closed: std::collections::BTreeMap<&'static str, u64>,
+    accepted: u64,
+    latency: [Latency; 2],
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sequencer {
+    settings: Settings,
+    now: Now,
+    record: Record,
+    sessions: Sessions,
+    sides: [Side; 2],
+    mirror: Mirror,
+    ledger: Ledger,
+    synced: Synced,
+    scans: Scans,
+    flip: Option<Flip>,
+    fences: Fences,
+    /// Place in the order: counts effects, images and losses.
+    position: u64,
+    /// The primary lost its data at this position and the operator has not decided.
+    lost: Option<u64>,
+    /// Requests are held for a flip.
+    holding: bool,
+    /// A record is being saved for something else than a flip.
+    saving: VecDeque<(u64, Record)>,
+    /// Requests of a lost primary that are asked again on the new lanes.
+    again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
+    actions: VecDeque<Action>,
+    touched_lanes: Vec<LaneId>,
+    touched_sessions: Vec<SessionId>,
+    alarms: Vec<String>,
+    totals: Totals,
+    scratch: Scratch,
+    /// Frames on the mirror whose keys became doubtful while one of them was lent out.
+    doubts: Vec<(LaneId, Vec<u8>, crate::doubt::Cause, u64)>,
+    settling: bool,
+}
+
+/// Buffers that are used again and again.
+#[derive(Debug, Default)]
+struct Scratch {
+    spans: Spans,
+    reply_spans: Spans,
+    frames: Vec<u8>,
+}
+
+impl Sequencer {
+    /// A sequencer that has yet to meet its servers. `addresses` of old and new are for people.
+    #[must_use]
+    pub fn new(settings: Settings, record: Record, addresses: [String; 2], primary_lost_data: bool) -> Sequencer {
+        let table = crate::command::Table::get();
+        let [old, new] = addresses;
+        let mut sequencer = Sequencer {
+            synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
+            ledger: Ledger::new(settings.seed),
+            scans: Scans::default(),
+            settings,
+            now: Now::default(),
+            record,
+            sessions: Sessions::default(),
+            sides: [Side::new(old), Side::new(new)],
+            mirror: Mirror::default(),
+            flip: None,
+            fences: Fences::default(),
+            position: 0,
+            lost: None,
+            holding: false,
+            saving: VecDeque::new(),
+            again: Vec::new(),
+            actions: VecDeque::new(),
+            touched_lanes: Vec::new(),
+            touched_sessions: Vec::new(),
+            alarms: Vec::new(),
+            totals: Totals {
+                commands: vec![(0, 0); table.rows().len()],
+                mismatches: vec![0; table.rows().len()],
+                ..Totals::default()
+            },
+            scratch: Scratch::default(),
+            doubts: Vec::new(),
+            settling: false,
+        };
+        if primary_lost_data {
+            sequencer.primary_lost_data();
+        }
+        sequencer.scans.want_all(false);
+        for side in Endpoint::BOTH {
+            sequencer.connect(side);
+        }
+        sequencer
+    }
+
+    /// The next thing the shell must do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Lanes that have bytes to write since the last call.
+    pub fn poll_lane(&mut self) -> Option<LaneId> {
+        self.touched_lanes.pop()
+    }
+
+    /// Sessions that have bytes to write, or are to be closed, since the last call.
+    pub fn poll_session(&mut self) -> Option<SessionId> {
+        self.touched_sessions.pop()
+    }
+
+    /// Time passes: bounds of age and waiting are looked at. Every 10 milliseconds is right.
+    pub fn handle_tick(&mut self, now: Now) {
+        self.now = now;
+        self.tick_mirror();
+        self.tick_acks();
+        self.tick_sides();
+        self.settle();
+    }
+
+    /// The endpoint that answers clients.
+    #[must_use]
+    pub fn primary(&self) -> Endpoint {
+        self.record.primary
+    }
+
+    fn mirror_side(&self) -> Endpoint {
+        self.record.primary.other()
+    }
+
+    /// The operator asks for something; the answer comes as [`Action::Answer`] with the same ticket.
+    pub fn handle_operation(&mut self, ticket: u64, operation: Operation, now: Now) {
+        self.now = now;
+        match operation {
+            Operation::Flip { to, force_primary_lost, dry_run } => self.begin_flip(ticket, to, force_primary_lost, dry_run),
+            Operation::MirrorStart => self.set_mirroring(ticket, true, false),
+            Operation::MirrorStop { lose_rollback } => self.set_mirroring(ticket, false, lose_rollback),
+            Operation::AcceptLoss => self.accept_loss(ticket),
+        }
+        self.settle();
+    }
+
+    fn answer(&mut self, ticket: u64, outcome: Outcome) {
+        self.actions.push_back(Action::Answer { ticket, outcome });
+    }
+
+    fn refuse(&mut self, ticket: u64, reason: impl Into<String>) {
+        self.answer(ticket, Outcome::Refused { reasons: vec![reason.into()], aborted: false });
+    }
+
+    fn log(&mut self, warn: bool, text: impl Into<String>) {
+        self.actions.push_back(Action::Log { warn, text: text.into() });
+    }
+
+    fn alarm(&mut self, text: &str) {
+        if !self.alarms.iter().any(|alarm| alarm == text) {
+            self.alarms.push(text.to_owned());
+            self.log(true, text);
+        }
+    }
+
+    fn clear_alarm(&mut self, start: &str) {
+        self.alarms.retain(|alarm| !alarm.starts_with(start));
+    }
+
+    fn next_position(&mut self) -> u64 {
+        self.position += 1;
+        self.position
+    }
+
+    /// What follows from what has just happened, until nothing more does: waiting sessions, repairs, scans, barriers, the flip.
+    fn settle(&mut self) {
+        if std::mem::replace(&mut self.settling, true) {
+            return;
+        }
+        loop {
+            let mut moved = self.pump_sessions();
+            moved |= self.pump_fences();
+            moved |= self.pump_mirror();
+            moved |= self.pump_repairs();
+            moved |= self.pump_scans();
+            moved |= self.pump_flip();
+            if !moved {
+                break;
+            }
+        }
+        self.settling = false;
+    }
+}

@@ -1,0 +1,355 @@
+//! Where replies come in. On the primary: the session gets its reply at once, in its own protocol, and the effect is derived and
+//! handed on. On the mirror: the reply is compared with what the primary answered.
+
+use super::lane::{InFlight, LaneId, What};
+use super::session::SessionId;
+use super::transaction::{Block, Element, Hidden, push_array};
+use super::{Ack, Now, Sequencer};
+use crate::command::{Command, Rule, Table};
+use crate::effect::{Clock, Effect, Executed, derive};
+use crate::endpoint::Db;
+use crate::resp::downgrade::{Shape, downgrade};
+use crate::resp::reply::{Reply, Scanned};
+use crate::resp::request::{Parsed, Request, Resume, Spans, parse};
+
+impl Sequencer {
+    /// Bytes to be written to a lane's socket: the next contiguous piece.
+    #[must_use]
+    pub fn lane_output(&self, lane: LaneId) -> &[u8] {
+        self.lane(lane).map_or(&[], |lane| lane.tape.unsent())
+    }
+
+    /// The socket took `n` of them.
+    pub fn handle_lane_written(&mut self, lane: LaneId, generation: u64, n: usize) {
+        if self.sides[lane.side.index()].generation == generation
+            && let Some(lane) = self.lane_mut(lane)
+        {
+            lane.tape.mark_sent(n);
+        }
+    }
+
+    /// The shell has dealt with what [`Sequencer::poll_lane`] named.
+    pub fn handle_lane_polled(&mut self, lane: LaneId) {
+        if let Some(lane) = self.lane_mut(lane) {
+            lane.touched = false;
+        }
+    }
+
+    /// Bytes came from a server. False when they are not RESP, or answer nothing: the connection must be given up.
+    #[must_use]
+    pub fn handle_lane_bytes(&mut self, id: LaneId, generation: u64, bytes: &[u8], now: Now) -> bool {
+        self.now = now;
+        if self.sides[id.side.index()].generation != generation {
+            return true;
+        }
+        let Some(lane) = self.lane_mut(id) else { return true };
+        let mut scanner = std::mem::take(&mut lane.scanner);
+        let mut input = std::mem::take(&mut lane.input);
+        let whole: &[u8] = if input.is_empty() {
+            bytes
+        } else {
+            input.extend_from_slice(bytes);
+            &input
+        };
+        let mut at = 0;
+        let sound = loop {
+            match scanner.scan(&whole[at..]) {
+                Ok(None) => break true,
+                Err(_) => break false,
+                Ok(Some(scanned)) => {
+                    if !self.take_reply(id, &whole[at..at + scanned.len], scanned) {
+                        break false;
+                    }
+                    at += scanned.len;
+                }
+            }
+        };
+        let rest = if input.is_empty() {
+            bytes[at..].to_vec()
+        } else {
+            input.drain(..at);
+            if input.is_empty() { Vec::new() } else { input }
+        };
+        if let Some(lane) = self.lane_mut(id) {
+            lane.scanner = scanner;
+            lane.input = rest;
+        }
+        self.settle();
+        sound
+    }
+
+    fn take_reply(&mut self, id: LaneId, reply: &[u8], scanned: Scanned) -> bool {
+        if reply[0] == b'>' {
+            return true;
+        }
+        let now = self.now.us;
+        let Some(lane) = self.lane_mut(id) else { return true };
+        let Some(front) = lane.in_flight.front_mut() else { return false };
+        front.replies -= 1;
+        if front.replies > 0 {
+            if Reply(reply).is_error() && front.failed.is_none() {
+                front.failed = Some(reply.into());
+            }
+            return true;
+        }
+        let Some(flight) = lane.in_flight.pop_front() else { return false };
+        lane.answered += 1;
+        let waited = now.saturating_sub(flight.at);
+        self.totals.latency[id.side.index()].observe(waited, 1);
+        self.take_answer(id, flight, Reply(reply), scanned.resp3);
+        true
+    }
+
+    fn take_answer(&mut self, id: LaneId, flight: InFlight, reply: Reply<'_>, resp3: bool) {
+        let len = flight.len;
+        // The common case first: a read needs nothing but its reply.
+        if let What::Client { session, command } = flight.what
+            && !command.writes()
+            && command.rule == Rule::None
+        {
+            self.answer_read(id, session, command, reply, resp3, len);
+            return self.release(id, len);
+        }
+        let Some(lane) = self.lane_mut(id) else { return };
+        let lent = lane.tape.lend_front(len);
+        match flight.what {
+            What::Client { session, command } => {
+                self.answer_write(id, session, command, lent.frame(), reply, resp3);
+                self.lower(session, id.bulk);
+            }
+            What::Block(block) => {
+                let owner = block.session;
+                self.answer_block(id, &block, lent.frame(), reply, resp3, flight.failed.as_deref());
+                if let Some(owner) = owner {
+                    self.lower(owner, id.bulk);
+                }
+            }
+            What::ImageRead { key, typed } => self.answer_image(id.db, &key, typed, reply),
+            What::ScanPage => self.answer_scan(id.db, reply),
+            What::ScanExtras => self.answer_extras(id.db, reply),
+            What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
+            What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
+            What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
+            What::Restore { key, position } => self.confirm_image(id.db, &key, position, len, reply, flight.failed.as_deref()),
+            What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
+            What::Mark => {}
+            What::Trial => self.confirm_trial(reply),
+        }
+        if let Some(lane) = self.lane_mut(id) {
+            lane.tape.give_back(lent);
+        }
+        self.release(id, len);
+        if !self.doubts.is_empty() {
+            self.settle_doubts();
+        }
+    }
+
+    fn release(&mut self, id: LaneId, len: u32) {
+        if let Some(lane) = self.lane_mut(id) {
+            lane.tape.release(len);
+        }
+    }
+
+    fn count(&mut self, command: &Command, reply: Reply<'_>) {
+        let (ok, failed) = &mut self.totals.commands[command.index];
+        if reply.is_error() { *failed += 1 } else { *ok += 1 }
+    }
+
+    fn answer_read(&mut self, id: LaneId, session: SessionId, command: &'static Command, reply: Reply<'_>, resp3: bool, len: u32) {
+        self.count(command, reply);
+        let arguments = if resp3 && matches!(command.shape, Shape::NullArrayFrom(_)) {
+            self.lane(id).map_or(0, |lane| argument_count(lane.tape.frame(lane.tape.front_at(), len)))
+        } else {
+            0
+        };
+        if command.class == crate::command::Class::Cursor || matches!(command.name, "KEYS" | "DBSIZE" | "RANDOMKEY") {
+            let shown = self.hide_reserved(id, command, reply, len);
+            return self.give(session, command.shape, arguments, &shown, resp3, false, None);
+        }
+        self.give(session, command.shape, arguments, reply.0, resp3, false, None);
+    }
+
+    /// Hands a reply to its session, converted when the session speaks RESP2.
+    #[allow(clippy::too_many_arguments)]
+    fn give(&mut self, id: SessionId, shape: Shape, arguments: usize, reply: &[u8], resp3: bool, wrote: bool, awaits: Option<u64>) {
+        let down = resp3 && self.sessions.get(id).is_some_and(|session| session.resp < 3);
+        if !down {
+            self.deliver(id, reply, wrote, awaits);
+            return;
+        }
+        let mut out = Vec::with_capacity(reply.len() + 16);
+        downgrade(reply, shape, arguments, &mut out);
+        self.deliver(id, &out, wrote, awaits);
+    }
+
+    fn clock(&self) -> Clock {
+        let primary = &self.sides[self.primary().index()];
+        Clock {
+            primary_unix_ms: self.now.unix_ms + primary.clock_offset_ms,
+            margin_ms: self.settings.expiry_margin_ms,
+            eager_consumers: primary.eager_consumers,
+        }
+    }
+
+    fn answer_write(&mut self, id: LaneId, session: SessionId, command: &'static Command, frame: &[u8], reply: Reply<'_>, resp3: bool) {
+        self.count(command, reply);
+        let mut spans = std::mem::take(&mut self.scratch.reply_spans);
+        let mut frames = std::mem::take(&mut self.scratch.frames);
+        frames.clear();
+        if let Parsed::Complete { .. } = parse(frame, &mut spans, &mut Resume::default(), true) {
+            let request = Request { frame, spans: &spans };
+            let executed = Executed { command, request, reply, length: None, clock: self.clock() };
+            let effect = self.derive(&executed, &mut frames);
+            let ack = self.next_ack(session);
+            let pending = self.apply(id.db, command, &request, effect, &frames, ack);
+            self.give(session, command.shape, request.len(), reply.0, resp3, true, pending.then(|| self.ack_deadline()));
+        }
+        self.scratch.reply_spans = spans;
+        self.scratch.frames = frames;
+    }
+
+    /// The effect of a command, and what it means for knowledge about whole databases.
+    fn derive(&self, executed: &Executed<'_>, frames: &mut Vec<u8>) -> Effect {
+        if self.settings.faults.no_rewrite && executed.command.rule == Rule::SPop && !executed.reply.is_error() {
+            return Effect::Replay(crate::effect::Expect::Any);
+        }
+        derive(executed, frames)
+    }
+
+    /// Under `ack = "both"`: the session and the number of the reply that is about to be given.
+    fn next_ack(&self, id: SessionId) -> Option<(SessionId, u64)> {
+        if self.settings.ack == Ack::Primary {
+            return None;
+        }
+        self.sessions.get(id).map(|session| (id, session.answered + 1))
+    }
+
+    fn ack_deadline(&self) -> u64 {
+        match self.settings.ack {
+            Ack::Both { timeout_us, .. } => self.now.us + timeout_us,
+            Ack::Primary => 0,
+        }
+    }
+
+    /// A block: every element's effect in one block, and to the client what it asked for.
+    fn answer_block(&mut self, id: LaneId, block: &Block, frame: &[u8], reply: Reply<'_>, resp3: bool, failed: Option<&[u8]>) {
+        if !reply.is_aggregate() {
+            return self.answer_aborted(block, reply, failed, resp3);
+        }
+        let ack = block.session.and_then(|session| self.next_ack(session));
+        let mut spans = Spans::default();
+        let mut frames = Vec::new();
+        let mut outgoing = super::mirror::Outgoing::new(id.db);
+        let mut db = id.db;
+        let down = resp3 && block.session.and_then(|id| self.sessions.get(id)).is_none_or(|session| session.resp < 3);
+        let mut shown = Vec::new();
+        let replies: Vec<Reply<'_>> = reply.elements().collect();
+        let mut pending = false;
+        for (at, element) in block.elements.iter().enumerate() {
+            let (Element::Shown { command, at: from, len }, Some(reply)) = (element, replies.get(at)) else { continue };
+            let length = match block.elements.get(at + 1) {
+                Some(Element::Hidden(Hidden::Length)) => replies.get(at + 1).and_then(|length| length.integer()),
+                _ => None,
+            };
+            let element_frame = &frame[*from..from + len];
+            let Parsed::Complete { .. } = parse(element_frame, &mut spans, &mut Resume::default(), true) else { continue };
+            let request = Request { frame: element_frame, spans: &spans };
+            self.count(command, *reply);
+            frames.clear();
+            let executed = Executed { command, request, reply: *reply, length, clock: self.clock() };
+            let effect = self.derive(&executed, &mut frames);
+            if command.name == "SELECT" && !reply.is_error() {
+                pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
+                db = crate::resp::encode::parse_integer(request.arg(1)).map_or(db, |index| index as Db);
+                outgoing.db = db;
+            }
+            pending |= self.gather(&mut outgoing, command, &request, effect, &frames, ack);
+            if down {
+                downgrade(reply.0, command.shape, request.len(), &mut shown);
+            } else {
+                shown.extend_from_slice(reply.0);
+            }
+        }
+        pending |= self.send_outgoing(outgoing, ack);
+        let count = block.elements.iter().filter(|element| matches!(element, Element::Shown { .. })).count();
+        let Some(session) = block.session else { return };
+        if !block.single {
+            let mut whole = Vec::with_capacity(shown.len() + 8);
+            push_array(&mut whole, count);
+            whole.extend_from_slice(&shown);
+            shown = whole;
+        }
+        if let Some(session) = self.sessions.get_mut(session)
+            && !block.single
+        {
+            session.db = db;
+        }
+        self.deliver(session, &shown, true, pending.then(|| self.ack_deadline()));
+    }
+
+    /// The block did not run: EXECABORT, or an error at queue time that only the server knows (-OOM).
+    fn answer_aborted(&mut self, block: &Block, reply: Reply<'_>, failed: Option<&[u8]>, resp3: bool) {
+        let Some(session) = block.session else { return };
+        let shown = if block.single { failed.unwrap_or(reply.0) } else { reply.0 };
+        for element in &block.elements {
+            if let Element::Shown { command, .. } = element {
+                self.count(command, Reply(shown));
+            }
+        }
+        self.give(session, Shape::NullArray, 1, shown, resp3 && shown[0] == b'_', true, None);
+    }
+
+    /// Replies that list keys leave the reserved ones out, as far as that can be done [H31]; cursors name their side.
+    fn hide_reserved(&mut self, id: LaneId, command: &Command, reply: Reply<'_>, len: u32) -> Vec<u8> {
+        let mut out = Vec::with_capacity(reply.0.len());
+        let push_keys = |keys: Reply<'_>, out: &mut Vec<u8>| {
+            let shown: Vec<Reply<'_>> = keys.elements().filter(|key| !key.text().starts_with(super::RESERVED_PREFIX)).collect();
+            push_array(out, shown.len());
+            shown.iter().for_each(|key| out.extend_from_slice(key.0));
+        };
+        match command.name {
+            "DBSIZE" if id.db == 0 => {
+                let own = i64::from(self.sides[id.side.index()].marked);
+                let keys = reply.integer().map_or(0, |keys| (keys - own).max(0));
+                crate::resp::encode::push_header(&mut out, b':', keys);
+            }
+            "KEYS" if reply.is_aggregate() => push_keys(reply, &mut out),
+            "RANDOMKEY" if reply.text().starts_with(super::RESERVED_PREFIX) => {
+                let null: &[u8] = if self.sides[id.side.index()].resp == 3 { b"_\r\n" } else { b"$-1\r\n" };
+                out.extend_from_slice(null);
+            }
+            "SCAN" if reply.len() == 2 => {
+                let mut parts = reply.elements();
+                push_array(&mut out, 2);
+                if let Some(cursor) = parts.next() {
+                    out.extend_from_slice(cursor.0);
+                }
+                if let Some(keys) = parts.next() {
+                    push_keys(keys, &mut out);
+                }
+            }
+            _ => out.extend_from_slice(reply.0),
+        }
+        let _ = len;
+        out
+    }
+}
+
+/// Number of arguments that a request's header announces.
+fn argument_count(frame: &[u8]) -> usize {
+    let end = frame.iter().position(|byte| *byte == b'\r').unwrap_or(0);
+    crate::resp::encode::parse_integer(frame.get(1..end).unwrap_or(&[])).unwrap_or(0).max(0) as usize
+}
+
+/// The requests of a frame of ours, one behind the other.
+pub(super) fn each_request(mut frame: &[u8], mut each: impl FnMut(&'static Command, &Request<'_>)) {
+    let mut spans = Spans::default();
+    while let Parsed::Complete { len, .. } = parse(frame, &mut spans, &mut Resume::default(), true) {
+        let (one, rest) = frame.split_at(len);
+        let request = Request { frame: one, spans: &spans };
+        if let Some(command) = Table::get().find(&request) {
+            each(command, &request);
+        }
+        frame = rest;
+    }
+}

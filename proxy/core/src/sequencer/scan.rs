@@ -1,0 +1,231 @@
+//! Scans: a database whose keys are not known to be equal is walked on the primary, and each key goes the way of every doubtful
+//! key: an image at a position. So a scan can never overwrite a newer value. Where everything on the mirror was put there by
+//! this proxy, the mirror is walked too, for keys that the primary does not have.
+//!
+//! A cursor is valid only for the server process that gave it [H43]: a lost side begins the database anew.
+
+use super::lane::{LaneId, What};
+use super::{NewData, Sequencer};
+use crate::doubt::Cause;
+use crate::endpoint::Db;
+use crate::limits;
+use crate::resp::encode::{number, push_request};
+use crate::resp::reply::Reply;
+use std::collections::BTreeMap;
+
+/// How far the scan of one database is.
+#[derive(Debug, Clone, Default)]
+struct Progress {
+    /// The mirror is walked too.
+    extras: bool,
+    /// The primary has been walked.
+    primary_done: bool,
+    cursor: Vec<u8>,
+    /// A page was asked for.
+    asked: bool,
+    /// Only times to live are to be set anew: values are equal.
+    realign: bool,
+}
+
+impl Progress {
+    /// The same walk from its beginning.
+    fn anew(&self) -> Progress {
+        Progress { extras: self.extras, realign: self.realign, ..Progress::default() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Scans {
+    wanted: BTreeMap<Db, Progress>,
+    /// Every database is wanted; which there are is known when both sides are.
+    all: Option<bool>,
+    pub visited: u64,
+}
+
+impl Scans {
+    pub fn want(&mut self, db: Db, extras: bool) {
+        self.wanted.insert(db, Progress { extras, ..Progress::default() });
+    }
+
+    /// Every database, as soon as both sides have told which they have.
+    pub fn want_all(&mut self, extras: bool) {
+        self.all = Some(extras || self.all.unwrap_or(false));
+        self.wanted.clear();
+    }
+
+    /// Keys with a time to live are to be imaged, so that the mirror does not end them first; values are equal already.
+    pub fn want_realigned(&mut self, db: Db) {
+        self.wanted.entry(db).or_insert(Progress { realign: true, ..Progress::default() });
+    }
+
+    pub fn cancel(&mut self, db: Db) {
+        self.wanted.remove(&db);
+    }
+
+    pub fn swap(&mut self, a: Db, b: Db) {
+        let (at_a, at_b) = (self.wanted.remove(&a), self.wanted.remove(&b));
+        // A walk that had begun begins anew.
+        for (progress, db) in [(at_a, b), (at_b, a)] {
+            if let Some(progress) = progress {
+                self.wanted.insert(db, progress.anew());
+            }
+        }
+    }
+
+    /// All walks begin anew: a side was lost.
+    pub fn restart(&mut self) {
+        for progress in self.wanted.values_mut() {
+            *progress = progress.anew();
+        }
+    }
+
+    pub fn lost_page(&mut self, db: Db) {
+        if let Some(progress) = self.wanted.get_mut(&db) {
+            *progress = progress.anew();
+        }
+    }
+
+    /// No database is in doubt as a whole.
+    pub fn is_done(&self) -> bool {
+        self.all.is_none() && self.wanted.values().all(|progress| progress.realign)
+    }
+
+    /// Databases in doubt as a whole.
+    pub fn databases(&self) -> Vec<Db> {
+        self.wanted.iter().filter(|(_, progress)| !progress.realign).map(|(db, _)| *db).collect()
+    }
+}
+
+impl Sequencer {
+    /// Turns "every database" into those that hold keys on either side.
+    fn list_databases(&mut self) -> bool {
+        let Some(extras) = self.scans.all else { return false };
+        if !self.sides.iter().all(super::sides::Side::is_up) {
+            return false;
+        }
+        self.scans.all = None;
+        let (primary, mirror) = (self.primary().index(), self.mirror_side().index());
+        for db in 0..self.sides[primary].databases.min(limits::DATABASES_MAX) as Db {
+            let on_primary = self.sides[primary].keyspace.contains(&db);
+            let on_mirror = self.sides[mirror].keyspace.contains(&db);
+            if on_primary || (on_mirror && extras) {
+                self.scans.want(db, extras);
+            } else if !on_mirror {
+                self.synced.set_whole(db);
+            }
+        }
+        true
+    }
+
+    pub(super) fn pump_scans(&mut self) -> bool {
+        if !self.record.mirroring || self.lost.is_some() || !self.settings.backfill || self.holding {
+            return false;
+        }
+        if self.list_databases() {
+            return true;
+        }
+        let Some((db, progress)) = self.scans.wanted.iter().next().map(|(db, progress)| (*db, progress.clone())) else { return false };
+        let busy = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
+        if progress.asked || busy || self.mirror_refuses(db).is_some() {
+            return false;
+        }
+        let side = if progress.primary_done { self.mirror_side() } else { self.primary() };
+        let id = LaneId::shared(side, db);
+        if !self.lane(id).is_some_and(super::lane::Lane::is_open) {
+            self.open_lane(id);
+            return false;
+        }
+        let cursor: &[u8] = if progress.cursor.is_empty() { b"0" } else { &progress.cursor };
+        let mut frame = Vec::new();
+        push_request(&mut frame, &[b"SCAN", cursor, b"COUNT", &number(limits::SCAN_PAGE as i64)]);
+        let what = if progress.primary_done { What::ScanExtras } else { What::ScanPage };
+        let now = self.now.us;
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[&frame], what, 1, now);
+        }
+        if let Some(progress) = self.scans.wanted.get_mut(&db) {
+            progress.asked = true;
+        }
+        self.touch_lane(id);
+        true
+    }
+
+    /// A page of the primary: every key that is not known to be equal is doubtful.
+    pub(super) fn answer_scan(&mut self, db: Db, reply: Reply<'_>) {
+        if self.scans.wanted.get(&db).is_some_and(|progress| progress.realign) {
+            self.ask_times(db, reply);
+        }
+        self.answer_page(db, reply, |sequencer, key| {
+            let realign = sequencer.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
+            if !realign && !sequencer.synced.contains(db, key) {
+                sequencer.mark_dirty(db, key, Cause::Unsynced, sequencer.position);
+            }
+        });
+    }
+
+    /// Asks which keys of a page have a time to live.
+    fn ask_times(&mut self, db: Db, reply: Reply<'_>) {
+        let Some(keys) = reply.elements().nth(1) else { return };
+        let keys: Vec<Box<[u8]>> = keys.elements().map(|key| key.text().into()).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let mut frame = Vec::new();
+        push_request(&mut frame, &[b"MULTI"]);
+        keys.iter().for_each(|key| push_request(&mut frame, &[b"PTTL", key]));
+        push_request(&mut frame, &[b"EXEC"]);
+        let (now, replies) = (self.now.us, keys.len() as u32 + 2);
+        let id = LaneId::shared(self.primary(), db);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[&frame], What::ScanTimes(keys), replies, now);
+        }
+        self.touch_lane(id);
+    }
+
+    /// Keys with a time to live get an image, which sets it on the mirror behind the primary's.
+    pub(super) fn answer_times(&mut self, db: Db, keys: &[Box<[u8]>], reply: Reply<'_>) {
+        for (key, pttl) in keys.iter().zip(reply.elements()) {
+            if pttl.integer().is_some_and(|ms| ms >= 0) {
+                self.mark_dirty(db, key, Cause::Unsynced, self.position);
+            }
+        }
+    }
+
+    /// A page of the mirror: an image tells whether the primary has the key, and at which position it has not.
+    pub(super) fn answer_extras(&mut self, db: Db, reply: Reply<'_>) {
+        self.answer_page(db, reply, |sequencer, key| {
+            if !sequencer.synced.contains(db, key) {
+                sequencer.mark_dirty(db, key, Cause::Extra, sequencer.position);
+            }
+        });
+    }
+
+    fn answer_page(&mut self, db: Db, reply: Reply<'_>, mut each: impl FnMut(&mut Sequencer, &[u8])) {
+        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked) else { return };
+        progress.asked = false;
+        let mut parts = reply.elements();
+        let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else { return };
+        progress.cursor = cursor.text().to_vec();
+        let ended = progress.cursor == b"0";
+        for key in keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::RESERVED_PREFIX)) {
+            self.scans.visited += 1;
+            each(self, key);
+        }
+        if !ended {
+            return;
+        }
+        let Some(progress) = self.scans.wanted.get_mut(&db) else { return };
+        progress.cursor.clear();
+        if progress.extras && !progress.primary_done {
+            progress.primary_done = true;
+            return;
+        }
+        self.scans.wanted.remove(&db);
+        // With keys on the mirror that are not ours, a key the primary does not have may still be there.
+        if self.settings.new_data == NewData::Ours {
+            self.synced.set_whole(db);
+        }
+        self.log(false, format!("database {db} has been scanned"));
+    }
+}

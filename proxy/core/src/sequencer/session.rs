@@ -1,0 +1,625 @@
+//! A session: one client connection. Its input waits here until its requests may enter a lane; its replies leave in the order
+//! of its requests, those of servers and those of our own.
+
+use super::{Now, Sequencer};
+use super::transaction::Multi;
+use crate::endpoint::Db;
+use crate::limits;
+use crate::resp::request::{Parsed, Request, Resume, canonical, parse};
+use std::collections::VecDeque;
+
+/// Names a session; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId {
+    slot: u32,
+    life: u32,
+}
+
+impl SessionId {
+    /// The number clients see as `CLIENT ID`: unique for as long as the proxy runs.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        u64::from(self.life)
+    }
+}
+
+/// Why a session's input waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// A flip, a barrier, a fence, or a lane that is not open.
+    Gate,
+    /// Too much of it is unanswered or unread.
+    Window,
+    /// Everything it sent must be answered first.
+    Drain,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admit {
+    /// It was taken.
+    Taken,
+    /// It stays in the input, and so does what follows.
+    Wait(Wait),
+}
+
+/// Replies asked for by CLIENT REPLY.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// The next reply is left out.
+    SkipNext,
+}
+
+/// A reply that waits for the mirror, or behind one that does.
+#[derive(Debug)]
+struct Held {
+    /// Number of the reply and when its wait ends; None when it merely waits behind.
+    waits: Option<(u64, u64)>,
+    bytes: Vec<u8>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub id: SessionId,
+    pub db: Db,
+    pub resp: u8,
+    pub authenticated: bool,
+    pub name: Vec<u8>,
+    pub lib: [Vec<u8>; 2],
+    pub multi: Option<Box<Multi>>,
+    pub mode: ReplyMode,
+    /// To be closed as soon as its output is written; nothing more is read.
+    pub closing: bool,
+    /// To be closed, for this reason, once everything it sent is answered.
+    pub quitting: Option<&'static str>,
+    pub wait: Option<Wait>,
+    /// When a flip began to hold its first request.
+    pub held_since: Option<u64>,
+    /// Commands appended to lanes, and how many of them were answered.
+    pub sent: u64,
+    pub answered: u64,
+    /// Writes among those that are not answered.
+    pub writes: u32,
+    input: Vec<u8>,
+    input_at: usize,
+    resume: Resume,
+    pub output: Vec<u8>,
+    output_at: usize,
+    /// Replies of our own that follow reply number n.
+    deferred: VecDeque<(u64, Vec<u8>)>,
+    held: VecDeque<Held>,
+    touched: bool,
+    pub opened_us: u64,
+}
+
+impl Session {
+    fn new(id: SessionId, authenticated: bool, now_us: u64) -> Session {
+        Session {
+            id,
+            db: 0,
+            resp: 2,
+            authenticated,
+            name: Vec::new(),
+            lib: [Vec::new(), Vec::new()],
+            multi: None,
+            mode: ReplyMode::On,
+            closing: false,
+            quitting: None,
+            wait: None,
+            held_since: None,
+            sent: 0,
+            answered: 0,
+            writes: 0,
+            input: Vec::new(),
+            input_at: 0,
+            resume: Resume::default(),
+            output: Vec::new(),
+            output_at: 0,
+            deferred: VecDeque::new(),
+            held: VecDeque::new(),
+            touched: false,
+            opened_us: now_us,
+        }
+    }
+
+    fn waiting_bytes(&self) -> usize {
+        self.input.len() - self.input_at
+    }
+
+    fn unread_bytes(&self) -> usize {
+        self.output.len() - self.output_at + self.held.iter().map(|held| held.bytes.len()).sum::<usize>()
+    }
+
+    /// Everything it sent is answered.
+    pub fn is_drained(&self) -> bool {
+        self.sent == self.answered
+    }
+
+    /// Whether another command may enter.
+    pub fn has_window(&self) -> bool {
+        self.sent - self.answered < limits::SESSION_IN_FLIGHT_MAX && self.output.len() - self.output_at < limits::SESSION_WINDOW_BYTES
+    }
+
+    /// Puts reply bytes into the output, behind those that wait for the mirror.
+    fn emit(&mut self, bytes: &[u8]) {
+        match self.mode {
+            ReplyMode::Off => return,
+            ReplyMode::SkipNext => {
+                self.mode = ReplyMode::On;
+                return;
+            }
+            ReplyMode::On => {}
+        }
+        match self.held.back_mut() {
+            None => self.output.extend_from_slice(bytes),
+            Some(last) if last.waits.is_none() => last.bytes.extend_from_slice(bytes),
+            Some(_) => self.held.push_back(Held { waits: None, bytes: bytes.to_vec() }),
+        }
+    }
+
+    /// A reply of our own: it comes behind the replies to everything sent so far.
+    fn say(&mut self, bytes: &[u8]) {
+        if self.is_drained() {
+            self.emit(bytes);
+        } else if let Some((_, last)) = self.deferred.back_mut().filter(|(after, _)| *after == self.sent) {
+            last.extend_from_slice(bytes);
+        } else {
+            self.deferred.push_back((self.sent, bytes.to_vec()));
+        }
+    }
+
+    fn say_deferred(&mut self) {
+        while self.deferred.front().is_some_and(|(after, _)| *after <= self.answered) {
+            if let Some((_, bytes)) = self.deferred.pop_front() {
+                self.emit(&bytes);
+            }
+        }
+    }
+
+    /// Moves held replies that need not wait any longer to the output.
+    fn let_go(&mut self) {
+        while self.held.front().is_some_and(|held| held.waits.is_none()) {
+            if let Some(held) = self.held.pop_front() {
+                self.output.extend_from_slice(&held.bytes);
+            }
+        }
+    }
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    slots: Vec<Option<Box<Session>>>,
+    free: Vec<u32>,
+    lives: u32,
+    count: usize,
+    /// Sessions whose input waits for a gate, first come first served.
+    waiting: VecDeque<SessionId>,
+    /// The gate may have opened.
+    pub resume: bool,
+    /// Sessions whose own window or drain may have opened.
+    ready: Vec<SessionId>,
+    /// Bytes of input that are not yet requests in a lane.
+    input_bytes: usize,
+    /// The one session that may go on receiving past the total bound.
+    privileged: Option<SessionId>,
+    /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
+    acks: VecDeque<(u64, SessionId, u64)>,
+}
+
+impl Sessions {
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    pub fn get(&self, id: SessionId) -> Option<&Session> {
+        self.slots.get(id.slot as usize)?.as_deref().filter(|session| session.id == id)
+    }
+
+    pub fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|session| session.id == id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().filter_map(|slot| slot.as_deref())
+    }
+}
+
+impl Sequencer {
+    /// A client connected.
+    pub fn handle_client_open(&mut self, now: Now) -> SessionId {
+        self.now = now;
+        let sessions = &mut self.sessions;
+        sessions.lives = sessions.lives.wrapping_add(1).max(1);
+        let slot = sessions.free.pop().unwrap_or(sessions.slots.len() as u32);
+        let id = SessionId { slot, life: sessions.lives };
+        let session = Box::new(Session::new(id, self.settings.client_auth.is_none(), now.us));
+        if slot as usize == sessions.slots.len() {
+            sessions.slots.push(None);
+        }
+        sessions.slots[slot as usize] = Some(session);
+        sessions.count += 1;
+        self.totals.accepted += 1;
+        id
+    }
+
+    /// The connection is gone. Replies still to come are swallowed.
+    pub fn handle_client_closed(&mut self, id: SessionId, now: Now) {
+        self.now = now;
+        if self.sessions.get(id).is_none() {
+            return;
+        }
+        if let Some(session) = self.sessions.slots[id.slot as usize].take() {
+            self.sessions.input_bytes -= session.waiting_bytes();
+            self.sessions.count -= 1;
+            self.sessions.free.push(id.slot);
+            self.drop_fence_of(id);
+            if self.sessions.privileged == Some(id) {
+                self.sessions.privileged = None;
+            }
+        }
+        self.settle();
+    }
+
+    /// Bytes came from the client.
+    pub fn handle_client_bytes(&mut self, id: SessionId, bytes: &[u8], now: Now) {
+        self.now = now;
+        self.totals.bytes_in += bytes.len() as u64;
+        self.pump(id, bytes);
+        self.settle();
+    }
+
+    /// Whether the session's socket should be read now.
+    #[must_use]
+    pub fn wants_input(&self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get(id) else { return false };
+        if session.closing {
+            return false;
+        }
+        let waiting = session.waiting_bytes();
+        if session.wait.is_some() && waiting >= limits::SESSION_WINDOW_BYTES {
+            return false;
+        }
+        // Past the total the largest wait, all but one: the others could otherwise never end.
+        self.sessions.input_bytes <= self.settings.request_bytes_max
+            || waiting < limits::SESSION_WINDOW_BYTES
+            || self.sessions.privileged == Some(id)
+    }
+
+    /// Reply bytes to be written to the client.
+    #[must_use]
+    pub fn output(&self, id: SessionId) -> &[u8] {
+        self.sessions.get(id).map_or(&[], |session| &session.output[session.output_at..])
+    }
+
+    /// The socket took `n` of them.
+    pub fn handle_output_written(&mut self, id: SessionId, n: usize) {
+        self.totals.bytes_out += n as u64;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.output_at += n;
+        if session.output_at == session.output.len() {
+            session.output_at = 0;
+            if session.output.capacity() > 64 * 1024 || session.is_drained() {
+                session.output = Vec::new();
+            } else {
+                session.output.clear();
+            }
+        } else if session.output_at > 256 * 1024 {
+            session.output.drain(..session.output_at);
+            session.output_at = 0;
+        }
+        if session.wait == Some(Wait::Window) && session.has_window() {
+            self.sessions.ready.push(id);
+        }
+    }
+
+    /// To be called after [`Sequencer::handle_output_written`] made room: lets waiting input go on.
+    pub fn handle_output_room(&mut self, now: Now) {
+        if !self.sessions.ready.is_empty() {
+            self.now = now;
+            self.settle();
+        }
+    }
+
+    /// Whether the connection is to be closed once its output is written.
+    #[must_use]
+    pub fn is_closing(&self, id: SessionId) -> bool {
+        self.sessions.get(id).is_none_or(|session| session.closing)
+    }
+
+    fn touch(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id)
+            && !std::mem::replace(&mut session.touched, true)
+        {
+            self.touched_sessions.push(id);
+        }
+    }
+
+    /// The shell has dealt with what [`Sequencer::poll_session`] named.
+    pub fn handle_session_polled(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.touched = false;
+        }
+    }
+
+    /// Closes a session: nothing more is read from it, what it is owed is written first.
+    pub(super) fn close(&mut self, id: SessionId, reason: &'static str) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if std::mem::replace(&mut session.closing, true) {
+            return;
+        }
+        let waiting = session.waiting_bytes();
+        session.input = Vec::new();
+        session.input_at = 0;
+        session.held.iter_mut().for_each(|held| held.waits = None);
+        session.let_go();
+        self.sessions.input_bytes -= waiting;
+        *self.totals.closed.entry(reason).or_default() += 1;
+        self.drop_fence_of(id);
+        self.touch(id);
+    }
+
+    /// A reply of our own.
+    pub(super) fn say(&mut self, id: SessionId, bytes: &[u8]) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.say(bytes);
+            self.touch(id);
+        }
+    }
+
+    /// The reply to the oldest unanswered command of a session, in its own protocol.
+    pub(super) fn deliver(&mut self, id: SessionId, bytes: &[u8], wrote: bool, awaits: Option<u64>) -> u64 {
+        let Some(session) = self.sessions.get_mut(id) else { return 0 };
+        session.answered += 1;
+        session.writes -= u32::from(wrote && session.writes > 0);
+        let number = session.answered;
+        if session.closing && !session.output.is_empty() && session.output.len() > self.settings.client_output_max {
+            return number;
+        }
+        match awaits {
+            Some(deadline) if session.mode == ReplyMode::On => {
+                session.held.push_back(Held { waits: Some((number, deadline)), bytes: bytes.to_vec() });
+                self.sessions.acks.push_back((deadline, id, number));
+            }
+            _ => session.emit(bytes),
+        }
+        self.after_delivery(id);
+        number
+    }
+
+    fn after_delivery(&mut self, id: SessionId) {
+        let bound = self.settings.client_output_max;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if !session.deferred.is_empty() {
+            session.say_deferred();
+        }
+        let resume = match session.wait {
+            Some(Wait::Window) => session.has_window(),
+            Some(Wait::Drain) => session.is_drained(),
+            _ => false,
+        };
+        let over = session.unread_bytes() > bound;
+        if resume {
+            self.sessions.ready.push(id);
+        }
+        self.touch(id);
+        if over {
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.output = Vec::new();
+                session.output_at = 0;
+                session.held.clear();
+            }
+            self.close(id, "output_bound");
+        }
+    }
+
+    /// The effect that reply `number` waited for is confirmed, or its key is dirty.
+    pub(super) fn acknowledge(&mut self, (id, number): (SessionId, u64)) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        for held in &mut session.held {
+            if held.waits.is_some_and(|(waiting, _)| waiting == number) {
+                held.waits = None;
+            }
+        }
+        session.let_go();
+        self.touch(id);
+    }
+
+    /// Replies whose wait for the mirror has lasted too long are delivered as they are; no error is invented [H28].
+    pub(super) fn tick_acks(&mut self) {
+        while let Some((deadline, id, number)) = self.sessions.acks.front().copied() {
+            let waits = self.sessions.get(id).is_some_and(|session| {
+                session.held.iter().any(|held| held.waits.is_some_and(|(waiting, _)| waiting == number))
+            });
+            if waits && deadline > self.now.us {
+                return;
+            }
+            self.sessions.acks.pop_front();
+            if waits {
+                self.totals.ack_degraded += 1;
+                self.ack_missed(id, number);
+            }
+        }
+    }
+
+    /// Takes what can be taken from the session's input; `fresh` bytes come behind what waits there.
+    pub(super) fn pump(&mut self, id: SessionId, fresh: &[u8]) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.closing {
+            return;
+        }
+        if session.wait.is_some() {
+            session.input.extend_from_slice(fresh);
+            self.sessions.input_bytes += fresh.len();
+            return self.choose_privileged(id);
+        }
+        if session.waiting_bytes() == 0 {
+            session.input.clear();
+            session.input_at = 0;
+            let taken = self.take_requests(id, fresh);
+            if let Some(session) = self.sessions.get_mut(id)
+                && !session.closing
+            {
+                let rest = &fresh[taken..];
+                session.input.extend_from_slice(rest);
+                if rest.is_empty() && session.input.capacity() > 0 {
+                    session.input = Vec::new();
+                }
+                self.sessions.input_bytes += rest.len();
+            }
+        } else {
+            session.input.extend_from_slice(fresh);
+            let input = std::mem::take(&mut session.input);
+            let at = session.input_at;
+            self.sessions.input_bytes += fresh.len();
+            let taken = self.take_requests(id, &input[at..]);
+            self.put_back(id, input, at, taken);
+        }
+        self.choose_privileged(id);
+    }
+
+    fn put_back(&mut self, id: SessionId, mut input: Vec<u8>, at: usize, taken: usize) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.closing {
+            self.sessions.input_bytes -= input.len() - at;
+            return;
+        }
+        session.input_at = at + taken;
+        if session.input_at == input.len() {
+            session.input_at = 0;
+            input = Vec::new();
+        } else if session.input_at > input.len() / 2 {
+            input.drain(..session.input_at);
+            session.input_at = 0;
+        }
+        session.input = input;
+        self.sessions.input_bytes -= taken;
+    }
+
+    fn choose_privileged(&mut self, id: SessionId) {
+        if self.sessions.input_bytes > self.settings.request_bytes_max && self.sessions.privileged.is_none() {
+            self.sessions.privileged = Some(id);
+        } else if self.sessions.input_bytes <= self.settings.request_bytes_max {
+            self.sessions.privileged = None;
+        }
+    }
+
+    /// Reads requests and admits them; how many bytes were taken.
+    fn take_requests(&mut self, id: SessionId, input: &[u8]) -> usize {
+        let mut spans = std::mem::take(&mut self.scratch.spans);
+        let mut taken = 0;
+        while taken < input.len() {
+            let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else { break };
+            let rest = &input[taken..];
+            let (mut anew, mut anew_spans);
+            let (request, len) = match parse(rest, &mut spans, &mut session.resume, session.authenticated) {
+                Parsed::Complete { len, canonical: true } => (Request { frame: &rest[..len], spans: &spans }, len),
+                Parsed::Complete { len, canonical: false } => {
+                    let args: Vec<&[u8]> = (0..spans.len()).map(|at| spans.get(rest, at)).collect();
+                    (anew, anew_spans) = (Vec::new(), crate::resp::request::Spans::default());
+                    (canonical(&args, &mut anew, &mut anew_spans), len)
+                }
+                Parsed::Inline { len, args } => {
+                    let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
+                    (anew, anew_spans) = (Vec::new(), crate::resp::request::Spans::default());
+                    (canonical(&args, &mut anew, &mut anew_spans), len)
+                }
+                Parsed::Ignored { len } => {
+                    taken += len;
+                    continue;
+                }
+                Parsed::Incomplete => break,
+                Parsed::Malformed(text) => {
+                    self.say(id, format!("-ERR Protocol error: {text}\r\n").as_bytes());
+                    self.close_behind_replies(id, "protocol_error");
+                    break;
+                }
+            };
+            match self.admit(id, &request) {
+                Admit::Taken => taken += len,
+                Admit::Wait(wait) => {
+                    self.wait(id, wait);
+                    break;
+                }
+            }
+        }
+        self.scratch.spans = spans;
+        taken
+    }
+
+    /// Closes a session once everything it sent is answered.
+    pub(super) fn close_behind_replies(&mut self, id: SessionId, reason: &'static str) {
+        let drained = self.sessions.get(id).is_none_or(Session::is_drained);
+        if drained {
+            return self.close(id, reason);
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.quitting = Some(reason);
+            session.wait = Some(Wait::Drain);
+        }
+    }
+
+    fn wait(&mut self, id: SessionId, wait: Wait) {
+        let holding = self.holding;
+        let now = self.now.us;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.wait = Some(wait);
+        if wait == Wait::Gate {
+            if holding {
+                session.held_since.get_or_insert(now);
+            }
+            self.sessions.waiting.push_back(id);
+        }
+    }
+
+    /// Sessions whose wait may be over try again, in the order in which they came.
+    pub(super) fn pump_sessions(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(id) = self.sessions.ready.pop() {
+            moved |= self.try_again(id, |wait| matches!(wait, Wait::Window | Wait::Drain));
+        }
+        if std::mem::take(&mut self.sessions.resume) {
+            let waiting = std::mem::take(&mut self.sessions.waiting);
+            for id in waiting {
+                moved |= self.try_again(id, |wait| wait == Wait::Gate);
+            }
+        }
+        moved
+    }
+
+    fn try_again(&mut self, id: SessionId, of: impl Fn(Wait) -> bool) -> bool {
+        let Some(session) = self.sessions.get_mut(id).filter(|session| session.wait.is_some_and(of)) else { return false };
+        if let Some(reason) = session.quitting {
+            if session.is_drained() {
+                self.close(id, reason);
+            }
+            return true;
+        }
+        session.wait = None;
+        self.pump(id, &[]);
+        true
+    }
+
+    /// Whether any session waits for the gate.
+    pub(super) fn anybody_waits(&self) -> bool {
+        !self.sessions.waiting.is_empty()
+    }
+
+    /// Ends the count of held time: how many requests were held, and the longest time one was.
+    pub(super) fn end_held(&mut self) -> (u64, u64) {
+        let now = self.now.us;
+        let (mut count, mut longest) = (0, 0);
+        for session in self.sessions.slots.iter_mut().filter_map(|slot| slot.as_deref_mut()) {
+            if let Some(since) = session.held_since.take() {
+                count += 1;
+                longest = longest.max(now.saturating_sub(since));
+            }
+        }
+        (count, longest)
+    }
+}
+

@@ -1,0 +1,550 @@
+//! Connections to the two endpoints that come and go.
+//!
+//! The hard case is a connection that is closed here and not dead there: what it sent may run after its successor has read the
+//! key. So a side comes up only when its earlier connections have been killed by id [H1]; all lanes of a side live and die
+//! together [H4]; and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
+//! replies that did come, as a dying server would close them, and the keys are in doubt [H19].
+
+use super::lane::{Lane, LaneId, LaneInfo, LaneState, What};
+use super::reply::each_request;
+use super::session::SessionId;
+use super::transaction::Element;
+use super::{Action, Now, RECORD_KEY, Sequencer};
+use crate::command::{Command, Rule, Table};
+use crate::doubt::Cause;
+use crate::endpoint::{Db, Endpoint};
+use crate::limits;
+use crate::resp::encode::push_request;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// What the shell found when it connected a side.
+#[derive(Debug, Clone, Default)]
+pub struct SideUp {
+    /// `run_id` of the server process.
+    pub run_id: String,
+    /// For people: `7.0.15`, `valkey 8.1.8`.
+    pub version: String,
+    /// Major version of the Redis it says it is.
+    pub major: u32,
+    /// Stream consumers are created even when nothing was read (7.2 and later, all of Valkey).
+    pub eager_consumers: bool,
+    /// Protocol of the lanes, 2 or 3.
+    pub resp: u8,
+    /// How many databases there are.
+    pub databases: usize,
+    /// Upper-case names of the commands it has; empty when it does not tell.
+    pub commands: Vec<String>,
+    /// What the reserved key holds.
+    pub mark: Option<Vec<u8>>,
+    /// Databases that hold keys, the reserved key left out.
+    pub keyspace: Vec<Db>,
+    /// All earlier connections were killed, or are known to be dead.
+    pub killed: bool,
+    /// The lanes that were opened.
+    pub lanes: Vec<(Db, LaneInfo)>,
+}
+
+/// What the regular look at a side found.
+#[derive(Debug, Clone, Default)]
+pub struct Probe {
+    /// Why it is not healthy (loading, a replica, no answer); None when it is.
+    pub error: Option<String>,
+    /// `evicted_keys` since the process began.
+    pub evicted_keys: u64,
+    /// Keys with a time to live, per database.
+    pub expires: HashMap<Db, u64>,
+    /// The side's wall clock less ours, milliseconds.
+    pub clock_offset_ms: i64,
+    /// Databases that hold keys, the reserved key left out.
+    pub keyspace: Vec<Db>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// To be connected at this time.
+    Down(u64),
+    Connecting,
+    Up,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub address: String,
+    state: State,
+    /// Counts connects; what belongs to an older one is ignored.
+    pub generation: u64,
+    pub down_since: u64,
+    pub error: Option<String>,
+    run_id: Option<String>,
+    pub version: String,
+    pub major: u32,
+    pub resp: u8,
+    pub eager_consumers: bool,
+    pub databases: usize,
+    /// Per row of the table; None: everything.
+    known: Option<Vec<bool>>,
+    lanes: Vec<Option<Lane>>,
+    predecessors: Vec<LaneInfo>,
+    /// A dead connection could not be killed: it may write until then [H1].
+    pub zombies_until: u64,
+    pub evicted_keys: Option<u64>,
+    pub expires: HashMap<Db, u64>,
+    pub clock_offset_ms: i64,
+    /// Databases that hold keys.
+    pub keyspace: BTreeSet<Db>,
+    /// The reserved key is there.
+    pub marked: bool,
+}
+
+impl Side {
+    pub fn new(address: String) -> Side {
+        Side {
+            address,
+            state: State::Down(0),
+            generation: 0,
+            down_since: 0,
+            error: None,
+            run_id: None,
+            version: String::new(),
+            major: 7,
+            resp: 3,
+            eager_consumers: false,
+            databases: 16,
+            known: None,
+            lanes: Vec::new(),
+            predecessors: Vec::new(),
+            zombies_until: 0,
+            evicted_keys: None,
+            expires: HashMap::new(),
+            clock_offset_ms: 0,
+            keyspace: BTreeSet::new(),
+            marked: false,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    pub fn knows(&self, command: &Command) -> bool {
+        self.known.as_ref().is_none_or(|known| known[command.index])
+    }
+
+    pub fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.lanes.get(id.slot())?.as_ref()
+    }
+
+    /// Lanes with their database, whatever their state.
+    pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        let side = |at| LaneId::of_slot(Endpoint::Old, at);
+        self.lanes.iter().enumerate().filter_map(move |(at, lane)| lane.as_ref().map(|lane| (side(at), lane)))
+    }
+
+    /// Nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.lanes().all(|(_, lane)| lane.in_flight.is_empty())
+    }
+
+    /// Age of the oldest request in flight.
+    pub fn age(&self, now_us: u64) -> u64 {
+        self.lanes().map(|(_, lane)| lane.age(now_us)).max().unwrap_or(0)
+    }
+
+    pub fn open_lanes(&self) -> usize {
+        self.lanes().filter(|(_, lane)| lane.is_open()).count()
+    }
+}
+
+/// Wait before a lost side is connected again.
+const RETRY_US: u64 = 200_000;
+
+impl Sequencer {
+    pub(super) fn lane(&self, id: LaneId) -> Option<&Lane> {
+        self.sides[id.side.index()].lane(id)
+    }
+
+    pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        self.sides[id.side.index()].lanes.get_mut(id.slot())?.as_mut()
+    }
+
+    /// The lane has something to write.
+    pub(super) fn touch_lane(&mut self, id: LaneId) {
+        if let Some(lane) = self.lane_mut(id)
+            && !std::mem::replace(&mut lane.touched, true)
+        {
+            self.touched_lanes.push(id);
+        }
+    }
+
+    /// The side's generation, to be given with everything that is reported of it.
+    #[must_use]
+    pub fn generation(&self, side: Endpoint) -> u64 {
+        self.sides[side.index()].generation
+    }
+
+    /// Opens a lane that is not there yet.
+    pub(super) fn open_lane(&mut self, id: LaneId) {
+        let side = &mut self.sides[id.side.index()];
+        if !side.is_up() || side.lane(id).is_some() {
+            return;
+        }
+        if side.lanes.len() <= id.slot() {
+            side.lanes.resize_with(id.slot() + 1, || None);
+        }
+        side.lanes[id.slot()] = Some(Lane::new());
+        let generation = side.generation;
+        self.actions.push_back(Action::OpenLane { lane: id, generation });
+    }
+
+    /// A lane was opened, or the server has no such database (`Ok(None)`), or the connection failed: then the side is lost.
+    pub fn handle_lane_open(&mut self, id: LaneId, generation: u64, result: Result<Option<LaneInfo>, String>, now: Now) {
+        self.now = now;
+        if self.sides[id.side.index()].generation != generation {
+            return;
+        }
+        match result {
+            Ok(info) => {
+                if let Some(lane) = self.lane_mut(id) {
+                    lane.state = if info.is_some() { LaneState::Open } else { LaneState::Refused };
+                    lane.info = info;
+                }
+                self.sessions.resume = true;
+            }
+            Err(error) => return self.handle_side_down(id.side, generation, &error, now),
+        }
+        self.settle();
+    }
+
+    pub(super) fn connect(&mut self, endpoint: Endpoint) {
+        let side = &mut self.sides[endpoint.index()];
+        side.state = State::Connecting;
+        side.generation += 1;
+        let (generation, predecessors) = (side.generation, side.predecessors.clone());
+        let mut databases = BTreeSet::from([0]);
+        databases.extend(self.sessions.iter().map(|session| session.db));
+        self.actions.push_back(Action::ConnectSide { side: endpoint, generation, predecessors, databases: databases.into_iter().collect() });
+    }
+
+    /// A side is connected, its earlier connections are dead, its lanes are open.
+    pub fn handle_side_up(&mut self, endpoint: Endpoint, generation: u64, up: SideUp, now: Now) {
+        self.now = now;
+        let grace = self.settings.zombie_grace_us;
+        let side = &mut self.sides[endpoint.index()];
+        if side.generation != generation || side.state != State::Connecting {
+            return;
+        }
+        let first = side.run_id.is_none();
+        let changed = side.run_id.as_ref().is_some_and(|known| *known != up.run_id);
+        side.state = State::Up;
+        side.error = None;
+        side.run_id = Some(up.run_id);
+        (side.version, side.major, side.resp, side.eager_consumers) = (up.version, up.major, up.resp, up.eager_consumers);
+        side.databases = up.databases;
+        side.keyspace = up.keyspace.into_iter().collect();
+        side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands));
+        side.evicted_keys = None;
+        if up.killed || changed {
+            side.predecessors.clear();
+        } else if !side.predecessors.is_empty() {
+            side.zombies_until = now.us + grace;
+        }
+        let marked = up.mark.is_some();
+        side.marked = marked;
+        side.lanes.clear();
+        for (db, info) in up.lanes {
+            let id = LaneId::shared(endpoint, db);
+            if side.lanes.len() <= id.slot() {
+                side.lanes.resize_with(id.slot() + 1, || None);
+            }
+            side.lanes[id.slot()] = Some(Lane { state: LaneState::Open, info: Some(info), ..Lane::new() });
+        }
+        self.log(false, format!("`{endpoint}` is connected: {}", self.sides[endpoint.index()].version));
+        if endpoint == self.primary() {
+            self.primary_is_up(first, changed, marked);
+        } else {
+            self.mirror_is_up(first, changed, marked);
+        }
+        self.write_marks();
+        self.sessions.resume = true;
+        self.settle();
+    }
+
+    fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+        self.scans.restart();
+        if !first && !marked && self.lost.is_none() {
+            let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
+            self.log(true, format!("`{}`: {text}, without the key that this proxy keeps there", self.primary()));
+            self.primary_lost_data();
+        }
+        self.ask_again();
+    }
+
+    /// The primary came back without its data: the mirror holds the better copy [H12]. Nothing is deleted there to match.
+    pub(super) fn primary_lost_data(&mut self) {
+        self.lost = Some(self.position);
+        self.synced.forget_all();
+        let side = self.primary();
+        self.alarm(&format!(
+            "PRIMARY LOST DATA: `{side}` came back without its data; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
+            side.other()
+        ));
+        if self.settings.follow_loss {
+            self.follow_loss();
+        }
+    }
+
+    fn mirror_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+        self.scans.restart();
+        self.mirror.mode = super::mirror::Mode::Following;
+        self.mirror.typed_images = false;
+        self.mirror.image_bytes = 0;
+        if !first && (changed || !marked) {
+            self.log(true, format!("`{}` is another process, or has lost its keys: nothing is known of it until it has been copied anew", self.mirror_side()));
+            self.unsync(&[]);
+            self.refresh_keyspaces();
+        }
+    }
+
+    /// The lists of databases with keys are old: take every database either side may have.
+    pub(super) fn refresh_keyspaces(&mut self) {
+        for endpoint in Endpoint::BOTH {
+            let in_use: Vec<Db> = self.sides[endpoint.index()].lanes().filter(|(_, lane)| lane.is_open()).map(|(id, _)| id.db).collect();
+            self.sides[endpoint.index()].keyspace.extend(in_use);
+        }
+    }
+
+    /// Writes this installation's mark into the reserved key of both sides [H9]. A primary that lost its data gets none before
+    /// the operator has decided, or a restart would forget the loss.
+    pub(super) fn write_marks(&mut self) {
+        for endpoint in Endpoint::BOTH {
+            if (endpoint == self.primary() && self.lost.is_some()) || (endpoint == self.mirror_side() && !self.record.mirroring) {
+                continue;
+            }
+            let mark = self.record.mark(endpoint);
+            let now = self.now.us;
+            let id = LaneId::shared(endpoint, 0);
+            let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_open()) else { continue };
+            let mut frame = Vec::new();
+            push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
+            lane.push(&[&frame], What::Mark, 1, now);
+            self.sides[endpoint.index()].marked = true;
+            self.touch_lane(id);
+        }
+    }
+
+    /// A connection to a side is gone, or could not be made. All lanes of the side go with it.
+    pub fn handle_side_down(&mut self, endpoint: Endpoint, generation: u64, error: &str, now: Now) {
+        self.now = now;
+        let side = &mut self.sides[endpoint.index()];
+        if side.generation != generation {
+            return;
+        }
+        let was_up = side.state == State::Up;
+        if was_up {
+            side.down_since = now.us;
+        }
+        side.state = State::Down(now.us + RETRY_US);
+        if side.error.as_deref() != Some(error) {
+            side.error = Some(error.to_owned());
+            self.log(true, format!("`{endpoint}`: {error}"));
+        }
+        if was_up {
+            self.lose_lanes(endpoint);
+        }
+        self.settle();
+    }
+
+    fn lose_lanes(&mut self, endpoint: Endpoint) {
+        let lanes = std::mem::take(&mut self.sides[endpoint.index()].lanes);
+        self.scans.restart();
+        let primary = endpoint == self.primary();
+        let mut again = Vec::new();
+        let mut suspected = false;
+        // Who had a write in flight is known before anything is decided for anybody.
+        let closing: HashSet<SessionId> = if primary { lanes.iter().flatten().flat_map(sessions_in_doubt).collect() } else { HashSet::new() };
+        for (slot, lane) in lanes.into_iter().enumerate() {
+            let Some(mut lane) = lane else { continue };
+            let id = LaneId::of_slot(endpoint, slot);
+            if let Some(info) = lane.info.take() {
+                self.sides[endpoint.index()].predecessors.push(info);
+            }
+            let mut at = lane.tape.front_at();
+            let flights = std::mem::take(&mut lane.in_flight);
+            for flight in flights {
+                let frame = lane.tape.frame(at, flight.len);
+                let sent = at < lane.tape.sent_to();
+                at += u64::from(flight.len);
+                if primary {
+                    let doubt = sent && Self::owner_of(&flight.what).is_none_or(|owner| closing.contains(&owner));
+                    self.lose_request(id, flight, frame, doubt, &closing, &mut again);
+                } else {
+                    if sent && !std::mem::replace(&mut suspected, true) {
+                        self.suspect(id.db, &flight.what, frame);
+                    }
+                    self.lose_effect(id, &flight.what, frame);
+                }
+            }
+        }
+        for session in closing {
+            self.close(session, "primary_lost");
+            self.lower(session, false);
+            self.lower(session, true);
+        }
+        if primary {
+            self.again = again;
+        }
+    }
+
+    /// A request on the primary that was not answered.
+    fn lose_request(
+        &mut self,
+        id: LaneId,
+        flight: super::lane::InFlight,
+        frame: &[u8],
+        doubt: bool,
+        closing: &HashSet<SessionId>,
+        again: &mut Vec<(LaneId, super::lane::InFlight, Vec<u8>)>,
+    ) {
+        match &flight.what {
+            What::ImageRead { key, .. } => return self.lose_image(id.db, key),
+            What::Client { .. } | What::Block(_) => {}
+            _ => return,
+        }
+        if doubt {
+            self.doubt_request(id.db, frame);
+        }
+        let Some(owner) = Self::owner_of(&flight.what) else { return };
+        if !closing.contains(&owner) {
+            let frame = frame.to_vec();
+            let replies = match &flight.what {
+                What::Block(block) => block.elements.len() as u32 + 2,
+                _ => 1,
+            };
+            again.push((id, super::lane::InFlight { replies, failed: None, ..flight }, frame));
+        }
+    }
+
+    /// What a request of unknown fate may have written.
+    fn doubt_request(&mut self, db: Db, frame: &[u8]) {
+        let mut keys: Vec<(Db, Vec<u8>)> = Vec::new();
+        let mut wide: Option<Vec<Db>> = None;
+        each_request(frame, |command, request| {
+            keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.to_vec())));
+            let number = |at: usize| crate::resp::encode::parse_integer(request.arg(at)).map(|index| index as Db);
+            match command.rule {
+                Rule::FlushDb => wide.get_or_insert_default().push(db),
+                Rule::FlushAll => wide.get_or_insert_default().extend(0..limits::DATABASES_MAX as Db),
+                Rule::SwapDb => wide.get_or_insert_default().extend([number(1), number(2)].into_iter().flatten()),
+                Rule::Move => keys.extend(number(2).map(|to| (to, request.arg(1).to_vec()))),
+                Rule::Copy => {
+                    if let Some(to) = (3..request.len()).find(|at| request.is(*at, "DB")).and_then(|at| number(at + 1)) {
+                        keys.push((to, request.arg(2).to_vec()));
+                    }
+                }
+                _ => {}
+            }
+        });
+        let position = self.next_position();
+        for (db, key) in keys.into_iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
+            self.mark_dirty(db, &key, Cause::InDoubt, position);
+        }
+        if let Some(databases) = wide {
+            self.unsync(&databases);
+            self.refresh_keyspaces();
+        }
+    }
+
+    /// Requests that were not sent, and plain reads, are asked again on the new lanes, in their old order.
+    fn ask_again(&mut self) {
+        for (id, mut flight, frame) in std::mem::take(&mut self.again) {
+            flight.at = self.now.us;
+            if !self.lane(id).is_some_and(Lane::is_open) {
+                // Its lane is not there any more (a database without sessions, or a large request): as if it had been in doubt.
+                if let Some(owner) = Self::owner_of(&flight.what) {
+                    self.close(owner, "primary_lost");
+                    self.lower(owner, id.bulk);
+                }
+                continue;
+            }
+            if let Some(lane) = self.lane_mut(id) {
+                let len = lane.tape.append(&[&frame]);
+                lane.appended += 1;
+                lane.in_flight.push_back(super::lane::InFlight { len, ..flight });
+            }
+            self.touch_lane(id);
+        }
+    }
+
+    /// Closes a session whose write the mirror did not confirm in time, under `ack_strict`.
+    pub(super) fn close_unacknowledged(&mut self, id: SessionId) {
+        self.close(id, "ack_strict");
+    }
+
+    /// Time passes: lost sides are connected again; commands that have waited too long for the primary are answered.
+    pub(super) fn tick_sides(&mut self) {
+        for endpoint in Endpoint::BOTH {
+            if matches!(self.sides[endpoint.index()].state, State::Down(at) if at <= self.now.us) {
+                self.connect(endpoint);
+            }
+        }
+        let primary = &self.sides[self.primary().index()];
+        let down = !primary.is_up() && self.now.us.saturating_sub(primary.down_since) >= self.settings.primary_wait_us;
+        if !down {
+            return;
+        }
+        let error = format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
+        for (_, flight, _) in std::mem::take(&mut self.again) {
+            if let Some(owner) = Self::owner_of(&flight.what) {
+                self.deliver(owner, error.as_bytes(), true, None);
+            }
+        }
+        self.sessions.resume |= self.anybody_waits();
+    }
+
+    /// The regular look at a side.
+    pub fn handle_probe(&mut self, endpoint: Endpoint, probe: Probe, now: Now) {
+        self.now = now;
+        let mirror = endpoint == self.mirror_side();
+        let side = &mut self.sides[endpoint.index()];
+        let evicted = side.evicted_keys.replace(probe.evicted_keys).is_some_and(|before| probe.evicted_keys > before);
+        side.expires = probe.expires;
+        side.clock_offset_ms = probe.clock_offset_ms;
+        side.keyspace = probe.keyspace.into_iter().collect();
+        if side.is_up() {
+            side.error = probe.error;
+        }
+        if evicted && mirror && self.record.mirroring {
+            // "Synced" is a claim about the mirror, and the mirror has just broken it by itself [H14].
+            self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
+            self.unsync(&[]);
+        }
+        self.settle();
+    }
+}
+
+/// Sessions with a write on this lane that was sent and not answered.
+fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
+    let mut at = lane.tape.front_at();
+    let mut found = Vec::new();
+    for flight in &lane.in_flight {
+        let sent = at < lane.tape.sent_to();
+        at += u64::from(flight.len);
+        let writes = |command: &Command| command.writes() || command.rule == Rule::PfCount;
+        match &flight.what {
+            What::Client { session, command } if sent && writes(command) => found.push(*session),
+            What::Block(block) => {
+                let writes = block.elements.iter().any(|element| matches!(element, Element::Shown { command, .. } if writes(command)));
+                found.extend(block.session.filter(|_| sent && writes));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Which rows of the table a server has, by the names it gave. It gives containers without their subcommands.
+fn known_rows(names: &[String]) -> Vec<bool> {
+    let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+    Table::get().rows().iter().map(|row| names.contains(row.container())).collect()
+}

@@ -1,0 +1,201 @@
+//! MULTI, EXEC, DISCARD, and blocks of ours around single commands.
+//!
+//! A transaction is queued here, with the errors Redis gives at queue time, and sent as one contiguous block, so that nothing of
+//! another client comes between. A block may hold commands of ours; their replies are cut out of what the client gets.
+
+use super::Sequencer;
+use super::admit::push_words;
+use super::lane::{LaneId, What};
+use super::session::{Admit, SessionId, Wait};
+use crate::command::{Class, Command, Rule};
+use crate::effect::wants_length;
+use crate::limits::MULTI_BYTES_MAX;
+use crate::resp::encode::push_header;
+use crate::resp::request::Request;
+
+/// A transaction being queued.
+#[derive(Debug, Default)]
+pub(super) struct Multi {
+    /// The queued requests, one behind the other.
+    frames: Vec<u8>,
+    elements: Vec<(&'static Command, usize, usize)>,
+    /// A command was refused at queue time.
+    pub failed: bool,
+    /// It touches more than the session's own database, or all keys.
+    alone: bool,
+}
+
+/// What a hidden command of a block is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hidden {
+    /// Its reply says nothing.
+    Silent,
+    /// Its reply is the stream length behind the command before it.
+    Length,
+}
+
+/// One command of a block.
+#[derive(Debug)]
+pub(super) enum Element {
+    /// A client's, at this place of the block's frame.
+    Shown { command: &'static Command, at: usize, len: usize },
+    /// Ours.
+    Hidden(Hidden),
+}
+
+/// `MULTI ... EXEC` on the primary.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub session: Option<SessionId>,
+    pub elements: Vec<Element>,
+    /// The client sent one command, not a transaction: it gets that command's reply alone.
+    pub single: bool,
+    frame: Vec<u8>,
+}
+
+const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+
+impl Block {
+    pub fn begin(session: Option<SessionId>, single: bool) -> Block {
+        Block { session, elements: Vec::new(), single, frame: MULTI.to_vec() }
+    }
+
+    pub fn show(&mut self, command: &'static Command, frame: &[u8]) {
+        self.elements.push(Element::Shown { command, at: self.frame.len(), len: frame.len() });
+        self.frame.extend_from_slice(frame);
+    }
+
+    pub fn hide(&mut self, args: &[Vec<u8>], kind: Hidden) {
+        push_words(&mut self.frame, args);
+        self.elements.push(Element::Hidden(kind));
+    }
+}
+
+impl Sequencer {
+    pub(super) fn append_block(&mut self, lane: LaneId, mut block: Block) {
+        let now = self.now.us;
+        block.frame.extend_from_slice(EXEC);
+        let frame = std::mem::take(&mut block.frame);
+        let replies = block.elements.len() as u32 + 2;
+        if let Some(lane) = self.lane_mut(lane) {
+            lane.push(&[&frame], What::Block(Box::new(block)), replies, now);
+        }
+    }
+
+    /// MULTI, EXEC or DISCARD.
+    pub(super) fn transaction(&mut self, id: SessionId, command: &'static Command, _request: &Request<'_>) -> Admit {
+        let Some(session) = self.sessions.get_mut(id) else { return Admit::Taken };
+        match (command.name, session.multi.is_some()) {
+            ("MULTI", false) => {
+                session.multi = Some(Box::default());
+                self.say(id, b"+OK\r\n");
+                Admit::Taken
+            }
+            ("MULTI", true) => {
+                // Redis does not abort for it (multi.c multiCommand), unlike any other error at queue time.
+                self.say(id, b"-ERR MULTI calls can not be nested\r\n");
+                Admit::Taken
+            }
+            ("DISCARD", true) => {
+                session.multi = None;
+                self.say(id, b"+OK\r\n");
+                Admit::Taken
+            }
+            ("EXEC", true) => self.exec(id),
+            (name, _) => {
+                self.say(id, format!("-ERR {name} without MULTI\r\n").as_bytes());
+                Admit::Taken
+            }
+        }
+    }
+
+    /// Queues a command of a transaction.
+    pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+        let carried = matches!(command.class, Class::Read | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
+        let local = matches!(command.name, "SELECT" | "PING" | "ECHO");
+        if !carried && !local {
+            let error = match command.class {
+                Class::Later | Class::Refused => super::admit::refusal(command),
+                _ => format!("-ERR twinlane: {} inside MULTI is not supported\r\n", command.name),
+            };
+            return self.refuse_request(id, error.as_bytes());
+        }
+        if let Some(error) = self.objection(command, request) {
+            return self.refuse_request(id, error.as_bytes());
+        }
+        let copies_out = command.rule == Rule::Copy && (3..request.len()).any(|at| request.is(at, "DB"));
+        let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) else { return Admit::Taken };
+        if multi.frames.len() + request.frame.len() > MULTI_BYTES_MAX {
+            return self.refuse_request(id, b"-ERR twinlane: the transaction is larger than a lane carries in one piece\r\n");
+        }
+        multi.elements.push((command, multi.frames.len(), request.frame.len()));
+        multi.frames.extend_from_slice(request.frame);
+        multi.alone |= command.class == Class::Barrier || command.name == "SELECT" || copies_out || command.rule == Rule::FlushDb;
+        self.say(id, b"+QUEUED\r\n");
+        Admit::Taken
+    }
+
+    fn exec(&mut self, id: SessionId) -> Admit {
+        let Some(session) = self.sessions.get_mut(id) else { return Admit::Taken };
+        let db = session.db;
+        let Some(multi) = session.multi.as_deref() else { return Admit::Taken };
+        if multi.failed {
+            session.multi = None;
+            self.say(id, b"-EXECABORT Transaction discarded because of previous errors.\r\n");
+            return Admit::Taken;
+        }
+        if multi.elements.is_empty() {
+            session.multi = None;
+            self.say(id, b"*0\r\n");
+            return Admit::Taken;
+        }
+        let alone = multi.alone || !self.fences.is_empty();
+        if alone && self.sessions.get(id).is_some_and(|session| !session.is_drained()) {
+            // A block that changes the session's database needs to be its only unanswered command.
+            return Admit::Wait(Wait::Drain);
+        }
+        let lane = match self.enter_block(id, db, alone) {
+            Ok(lane) => lane,
+            Err(admit) => return admit,
+        };
+        let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.take()) else { return Admit::Taken };
+        self.append_transaction(id, lane, &multi);
+        Admit::Taken
+    }
+
+    fn append_transaction(&mut self, id: SessionId, lane: LaneId, multi: &Multi) {
+        let mut block = Block::begin(Some(id), false);
+        let mut spans = crate::resp::request::Spans::default();
+        let mut writes = false;
+        let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        let mut mark_lost = false;
+        for (command, at, len) in &multi.elements {
+            let frame = &multi.frames[*at..at + len];
+            crate::resp::request::parse(frame, &mut spans, &mut crate::resp::request::Resume::default(), true);
+            let request = Request { frame, spans: &spans };
+            block.show(command, frame);
+            writes |= command.writes() || command.rule == Rule::PfCount;
+            mark_lost |= matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb);
+            if wants_length(&request, command.name) {
+                block.hide(&words(&[b"XLEN", request.arg(1)]), Hidden::Length);
+            }
+        }
+        if multi.alone {
+            if mark_lost {
+                block.hide(&words(&[b"SELECT", b"0"]), Hidden::Silent);
+                block.hide(&words(&[b"SET", super::RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+            }
+            block.hide(&words(&[b"SELECT", &crate::resp::encode::number(i64::from(lane.db))]), Hidden::Silent);
+        }
+        self.append_block(lane, block);
+        self.count_sent(id, writes);
+        self.note_barrier(id);
+        self.touch_lane(lane);
+    }
+}
+
+/// The header of an EXEC reply of `n` elements.
+pub(super) fn push_array(out: &mut Vec<u8>, n: usize) {
+    push_header(out, b'*', n as i64);
+}
