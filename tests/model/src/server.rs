@@ -5,7 +5,7 @@
 //! A server owns no socket and no clock: `now_ms` is an argument, and a connection is a buffer on each side. A simulation
 //! interleaves connections by calling [`ModelServer::step`] once per command.
 //!
-//! The hard case is the closed connection that is not dead [H1]: [`ModelServer::hang_up`] leaves the bytes already sent
+//! The hard case is the closed connection that is not dead (H1): [`ModelServer::hang_up`] leaves the bytes already sent
 //! to be executed by later steps, [`ModelServer::close`] and `CLIENT KILL` do not.
 //!
 //! It does not know: replication, persistence, ACLs, WATCH, blocking, pub/sub, geo, HyperLogLog, SORT, functions, EVALSHA.

@@ -6,7 +6,7 @@
 use super::{Command, cmd};
 use crate::rng::Rng;
 
-/// What a key of the pool holds after [`fill`].
+/// What a key of the pool holds after `fill`.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Kind {
     /// Text.

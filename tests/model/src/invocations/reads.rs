@@ -1,6 +1,6 @@
 //! Commands that only read: their replies go through every shape that RESP3 has, so they check reply conversion.
 use super::pool::{Gen, Kind};
-use super::{Command, Invocation, cmd, geo, read, scripts, streams, zsets};
+use super::{Command, Invocation, cmd, geo, later_read, read, scripts, streams, zsets};
 use crate::server::scripts as known;
 
 pub(super) const ROWS: &[Invocation] = &[
@@ -174,6 +174,14 @@ pub(super) const ROWS: &[Invocation] = &[
     read("XINFO GROUPS", |g| cmd!["XINFO", "GROUPS", g.key(Kind::Stream)]),
     read("XINFO CONSUMERS", |g| cmd!["XINFO", "CONSUMERS", g.key(Kind::Stream), streams::group(g, "g1")]),
     read("EVAL_RO", |g| cmd!["EVAL_RO", known::READ, "1", g.key(Kind::Text)]),
+    read("EVALSHA_RO", |g| cmd!["EVALSHA_RO", scripts::sha(g), "1", g.key(Kind::Text)]),
+    read("FUNCTION DUMP", |_| cmd!["FUNCTION", "DUMP"]),
+    read("FUNCTION STATS", |_| cmd!["FUNCTION", "STATS"]),
+    later_read("HTTL", "7.4.0", |g| cmd!["HTTL", g.key(Kind::Hash), "FIELDS", "2", g.field(), g.field()]),
+    later_read("HPTTL", "7.4.0", |g| cmd!["HPTTL", g.key(Kind::Hash), "FIELDS", "2", g.field(), g.field()]),
+    later_read("HEXPIRETIME", "7.4.0", |g| cmd!["HEXPIRETIME", g.key(Kind::Hash), "FIELDS", "2", g.field(), g.field()]),
+    later_read("HPEXPIRETIME", "7.4.0", |g| cmd!["HPEXPIRETIME", g.key(Kind::Hash), "FIELDS", "2", g.field(), g.field()]),
+    later_read("DIGEST", "8.4.0", |g| cmd!["DIGEST", g.key(Kind::Text)]),
     read("FCALL_RO", |g| cmd!["FCALL_RO", g.one(&["peek", "peek", "store"]), "1", g.any_key(), "x"]),
     read("FUNCTION LIST", |_| cmd!["FUNCTION", "LIST", "WITHCODE"]),
     read("SCRIPT EXISTS", |g| cmd!["SCRIPT", "EXISTS", scripts::sha(g), "ffffffffffffffffffffffffffffffffffffffff"]),

@@ -66,7 +66,7 @@ const SHAS: &[(&str, &str)] = &[("8cd00688c05c46bde4a2e60658ef20a2e5c0b248", kno
 /// Loads what the row calls.
 pub(super) fn prepare(row: &str) -> Vec<Command> {
     match row {
-        "EVALSHA" | "SCRIPT FLUSH" | "SCRIPT EXISTS" => SHAS.iter().map(|(_, script)| cmd!["SCRIPT", "LOAD", *script]).collect(),
+        "EVALSHA" | "EVALSHA_RO" | "SCRIPT FLUSH" | "SCRIPT EXISTS" => SHAS.iter().map(|(_, script)| cmd!["SCRIPT", "LOAD", *script]).collect(),
         "FCALL" | "FCALL_RO" => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")]],
         row if row.starts_with("FUNCTION") => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")], cmd!["FUNCTION", "LOAD", library("other", "_other")]],
         _ => Vec::new(),

@@ -7,17 +7,17 @@ use crate::reply::i64_text;
 pub const SET_TIME: &str = "local t = redis.call('TIME') redis.call('SET', KEYS[1], t[1] * 1000 + math.floor(t[2] / 1000)) return 'OK'";
 /// `SET KEYS[1]` to a random number.
 pub const SET_RANDOM: &str = "redis.call('SET', KEYS[1], math.random(1, 1000000)) return 'OK'";
-/// Pops from the set KEYS[1] into the list KEYS[2]; answers the member or nil.
+/// Pops from the set `KEYS[1]` into the list `KEYS[2]`; answers the member or nil.
 pub const POP_TO_LIST: &str = "local m = redis.call('SPOP', KEYS[1]) if m then redis.call('RPUSH', KEYS[2], m) end return m";
 /// `INCRBY KEYS[1] ARGV[1]`.
 pub const INCREMENT: &str = "return redis.call('INCRBY', KEYS[1], ARGV[1])";
-/// Deletes KEYS[1] if it holds ARGV[1]: the unlock of a lock.
+/// Deletes `KEYS[1]` if it holds `ARGV[1]`: the unlock of a lock.
 pub const UNLOCK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
-/// Writes KEYS[1] and then fails: the effect before the error stays.
+/// Writes `KEYS[1]` and then fails: the effect before the error stays.
 pub const WRITE_THEN_FAIL: &str = "redis.call('SET', KEYS[1], ARGV[1]) return redis.call('LPUSH', KEYS[1], 'x')";
 /// Writes a key that is not declared.
 pub const UNDECLARED: &str = "redis.call('SET', ARGV[1], 'undeclared') return 'OK'";
-/// Reads KEYS[1].
+/// Reads `KEYS[1]`.
 pub const READ: &str = "return redis.call('GET', KEYS[1])";
 
 /// Every script of the repertoire that the model runs.
