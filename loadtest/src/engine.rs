@@ -132,6 +132,8 @@ pub struct Meter {
     pub stories: Vec<String>,
     /// The longest latency since the window was opened.
     pub window_max_ns: u64,
+    /// How late the pacer woke at worst since then: waiting that is this generator's or the machine's fault.
+    pub window_late_ns: u64,
 }
 
 impl Meter {
@@ -145,6 +147,7 @@ impl Meter {
             disconnects: 0,
             stories: Vec::new(),
             window_max_ns: 0,
+            window_late_ns: 0,
         })
     }
 
@@ -153,6 +156,7 @@ impl Meter {
         self.latency_ns.reset();
         self.replies = 0;
         self.window_max_ns = 0;
+        self.window_late_ns = 0;
     }
 
     fn record(&mut self, latency_ns: u64) {
@@ -179,6 +183,7 @@ pub struct Group {
     pub meter: RefCell<Meter>,
     stopped: Cell<bool>,
     arrivals: Cell<u64>,
+    last_tick: Cell<u64>,
     next_connection: Cell<usize>,
     tasks: RefCell<Vec<JoinHandle<()>>>,
 }
@@ -236,6 +241,7 @@ impl Group {
             meter: RefCell::new(Meter::new()?),
             stopped: Cell::new(false),
             arrivals: Cell::new(0),
+            last_tick: Cell::new(0),
             next_connection: Cell::new(0),
             tasks: RefCell::default(),
         }))
@@ -320,6 +326,10 @@ impl Group {
         let tick_ns = TICK.as_nanos() as u64;
         let ticks = (self.now_ns() - since) / tick_ns;
         let due = ((ticks * tick_ns) as f64 * rate / 1e9) as u64;
+        let behind = ticks.saturating_sub(self.last_tick.replace(ticks) + 1) * tick_ns;
+        let mut meter = self.meter.borrow_mut();
+        meter.window_late_ns = meter.window_late_ns.max(behind);
+        drop(meter);
         let mut issued = self.arrivals.get();
         while issued + depth as u64 <= due {
             // The tick at which this batch fell due, even if the pacer wakes late.

@@ -98,6 +98,8 @@ pub struct Report {
     pub direct_in_flips: Spread,
     /// `pause_ms` as the proxy answered it.
     pub pause: Spread,
+    /// How late the generator's own pacer woke in those windows: where this is long, the machine was the cause.
+    pub generator_late: Spread,
     /// Longest wait through the target between flips.
     pub between_flips: Spread,
     /// Longest wait at the plain server between flips.
@@ -169,6 +171,11 @@ async fn group(name: &str, target: &str, rate: f64, options: &Options) -> Result
     .await
 }
 
+/// How late the pacer was since the last call, in milliseconds.
+fn take_lateness(group: &Group) -> f64 {
+    std::mem::take(&mut group.meter.borrow_mut().window_late_ns) as f64 / 1e6
+}
+
 /// The longest wait since the last call, in milliseconds.
 fn take_window(group: &Group) -> f64 {
     std::mem::take(&mut group.meter.borrow_mut().window_max_ns) as f64 / 1e6
@@ -192,18 +199,20 @@ pub async fn run(options: &Options) -> Result<Report> {
         .for_each(|group| group.meter.borrow_mut().restart());
     let start = Instant::now();
     let (mut during, mut between) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
-    let (mut flips, mut failed) = (Vec::new(), Vec::new());
+    let (mut flips, mut failed, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.flips {
         tokio::time::sleep(options.gap).await;
         groups
             .iter()
             .zip(&mut between)
             .for_each(|(group, windows)| windows.push(take_window(group)));
+        take_lateness(&target);
         let flip = admin.flip(direction, options.patience).await;
         for (group, windows) in groups.iter().zip(&mut during) {
             group.settled(group.now_ns(), Duration::from_secs(5)).await;
             windows.push(take_window(group));
         }
+        late.push(take_lateness(&target));
         if flip.done {
             direction = direction.reversed();
             flips.push(flip);
@@ -235,6 +244,7 @@ pub async fn run(options: &Options) -> Result<Report> {
         direct_errors: errors(groups.get(1)),
         held: Spread::of(std::mem::take(&mut during[0])),
         direct_in_flips: Spread::of(std::mem::take(&mut during[1])),
+        generator_late: Spread::of(late),
         pause: Spread::of(flips.iter().map(|flip| flip.pause_ms).collect()),
         between_flips: Spread::of(std::mem::take(&mut between[0])),
         direct_between_flips: Spread::of(std::mem::take(&mut between[1])),
@@ -280,6 +290,7 @@ impl Report {
             ("held by a flip, as clients saw it", self.held),
             ("pause_ms as the admin port said it", self.pause),
             ("plain server, same windows", self.direct_in_flips),
+            ("generator late, same windows", self.generator_late),
             ("through the proxy, between flips", self.between_flips),
             ("plain server, between flips", self.direct_between_flips),
         ] {
