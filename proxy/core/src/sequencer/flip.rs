@@ -6,7 +6,7 @@
 
 use super::{Action, Record, Sequencer, mirror::Mode};
 use crate::endpoint::Endpoint;
-use crate::status::{Operation, Outcome};
+use crate::status::Outcome;
 
 /// Where a flip is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -289,16 +289,5 @@ impl Sequencer {
         self.refresh_keyspaces();
         self.write_marks();
         self.log(true, "the loss of the primary's data is accepted: the mirror is being made equal to it");
-    }
-}
-
-/// Says what an operation is, for logs.
-#[must_use]
-pub fn describe(operation: &Operation) -> &'static str {
-    match operation {
-        Operation::Flip { .. } => "flip",
-        Operation::MirrorStart => "mirror start",
-        Operation::MirrorStop { .. } => "mirror stop",
-        Operation::AcceptLoss => "accept loss",
     }
 }

@@ -49,6 +49,8 @@ pub struct SideUp {
 pub struct Probe {
     /// Why it is not healthy (loading, a replica, no answer); None when it is.
     pub error: Option<String>,
+    /// `run_id` of the process that answered, for the shell.
+    pub run_id: String,
     /// `evicted_keys` since the process began.
     pub evicted_keys: u64,
     /// Keys with a time to live, per database.
@@ -181,6 +183,26 @@ impl Sequencer {
     #[must_use]
     pub fn generation(&self, side: Endpoint) -> u64 {
         self.sides[side.index()].generation
+    }
+
+    /// `run_id` of the server process the side is connected to.
+    #[must_use]
+    pub fn run_id(&self, side: Endpoint) -> String {
+        self.sides[side.index()].run_id.clone().unwrap_or_default()
+    }
+
+    /// What the last look at a side found, to be repeated when there was no answer.
+    #[must_use]
+    pub fn last_probe(&self, side: Endpoint) -> Probe {
+        let side = &self.sides[side.index()];
+        Probe {
+            error: side.error.clone(),
+            run_id: String::new(),
+            evicted_keys: side.evicted_keys.unwrap_or(0),
+            expires: side.expires.clone(),
+            clock_offset_ms: side.clock_offset_ms,
+            keyspace: side.keyspace.iter().copied().collect(),
+        }
     }
 
     /// Opens a lane that is not there yet.

@@ -1,0 +1,253 @@
+//! The data thread: sockets on one side, the sequencer on the other, nothing decided here.
+//!
+//! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn stays batched: all sockets
+//! that are ready are read first, and only then do the lanes write what was appended, once each. Async code here waits and
+//! hands over what came; [`Shell::flush`] carries out what the sequencer wants done.
+
+mod clients;
+mod lanes;
+mod sides;
+
+use crate::config::{self, Config};
+use crate::control::{ControlReceiver, ControlRequest};
+use crate::net::{self, Target};
+use crate::start::start;
+use crate::store::{NewData, Record, Store};
+use anyhow::Context;
+use clients::Clients;
+use lanes::Lanes;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
+use twinlane_core::sequencer::{self, Action, Now, Sequencer, Settings};
+use twinlane_core::status::Outcome;
+
+/// What the tasks of the data thread share.
+pub(crate) struct Shell {
+    core: RefCell<Sequencer>,
+    clients: Clients,
+    lanes: Lanes,
+    targets: [Target; 2],
+    store: Arc<Mutex<Store>>,
+    answers: RefCell<HashMap<u64, oneshot::Sender<Outcome>>>,
+    tickets: Cell<u64>,
+    begun: Instant,
+    /// Where sockets are read into; used within one poll and never across a wait.
+    buffer: RefCell<Box<[u8]>>,
+    record: RefCell<Record>,
+    /// Names this process among the connections to the servers.
+    instance: String,
+    flushing: Cell<bool>,
+}
+
+/// Bytes read from a socket at a time.
+const READ_BUFFER: usize = 128 * 1024;
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// When serving is not safe, or the state directory fails.
+pub async fn run(config: Config, store: Store, control: ControlReceiver) -> anyhow::Result<()> {
+    LocalSet::new().run_until(serve(config, store, control)).await
+}
+
+async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
+    let started = start(&config, &mut store, &control).await?;
+    let settings = settings(&config, &started.record)?;
+    let record = started.record;
+    let addresses = [started.targets[0].address(), started.targets[1].address()];
+    tracing::info!("primary is `{}` at epoch {}", record.primary, record.epoch);
+    let core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data);
+    let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
+    let shell = Rc::new(Shell {
+        core: RefCell::new(core),
+        clients: Clients::default(),
+        lanes: Lanes::default(),
+        targets: started.targets,
+        store: Arc::new(Mutex::new(store)),
+        answers: RefCell::default(),
+        tickets: Cell::new(0),
+        begun: Instant::now(),
+        buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
+        record: RefCell::new(record),
+        instance: format!("{:08x}", random()?[0] as u32),
+        flushing: Cell::new(false),
+    });
+    *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
+    shell.flush();
+    spawn_local(tick(shell.clone()));
+    spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
+    control.serving();
+    tracing::info!("serving clients on {}", config.listen.address);
+    while let Some(request) = control.next().await {
+        shell.control(request);
+    }
+    Ok(())
+}
+
+async fn tick(shell: Rc<Shell>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(10));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        shell.with(|core, now| core.handle_tick(now));
+    }
+}
+
+impl Shell {
+    fn now(&self) -> Now {
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        Now { us: self.begun.elapsed().as_micros() as u64, unix_ms }
+    }
+
+    /// Tells the sequencer something, and does what it wants done.
+    fn with<T>(&self, tell: impl FnOnce(&mut Sequencer, Now) -> T) -> T {
+        let told = tell(&mut self.core.borrow_mut(), self.now());
+        self.flush();
+        told
+    }
+
+    /// Writes what sessions are owed, wakes lanes that have something to write, carries out actions.
+    fn flush(&self) {
+        if self.flushing.replace(true) {
+            return;
+        }
+        loop {
+            let mut core = self.core.borrow_mut();
+            while let Some(id) = core.poll_session() {
+                core.handle_session_polled(id);
+                self.clients.write(&mut core, id);
+            }
+            core.handle_output_room(self.now());
+            while let Some(lane) = core.poll_lane() {
+                core.handle_lane_polled(lane);
+                self.lanes.wake(lane);
+            }
+            let Some(action) = core.poll_action() else { break };
+            drop(core);
+            self.act(action);
+        }
+        self.flushing.set(false);
+    }
+
+    fn act(&self, action: Action) {
+        let Some(shell) = self.itself() else { return };
+        match action {
+            Action::ConnectSide { side, generation, predecessors, databases } => {
+                self.lanes.drop_side(side);
+                spawn_local(sides::connect(shell, side, generation, predecessors, databases));
+            }
+            Action::OpenLane { lane, generation } => {
+                spawn_local(sides::open_lane(shell, lane, generation));
+            }
+            Action::SaveRecord(record) => {
+                spawn_local(save(shell, record));
+            }
+            Action::Answer { ticket, outcome } => {
+                if let Some(asker) = self.answers.borrow_mut().remove(&ticket) {
+                    // An asker who hung up does not want it any more.
+                    let _ = asker.send(outcome);
+                }
+            }
+            Action::Log { warn: true, text } => tracing::warn!("{text}"),
+            Action::Log { warn: false, text } => tracing::info!("{text}"),
+        }
+    }
+
+    fn control(&self, request: ControlRequest) {
+        match request {
+            ControlRequest::Snapshot { answer } => {
+                let core = self.core.borrow();
+                let _ = answer.send((core.status(), core.counters()));
+            }
+            ControlRequest::Operate { operation, answer } => {
+                let ticket = self.tickets.get() + 1;
+                self.tickets.set(ticket);
+                self.answers.borrow_mut().insert(ticket, answer);
+                self.with(|core, now| core.handle_operation(ticket, operation, now));
+            }
+        }
+    }
+
+    /// Another handle to this very value.
+    fn itself(&self) -> Option<Rc<Shell>> {
+        self.lanes.shell.borrow().upgrade()
+    }
+}
+
+/// Makes the record durable. If the outcome is unknown the proxy keeps holding and tries again; if it cannot know, it stops.
+async fn save(shell: Rc<Shell>, record: sequencer::Record) {
+    let mut durable = shell.record.borrow().clone();
+    (durable.epoch, durable.primary, durable.mirroring) = (record.epoch, record.primary, record.mirroring);
+    for attempt in 1..=SAVE_ATTEMPTS {
+        let (store, wanted) = (shell.store.clone(), durable.clone());
+        let saved = tokio::task::spawn_blocking(move || match store.lock() {
+            Ok(mut store) => store.commit(&wanted).map_err(|error| error.to_string()),
+            Err(_) => Err("the store's lock is poisoned".to_owned()),
+        })
+        .await;
+        match saved {
+            Ok(Ok(())) => {
+                *shell.record.borrow_mut() = durable;
+                return shell.with(|core, now| core.handle_record_saved(&record, now));
+            }
+            Ok(Err(error)) => tracing::error!("the record was not written (attempt {attempt}): {error}"),
+            Err(error) => tracing::error!("the record was not written (attempt {attempt}): {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tracing::error!("nobody knows whether epoch {} is durable: stopping rather than guess; the next start obeys what is on disk", record.epoch);
+    std::process::exit(1);
+}
+
+const SAVE_ATTEMPTS: u32 = 20;
+
+fn core_record(record: &Record) -> sequencer::Record {
+    let Record { installation, epoch, primary, mirroring, .. } = record.clone();
+    sequencer::Record { installation, epoch, primary, mirroring }
+}
+
+fn random() -> anyhow::Result<[u64; 2]> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let (low, high) = bytes.split_at(8);
+    Ok([u64::from_le_bytes(low.try_into()?), u64::from_le_bytes(high.try_into()?)])
+}
+
+/// The core's settings, from the configuration.
+fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
+    let mirror = &config.mirror;
+    let password = config.listen.client_password.expose();
+    Ok(Settings {
+        expiry_margin_ms: mirror.expiry_margin_ms as i64,
+        ack: match mirror.ack {
+            config::Ack::Primary => sequencer::Ack::Primary,
+            config::Ack::Both => sequencer::Ack::Both { timeout_us: mirror.ack_timeout_ms * 1000, strict: mirror.ack_strict },
+        },
+        queue_bytes_max: mirror.queue_bytes_max,
+        queue_age_max_us: mirror.queue_age_max_ms * 1000,
+        dirty_keys_max: mirror.dirty_keys_max,
+        flush: match mirror.flush {
+            config::Flush::Mirror => sequencer::FlushPolicy::Mirror,
+            config::Flush::Refuse => sequencer::FlushPolicy::Refuse,
+            config::Flush::Alarm => sequencer::FlushPolicy::Alarm,
+        },
+        publish: mirror.publish,
+        backfill: mirror.backfill == config::Backfill::Auto,
+        pause_budget_us: config.cutover.pause_budget_ms * 1000,
+        flip_lag_max_us: config.cutover.lag_max_ms * 1000,
+        follow_loss: config.primary.on_loss == config::OnLoss::Follow,
+        primary_wait_us: config.primary.wait_ms * 1000,
+        client_output_max: config.limits.client_output_bytes_max,
+        request_bytes_max: config.limits.request_bytes_total_max,
+        lane_frame_max: config.limits.lane_frame_max,
+        client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
+        seed: random()?,
+        new_data: if record.new_data == NewData::Keep { sequencer::NewData::Keep } else { sequencer::NewData::Ours },
+        ..Settings::default()
+    })
+}

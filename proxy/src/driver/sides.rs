@@ -1,0 +1,253 @@
+//! Connecting a side: ask what it is, kill what is left of earlier connections there, open the lanes; then look at it once a
+//! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it [H5, H6].
+
+use super::{Shell, lanes};
+use crate::upstream::conn::{Conn, ConnError, Protocol, Reply};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::task::spawn_local;
+use twinlane_core::endpoint::{Db, Endpoint};
+use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, SideUp};
+
+/// Longest wait for a step of a handshake.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+impl Shell {
+    /// A side is lost: its sockets are reset, the sequencer learns of it.
+    pub(super) fn lose(&self, side: Endpoint, generation: u64, error: &str) {
+        if self.core.borrow().generation(side) != generation {
+            return;
+        }
+        self.lanes.drop_side(side);
+        self.with(|core, now| core.handle_side_down(side, generation, error, now));
+    }
+
+    /// The name of a connection: `twinlane:<pair>:<instance>:<epoch>:<role>`.
+    fn name(&self, role: &str) -> String {
+        let record = self.record.borrow();
+        format!("twinlane:{}:{}:{}:{role}", &record.installation[..record.installation.len().min(12)], self.instance, record.epoch)
+    }
+}
+
+/// Connects a side and runs it.
+pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, predecessors: Vec<LaneInfo>, databases: Vec<Db>) {
+    match handshake(&shell, side, &predecessors, &databases).await {
+        Ok((up, streams, conn)) => {
+            if shell.core.borrow().generation(side) != generation {
+                return;
+            }
+            for (db, stream) in streams {
+                spawn_local(lanes::run(&shell, LaneId { side, db, bulk: false }, generation, stream));
+            }
+            shell.with(|core, now| core.handle_side_up(side, generation, up, now));
+            watch(shell, side, generation, conn).await;
+        }
+        Err(error) => shell.lose(side, generation, &error),
+    }
+}
+
+type Connected = (SideUp, Vec<(Db, crate::net::Stream)>, Conn);
+
+async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo], databases: &[Db]) -> Result<Connected, String> {
+    let target = &shell.targets[side.index()];
+    let text = |error: ConnError| error.to_string();
+    let mut conn = Conn::open(target, &shell.name("control"), DEADLINE).await.map_err(text)?;
+    let info = conn.info().await.map_err(text)?;
+    if info.loading {
+        return Err("the server is loading its data".into());
+    }
+    refuse_strangers(shell, side, &mut conn).await?;
+    let killed = kill(&mut conn, &info.run_id, predecessors, shell).await;
+    let mark = conn.get_mark().await.map_err(text)?.map(|mark| mark.to_json().into_bytes());
+    let keyspace = conn.keyspace().await.map_err(text)?.into_iter().filter(|(_, keys)| keys.keys > 0).map(|(db, _)| db).collect();
+    let count = conn.databases().await.map_err(text)?.unwrap_or(DATABASES_UNTOLD) as usize;
+    let commands = conn.commands().await.map_err(text)?;
+    let (major, minor) = info.major_minor();
+    let redis = info.product == "redis";
+    let mut up = SideUp {
+        run_id: info.run_id.clone(),
+        version: info.display_version(),
+        major: if redis { major } else { 7 },
+        eager_consumers: !redis || (major, minor) >= (7, 2),
+        resp: if conn.protocol() == Protocol::Resp3 { 3 } else { 2 },
+        databases: count,
+        commands: commands.into_iter().collect(),
+        mark,
+        keyspace,
+        killed,
+        lanes: Vec::new(),
+    };
+    let mut streams = Vec::new();
+    for db in databases.iter().filter(|db| usize::from(**db) < count) {
+        if let Some((info, stream)) = lane(shell, side, *db, "lane", &info.run_id).await? {
+            up.lanes.push((*db, info));
+            streams.push((*db, stream));
+        }
+    }
+    Ok((up, streams, conn))
+}
+
+/// Databases assumed where CONFIG is refused: what managed services offer at least.
+const DATABASES_UNTOLD: u32 = 16;
+
+/// A side that carries the record of another installation, or a newer one, is not served from [H9].
+async fn refuse_strangers(shell: &Rc<Shell>, side: Endpoint, conn: &mut Conn) -> Result<(), String> {
+    let Some(mark) = conn.get_mark().await.map_err(|error| error.to_string())? else { return Ok(()) };
+    let record = shell.record.borrow();
+    if mark.installation != record.installation {
+        return Err(format!("it carries the record of another installation ({}, epoch {}); see `twinlane adopt`", mark.installation, mark.epoch));
+    }
+    // Our own commit may just be on its way into both marks.
+    if mark.epoch > record.epoch + 1 {
+        return Err(format!("it carries a newer record (epoch {}, ours is {}); see `twinlane adopt`", mark.epoch, record.epoch));
+    }
+    if mark.side != side {
+        return Err(format!("it was called `{}` before; the two endpoints seem to be swapped", mark.side));
+    }
+    Ok(())
+}
+
+/// Kills our earlier connections on this server process, those we remember and those that carry our name [H1]. False when one
+/// may still be alive.
+async fn kill(conn: &mut Conn, run_id: &str, predecessors: &[LaneInfo], shell: &Shell) -> bool {
+    let mut dead = true;
+    for old in predecessors.iter().filter(|old| old.run_id == run_id) {
+        if let Err(error) = conn.kill_client(old.client_id as i64, &old.address).await {
+            tracing::warn!("an earlier connection of ours could not be killed: {error}");
+            dead = false;
+        }
+    }
+    dead & kill_by_name(conn, shell).await
+}
+
+/// Connections of an earlier process of this installation: the lock on the state directory says that it is gone.
+async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
+    let installation = shell.record.borrow().installation.clone();
+    let ours = format!("twinlane:{}:", &installation[..installation.len().min(12)]);
+    let this = format!("{ours}{}:", shell.instance);
+    let Ok(list) = conn.call(&[b"CLIENT", b"LIST"]).await else { return false };
+    let mut dead = true;
+    for line in list.text().unwrap_or_default().lines() {
+        let field = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name));
+        let (Some(name), Some(id), Some(addr)) = (field("name="), field("id="), field("addr=")) else { continue };
+        if name.starts_with(&ours) && !name.starts_with(&this) {
+            let id = id.parse().unwrap_or(0);
+            dead &= conn.kill_client(id, addr).await.is_ok();
+        }
+    }
+    dead
+}
+
+/// Opens one lane: connected, authenticated, named, in its database. None when the server has no such database.
+async fn lane(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &str) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+    let text = |error: ConnError| error.to_string();
+    let mut conn = Conn::open(&shell.targets[side.index()], &shell.name(&format!("{role}-{db}")), DEADLINE).await.map_err(text)?;
+    // A lane's replies are read always, but a server that evicts clients by memory must not choose this one.
+    let _ = conn.call(&[b"CLIENT", b"NO-EVICT", b"ON"]).await.map_err(text)?;
+    if db != 0
+        && let Reply::Error(refusal) = conn.call(&[b"SELECT", db.to_string().as_bytes()]).await.map_err(text)?
+    {
+        tracing::warn!("`{side}` has no database {db}: {}", refusal);
+        return Ok(None);
+    }
+    let (client_id, address) = conn.client_id_and_addr().await.map_err(text)?;
+    let stream = conn.into_stream().ok_or("the server sent something nobody asked for")?;
+    Ok(Some((LaneInfo { client_id: client_id as u64, address, run_id: run_id.to_owned() }, stream)))
+}
+
+/// Opens a lane that came to be needed.
+pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
+    let role = if id.bulk { "bulk" } else { "lane" };
+    let run_id = shell.core.borrow().run_id(id.side);
+    let opened = lane(&shell, id.side, id.db, role, &run_id).await;
+    if shell.core.borrow().generation(id.side) != generation {
+        return;
+    }
+    match opened {
+        Ok(Some((info, stream))) => {
+            spawn_local(lanes::run(&shell, id, generation, stream));
+            shell.with(|core, now| core.handle_lane_open(id, generation, Ok(Some(info)), now));
+        }
+        Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
+        Err(error) => shell.lose(id.side, generation, &error),
+    }
+}
+
+/// Looks at a side once a second, until it is given up. Slowness is told, and ends nothing [H46].
+async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
+    let mut conn = Some(conn);
+    loop {
+        if shell.core.borrow().generation(side) != generation {
+            return;
+        }
+        let mut probe = match look(&shell, side, &mut conn).await {
+            Ok(probe) => probe,
+            Err(error) => {
+                conn = None;
+                Probe { error: Some(error), ..shell.core.borrow().last_probe(side) }
+            }
+        };
+        if shell.core.borrow().generation(side) != generation {
+            return;
+        }
+        if probe.error.is_none() && shell.core.borrow().run_id(side) != probe.run_id {
+            // The address leads to another server now (a failover behind a name): the lanes follow it.
+            return shell.lose(side, generation, "the address leads to another server process now");
+        }
+        probe.run_id.clear();
+        shell.with(|core, now| core.handle_probe(side, probe, now));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<Probe, String> {
+    let text = |error: ConnError| error.to_string();
+    if conn.is_none() {
+        *conn = Some(Conn::open(&shell.targets[side.index()], &shell.name("control"), PROBE_DEADLINE).await.map_err(text)?);
+    }
+    let Some(conn) = conn else { return Err("not connected".into()) };
+    let before = unix_ms();
+    let time = conn.ask(&[b"TIME"]).await.map_err(text)?;
+    let middle = before + (unix_ms() - before) / 2;
+    let reply = conn.ask(&[b"INFO"]).await.map_err(text)?;
+    let info = reply.text().unwrap_or_default();
+    let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
+    let field = |name: &str| fields.get(name).copied().unwrap_or_default();
+    let mut probe = Probe {
+        error: None,
+        run_id: field("run_id").to_owned(),
+        evicted_keys: field("evicted_keys").parse().unwrap_or(0),
+        expires: HashMap::new(),
+        clock_offset_ms: server_ms(&time).map_or(0, |ms| ms - middle),
+        keyspace: Vec::new(),
+    };
+    if field("loading") == "1" {
+        probe.error = Some("the server is loading its data".into());
+    } else if field("role") != "master" {
+        probe.error = Some("the server is a replica: it refuses writes".into());
+    }
+    for (name, value) in &fields {
+        let Some(db) = name.strip_prefix("db").and_then(|db| db.parse::<Db>().ok()) else { continue };
+        let number = |key: &str| value.split(',').find_map(|part| part.strip_prefix(key)).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        if number("keys=") > 0 {
+            probe.keyspace.push(db);
+        }
+        probe.expires.insert(db, number("expires="));
+    }
+    Ok(probe)
+}
+
+/// Longest wait for a look. A slow server is named unhealthy; its lanes go on waiting.
+const PROBE_DEADLINE: Duration = Duration::from_secs(2);
+
+fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// `TIME` as Unix milliseconds.
+fn server_ms(time: &Reply) -> Option<i64> {
+    let Reply::Array(parts) = time else { return None };
+    let part = |at: usize| parts.get(at).and_then(Reply::text).and_then(|text| text.parse::<i64>().ok());
+    Some(part(0)? * 1000 + part(1)? / 1000)
+}
