@@ -309,6 +309,12 @@ impl Ledger {
                 db => db,
             };
         }
+        // An image that is not confirmed will be confirmed under the old number: take another.
+        for db in [a, b] {
+            let restoring = |entry: &Entry| matches!(entry.state, State::Restoring(_));
+            let keys: Vec<_> = self.database(db).iter().filter(|(_, entry)| restoring(entry)).map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| self.set_state(db, key, State::Dirty));
+        }
     }
 
     /// Keys of the ledger, for status and for what must be undone.

@@ -93,12 +93,18 @@ fn pairs(reply: Reply<'_>, out: &mut Vec<u8>) {
         if at % 2 == 0 {
             out.extend_from_slice(b"*2\r\n");
         }
-        mechanical(element.0, out);
+        // The fields of a pending entry that was deleted are a null array (t_stream.c streamReplyWithRangeFromConsumerPEL).
+        convert(element.0, b"*-1\r\n", out);
     }
 }
 
-/// The part that is the same for every command, token by token: no recursion, whatever the depth.
+/// The part that is the same for every command.
 fn mechanical(reply: &[u8], out: &mut Vec<u8>) {
+    convert(reply, b"$-1\r\n", out);
+}
+
+/// Token by token: no recursion, whatever the depth.
+fn convert(reply: &[u8], null: &[u8], out: &mut Vec<u8>) {
     let mut at = 0;
     while let Ok(Some(token)) = token_at(reply, at) {
         let data = reply.get(token.data.0..token.data.1).unwrap_or(&[]);
@@ -108,7 +114,7 @@ fn mechanical(reply: &[u8], out: &mut Vec<u8>) {
             b'+' | b'-' | b':' | b'$' => out.extend_from_slice(reply.get(from..token.next).unwrap_or(&[])),
             b'*' if token.null => out.extend_from_slice(b"*-1\r\n"),
             b'*' | b'~' | b'>' | b'%' => push_header(out, b'*', token.children as i64),
-            b'_' => out.extend_from_slice(b"$-1\r\n"),
+            b'_' => out.extend_from_slice(null),
             b'#' => out.extend_from_slice(if data == b"t" { b":1\r\n" } else { b":0\r\n" }),
             b'=' => push_bulk(out, data.get(4..).unwrap_or(&[])),
             b'!' => {
@@ -164,6 +170,7 @@ mod tests {
         check("ZMPOP", 4, "*2 $1 k *1 *2 $1 a ,1 ", "*2 $1 k *1 *2 $1 a $1 1 ");
         check("XREAD", 4, "%1 $1 s *1 *2 $3 1-1 *2 $1 f $1 v ", "*1 *2 $1 s *1 *2 $3 1-1 *2 $1 f $1 v ");
         check("XREAD", 4, "_ ", "*-1 ");
+        check("XREADGROUP", 6, "%1 $1 s *1 *2 $3 1-1 _ ", "*1 *2 $1 s *1 *2 $3 1-1 *-1 ");
         check("GEOPOS", 3, "*2 _ *2 ,1.5 ,2 ", "*2 *-1 *2 $3 1.5 $1 2 ");
         check("XPENDING", 3, "*4 :0 _ _ _ ", "*4 :0 $-1 $-1 *-1 ");
         check("INFO", 1, "=6 txt:ab ", "$2 ab ");

@@ -63,6 +63,11 @@ impl Fences {
         self.fences.iter().any(|fence| fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
     }
 
+    /// Whether the barrier is this session's: what it sent may change its database.
+    pub fn owns_barrier(&self, id: SessionId) -> bool {
+        self.barrier == Some(id)
+    }
+
     /// The session owns the barrier from now on, unless another one, or a fence, is in its way.
     pub fn take_barrier(&mut self, id: SessionId) -> bool {
         if !self.fences.is_empty() || self.barrier_sent {

@@ -75,7 +75,7 @@ impl Sequencer {
             return self.error(id, &format!("ERR twinlane: `{mirror}` has no database {index}, so it cannot be mirrored"));
         }
         let Some(session) = self.sessions.get_mut(id) else { return Admit::Taken };
-        if session.db != index as Db && !session.is_drained() {
+        if !session.is_drained() && (session.db != index as Db || self.fences.owns_barrier(id)) {
             return Admit::Wait(Wait::Drain);
         }
         session.db = index as Db;

@@ -172,7 +172,9 @@ impl Sequencer {
     /// Hands a reply to its session, converted when the session speaks RESP2.
     #[allow(clippy::too_many_arguments)]
     fn give(&mut self, id: SessionId, shape: Shape, arguments: usize, reply: &[u8], resp3: bool, wrote: bool, awaits: Option<u64>) {
-        let down = resp3 && self.sessions.get(id).is_some_and(|session| session.resp < 3);
+        // Nested pairs hold no type that RESP2 lacks, so the shape counts too.
+        let lane3 = self.sides[self.primary().index()].resp == 3;
+        let down = lane3 && (resp3 || shape == Shape::Flat) && self.sessions.get(id).is_some_and(|session| session.resp < 3);
         if !down {
             self.deliver(id, reply, wrote, awaits);
             return;
@@ -241,7 +243,8 @@ impl Sequencer {
         let mut frames = Vec::new();
         let mut outgoing = super::mirror::Outgoing::new(id.db);
         let mut db = id.db;
-        let down = resp3 && block.session.and_then(|id| self.sessions.get(id)).is_none_or(|session| session.resp < 3);
+        let lane3 = self.sides[self.primary().index()].resp == 3;
+        let down = lane3 && block.session.and_then(|id| self.sessions.get(id)).is_none_or(|session| session.resp < 3);
         let mut shown = Vec::new();
         let replies: Vec<Reply<'_>> = reply.elements().collect();
         let mut pending = false;
@@ -279,8 +282,8 @@ impl Sequencer {
             whole.extend_from_slice(&shown);
             shown = whole;
         }
-        if let Some(session) = self.sessions.get_mut(session)
-            && !block.single
+        if db != id.db
+            && let Some(session) = self.sessions.get_mut(session)
         {
             session.db = db;
         }

@@ -112,7 +112,7 @@ impl Sequencer {
 
     /// Queues a command of a transaction.
     pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
-        let carried = matches!(command.class, Class::Read | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
+        let carried = matches!(command.class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
         let local = matches!(command.name, "SELECT" | "PING" | "ECHO");
         if !carried && !local {
             let error = match command.class {
