@@ -63,6 +63,11 @@ impl Fences {
         self.fences.iter().any(|fence| fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
     }
 
+    /// Whether a barrier stands.
+    pub fn has_barrier(&self) -> bool {
+        self.barrier.is_some()
+    }
+
     /// Whether the barrier is this session's: what it sent may change its database.
     pub fn owns_barrier(&self, id: SessionId) -> bool {
         self.barrier == Some(id)

@@ -31,6 +31,11 @@ pub(super) struct Flip {
 }
 
 impl Flip {
+    /// The record is being written: nothing may be appended to any lane.
+    pub fn is_committing(&self) -> bool {
+        self.phase == Phase::Committing
+    }
+
     pub fn word(&self) -> &'static str {
         match self.phase {
             Phase::Arming => "arming",
@@ -156,7 +161,8 @@ impl Sequencer {
         let up = self.sides.iter().all(super::sides::Side::is_up);
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
-        if up && drained && (self.ledger.dirty() == 0 || !recheck) {
+        let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
+        if up && drained && (settled || !recheck) {
             let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
             if !reasons.is_empty() {
                 self.end_flip(reasons);

@@ -32,7 +32,7 @@ impl Sequencer {
 
     /// Reads the key on the primary's lane. False when that cannot be done now.
     fn ask_image(&mut self, db: Db, key: &[u8]) -> bool {
-        if self.fences.fences_key(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
+        if !self.may_ask() || self.fences.fences_key(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
             return false;
         }
         let id = LaneId::shared(self.primary(), db);
@@ -136,7 +136,7 @@ impl Sequencer {
 
     /// Asks for images of dirty keys, oldest first, a bounded number at a time.
     pub(super) fn pump_repairs(&mut self) -> bool {
-        if self.ledger.dirty() == 0 || !self.may_repair() {
+        if self.ledger.dirty() == 0 || !self.may_repair() || !self.may_ask() {
             return false;
         }
         let mut moved = false;
@@ -156,6 +156,12 @@ impl Sequencer {
             moved = true;
         }
         moved
+    }
+
+    /// Reads of ours enter the primary's lanes like commands of clients: not while a barrier stands, whose command would have no
+    /// place before or behind them, and not while the roles are about to move.
+    pub(super) fn may_ask(&self) -> bool {
+        !self.fences.has_barrier() && !self.flip.as_ref().is_some_and(super::flip::Flip::is_committing)
     }
 
     fn may_repair(&self) -> bool {

@@ -119,7 +119,7 @@ impl Sequencer {
     }
 
     pub(super) fn pump_scans(&mut self) -> bool {
-        if !self.record.mirroring || self.lost.is_some() || !self.settings.backfill || self.holding {
+        if !self.record.mirroring || self.lost.is_some() || !self.settings.backfill || self.holding || !self.may_ask() {
             return false;
         }
         if self.list_databases() {
