@@ -103,8 +103,12 @@ pub struct Mirror {
     pub expiry_margin_ms: u64,
     /// Keys in doubt that are remembered by name; past it the database is in doubt as a whole.
     pub dirty_keys_max: usize,
-    /// FLUSHDB, FLUSHALL and SWAPDB.
-    pub flush: Flush,
+    /// FLUSHDB of a client.
+    pub flushdb: Flush,
+    /// FLUSHALL of a client.
+    pub flushall: Flush,
+    /// SWAPDB of a client.
+    pub swapdb: Flush,
     /// Whether PUBLISH reaches the mirror.
     pub publish: bool,
     /// Whether a mirror in doubt as a whole is made equal by a scan.
@@ -175,7 +179,7 @@ pub enum Ack {
     Both,
 }
 
-/// FLUSHDB, FLUSHALL and SWAPDB of a client.
+/// What becomes of a command that speaks of whole databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Flush {
@@ -183,7 +187,8 @@ pub enum Flush {
     Mirror,
     /// Refused before it reaches the primary.
     Refuse,
-    /// Done on the primary only, and an alarm is raised.
+    /// Done on the primary only; the mirror keeps what it has, an alarm stands and the gate is shut until the operator goes on
+    /// from the mirror or accepts it.
     Alarm,
 }
 
@@ -304,7 +309,9 @@ impl Default for Mirror {
             queue_age_max_ms: 500,
             expiry_margin_ms: 500,
             dirty_keys_max: 1_000_000,
-            flush: Flush::Mirror,
+            flushdb: Flush::Mirror,
+            flushall: Flush::Mirror,
+            swapdb: Flush::Mirror,
             publish: true,
             backfill: Backfill::Auto,
         }

@@ -218,6 +218,14 @@ fn random() -> anyhow::Result<[u64; 2]> {
     Ok([u64::from_le_bytes(low.try_into()?), u64::from_le_bytes(high.try_into()?)])
 }
 
+fn policy(flush: config::Flush) -> sequencer::FlushPolicy {
+    match flush {
+        config::Flush::Mirror => sequencer::FlushPolicy::Mirror,
+        config::Flush::Refuse => sequencer::FlushPolicy::Refuse,
+        config::Flush::Alarm => sequencer::FlushPolicy::Alarm,
+    }
+}
+
 /// The core's settings, from the configuration.
 fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
     let mirror = &config.mirror;
@@ -231,11 +239,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         queue_bytes_max: mirror.queue_bytes_max,
         queue_age_max_us: mirror.queue_age_max_ms * 1000,
         dirty_keys_max: mirror.dirty_keys_max,
-        flush: match mirror.flush {
-            config::Flush::Mirror => sequencer::FlushPolicy::Mirror,
-            config::Flush::Refuse => sequencer::FlushPolicy::Refuse,
-            config::Flush::Alarm => sequencer::FlushPolicy::Alarm,
-        },
+        flush: [policy(mirror.flushdb), policy(mirror.flushall), policy(mirror.swapdb)],
         publish: mirror.publish,
         backfill: mirror.backfill == config::Backfill::Auto,
         pause_budget_us: config.cutover.pause_budget_ms * 1000,

@@ -78,8 +78,9 @@ impl Sequencer {
             return Some("-ERR twinlane: keys beginning with `__twinlane:` are reserved\r\n".into());
         }
         match command.rule {
-            Rule::FlushAll | Rule::FlushDb if self.settings.flush == FlushPolicy::Refuse => {
-                Some(format!("-ERR twinlane: {} is refused by the policy `mirror.flush = \"refuse\"`\r\n", command.name))
+            rule if self.settings.flush_policy(rule) == FlushPolicy::Refuse => {
+                let option = command.name.to_ascii_lowercase();
+                Some(format!("-ERR twinlane: {} is refused by the policy `mirror.{option} = \"refuse\"`\r\n", command.name))
             }
             Rule::XReadGroup if (1..request.len()).take_while(|at| !request.is(*at, "STREAMS")).any(|at| request.is(at, "BLOCK")) => {
                 Some("-ERR twinlane: XREADGROUP with BLOCK is not supported yet\r\n".into())
@@ -184,6 +185,12 @@ impl Sequencer {
     #[allow(clippy::type_complexity)]
     fn companions(&self, command: &Command, request: &Request<'_>, db: Db) -> Option<(Vec<Vec<Vec<u8>>>, Vec<(Vec<Vec<u8>>, Hidden)>)> {
         let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        if self.settings.flush_policy(command.rule) == FlushPolicy::Alarm {
+            // Without its mark the primary counts as one that lost its data, after a restart of the proxy too.
+            let home = number(i64::from(db));
+            let gone: [&[&[u8]]; 3] = [&[b"SELECT", b"0"], &[b"DEL", RECORD_KEY], &[b"SELECT", &home]];
+            return Some((vec![], gone.iter().map(|args| (words(args), Hidden::Silent)).collect()));
+        }
         let mark = || (words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
         match command.rule {
             Rule::FlushDb if db == 0 => Some((vec![], vec![mark()])),

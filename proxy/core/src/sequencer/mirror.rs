@@ -203,6 +203,10 @@ impl Sequencer {
         if effect == Effect::Nothing || !self.record.mirroring {
             return Way::Done(false);
         }
+        if self.settings.flush_policy(command.rule) == super::FlushPolicy::Alarm {
+            self.primary_lost_data(&format!("a client sent {}, which the policy does not mirror", command.name));
+            return Way::Done(false);
+        }
         let total = match effect {
             Effect::Keyless { once } => return self.keyless(db, command, request, once),
             Effect::FlushDb => return self.flush_db(db, ack),
@@ -321,9 +325,6 @@ impl Sequencer {
 
     /// A database was emptied on the primary: what was known and doubted of it has no meaning any more.
     fn flushed(&mut self, db: Db) {
-        if self.settings.flush == super::FlushPolicy::Alarm {
-            self.alarm("a client flushed a database; it was mirrored (policy `mirror.flush = \"alarm\"`)");
-        }
         self.ledger.flush(db);
         self.synced.forget(db);
         self.synced.set_whole(db);

@@ -61,14 +61,14 @@ pub enum Ack {
     },
 }
 
-/// What happens to FLUSHDB and FLUSHALL.
+/// What happens to a command that speaks of whole databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlushPolicy {
     /// Carried and mirrored like any write.
     Mirror,
     /// Refused with an error.
     Refuse,
-    /// Carried, mirrored, and an alarm is raised.
+    /// Carried and not mirrored: as if the primary had lost its data, the operator decides which side goes on.
     Alarm,
 }
 
@@ -94,8 +94,8 @@ pub struct Settings {
     pub queue_age_max_us: u64,
     /// Dirty keys, above which a database is in doubt as a whole.
     pub dirty_keys_max: usize,
-    /// See [`FlushPolicy`].
-    pub flush: FlushPolicy,
+    /// See [`FlushPolicy`]: of FLUSHDB, FLUSHALL, SWAPDB.
+    pub flush: [FlushPolicy; 3],
     /// Whether PUBLISH goes to the mirror too.
     pub publish: bool,
     /// Whether unsynced databases are scanned without being asked.
@@ -145,6 +145,19 @@ pub struct Faults {
     pub no_recheck: bool,
 }
 
+impl Settings {
+    /// The policy for a command, if it is one of those that have one.
+    fn flush_policy(&self, rule: crate::command::Rule) -> FlushPolicy {
+        use crate::command::Rule;
+        match rule {
+            Rule::FlushDb => self.flush[0],
+            Rule::FlushAll => self.flush[1],
+            Rule::SwapDb => self.flush[2],
+            _ => FlushPolicy::Mirror,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
@@ -153,7 +166,7 @@ impl Default for Settings {
             queue_bytes_max: 64 * 1024 * 1024,
             queue_age_max_us: 500_000,
             dirty_keys_max: 1_000_000,
-            flush: FlushPolicy::Mirror,
+            flush: [FlushPolicy::Mirror; 3],
             publish: true,
             backfill: true,
             pause_budget_us: 250_000,
@@ -342,9 +355,10 @@ impl Sequencer {
             settling: false,
         };
         if primary_lost_data {
-            sequencer.primary_lost_data();
+            sequencer.primary_lost_data("it came back without its data while the proxy was not running");
         }
-        sequencer.scans.want_all(false);
+        // Nobody knows what was in flight when the last process ended.
+        sequencer.scans.want_all(sequencer.settings.new_data == NewData::Ours);
         for side in Endpoint::BOTH {
             sequencer.connect(side);
         }

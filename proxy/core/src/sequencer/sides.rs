@@ -296,19 +296,18 @@ impl Sequencer {
         self.scans.restart();
         if !first && !marked && self.lost.is_none() {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
-            self.log(true, format!("`{}`: {text}, without the key that this proxy keeps there", self.primary()));
-            self.primary_lost_data();
+            self.primary_lost_data(&format!("{text}, without the key that this proxy keeps there"));
         }
         self.ask_again();
     }
 
     /// The primary came back without its data: the mirror holds the better copy [H12]. Nothing is deleted there to match.
-    pub(super) fn primary_lost_data(&mut self) {
+    pub(super) fn primary_lost_data(&mut self, how: &str) {
         self.lost = Some(self.position);
         self.synced.forget_all();
         let side = self.primary();
         self.alarm(&format!(
-            "PRIMARY LOST DATA: `{side}` came back without its data; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
+            "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
             side.other()
         ));
         if self.settings.follow_loss {
