@@ -4,6 +4,7 @@
 //! what "equal" means in every issue and every test.
 
 pub mod compare;
+pub mod pair;
 pub mod proxy;
 pub mod resp;
 pub mod servers;
