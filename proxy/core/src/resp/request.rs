@@ -81,6 +81,8 @@ pub struct Resume {
     begun: bool,
     /// Bytes that must be there before it is worth looking again.
     need: usize,
+    /// The arguments found so far: the caller's spans serve other sessions until the rest of this request comes.
+    spans: Vec<(u32, u32)>,
 }
 
 /// What the bytes at the start of a client's input are.
@@ -134,11 +136,14 @@ pub fn parse(input: &[u8], spans: &mut Spans, resume: &mut Resume, authenticated
         if count <= 0 {
             return Parsed::Ignored { len: at };
         }
-        *resume = Resume { at, missing: count as usize, sloppy, begun: true, need: 0 };
+        *resume = Resume { at, missing: count as usize, sloppy, begun: true, ..Resume::default() };
         spans.0.clear();
+    } else {
+        std::mem::swap(&mut spans.0, &mut resume.spans);
     }
     while resume.missing > 0 {
         if let Some(stop) = argument(input, spans, resume, authenticated) {
+            std::mem::swap(&mut spans.0, &mut resume.spans);
             return stop;
         }
     }
@@ -369,5 +374,21 @@ mod tests {
         let parsed = parse(input, &mut spans, &mut resume, true);
         assert_eq!(parsed, Parsed::Complete { len: input.len(), canonical: true });
         assert_eq!(spans.get(input, 2), b"hello");
+    }
+
+    /// The bug: spans are shared by all sessions, and a request of one arrived between two pieces of another's: the second was
+    /// then read with the first one's arguments (`-ERR unknown command 'SET  $6 '`, and worse: another key).
+    #[test]
+    fn a_request_of_another_session_may_come_between_two_pieces() {
+        let pieces = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nhello\r\n";
+        let other = b"*2\r\n$4\r\nAUTH\r\n$9\r\nsomething\r\n";
+        for (end, between) in (1..pieces.len()).flat_map(|end| (1..=other.len()).map(move |between| (end, between))) {
+            let (mut spans, mut resume, mut of_other) = (Spans::default(), Resume::default(), Resume::default());
+            assert_eq!(parse(&pieces[..end], &mut spans, &mut resume, true), Parsed::Incomplete);
+            parse(&other[..between], &mut spans, &mut of_other, true);
+            assert_eq!(parse(pieces, &mut spans, &mut resume, true), Parsed::Complete { len: pieces.len(), canonical: true });
+            let args: Vec<&[u8]> = (0..spans.len()).map(|at| spans.get(pieces, at)).collect();
+            assert_eq!(args, [b"SET".as_slice(), b"k", b"hello"], "{end} {between}");
+        }
     }
 }
