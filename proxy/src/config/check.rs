@@ -61,6 +61,9 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<String>) {
         config.limits.lane_frame_max as u64 > 512 << 20,
         "limits.lane_frame_max: at most 536870912 (512 MB), the largest string Redis takes",
     );
+    if let Err(name) = config.allowed_commands() {
+        mistakes.push(format!("commands.allow: `{name}` is not an administrative command that can be carried"));
+    }
     for endpoint in Endpoint::BOTH {
         check_side(endpoint, config.side(endpoint), mistakes);
     }

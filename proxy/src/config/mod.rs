@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use twinlane_core::command::Table;
 use twinlane_core::endpoint::Endpoint;
 
 /// Everything that can be configured, checked.
@@ -41,6 +42,8 @@ pub struct Config {
     pub primary: Primary,
     /// Bounds of memory.
     pub limits: Limits,
+    /// What clients may ask for.
+    pub commands: Commands,
     /// How the process writes its log.
     pub log: Log,
 }
@@ -147,6 +150,14 @@ pub struct Limits {
     pub lane_frame_max: usize,
 }
 
+/// `[commands]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Commands {
+    /// Names of administrative commands that are carried all the same, with commas between them.
+    pub allow: String,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -251,6 +262,20 @@ impl Config {
         Target::new(endpoint, &options)
     }
 
+    /// The rows that `commands.allow` names; a name that cannot be allowed instead.
+    ///
+    /// # Errors
+    /// The first name that is not an administrative command, or one that is never carried.
+    pub fn allowed_commands(&self) -> Result<Vec<usize>, String> {
+        let names = self.commands.allow.split(',').map(|name| name.trim().to_ascii_uppercase()).filter(|name| !name.is_empty());
+        names
+            .map(|name| match Table::get().named(&name) {
+                Some(command) if command.can_be_allowed() => Ok(command.index),
+                _ => Err(name),
+            })
+            .collect()
+    }
+
     /// `wait_ms` of the primary as a duration.
     #[must_use]
     pub fn primary_wait(&self) -> Duration {
@@ -276,6 +301,7 @@ impl Default for Config {
             cutover: Cutover::default(),
             primary: Primary::default(),
             limits: Limits::default(),
+            commands: Commands::default(),
             log: Log::default(),
         }
     }

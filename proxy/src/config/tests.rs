@@ -89,6 +89,7 @@ fn single_mistakes() {
     check("[old]\nca_file = \"/ca.pem\"", "old.ca_file: has no meaning without TLS");
     check("[new]\npassword_file = \"/nowhere/at/all\"", "new.password_file: /nowhere/at/all cannot be read");
     check("[listen]\naddress = \"127.0.0.1:6401\"", "give each its own port");
+    check("[commands]\nallow = \"config set, SHUTDOWN\"", "`SHUTDOWN` is not an administrative command");
 }
 
 #[test]

@@ -250,6 +250,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         request_bytes_max: config.limits.request_bytes_total_max,
         lane_frame_max: config.limits.lane_frame_max,
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
+        allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         seed: random()?,
         new_data: if record.new_data == NewData::Keep { sequencer::NewData::Keep } else { sequencer::NewData::Ours },
         ..Settings::default()

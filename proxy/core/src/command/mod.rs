@@ -248,6 +248,18 @@ impl Command {
         matches!(self.class, Class::Write | Class::Barrier | Class::Keyless)
     }
 
+    /// Whether an operator may open this refused command to clients. It speaks of the primary alone, writes no key and leaves
+    /// the connection it travels on as it was; what ends or blocks a server, replicates it or moves keys is never opened.
+    #[must_use]
+    pub fn can_be_allowed(&self) -> bool {
+        const CAN: [&str; 18] = [
+            "ACL DELUSER", "ACL DRYRUN", "ACL GETUSER", "ACL LIST", "ACL LOAD", "ACL LOG", "ACL SAVE", "ACL SETUSER", "ACL USERS",
+            "BGREWRITEAOF", "BGSAVE", "CONFIG HELP", "CONFIG RESETSTAT", "CONFIG REWRITE", "CONFIG SET", "LATENCY RESET",
+            "MEMORY PURGE", "SLOWLOG RESET",
+        ];
+        self.class == Class::Refused && CAN.contains(&self.name)
+    }
+
     /// The name without its subcommand.
     #[must_use]
     pub fn container(&self) -> &'static str {

@@ -34,7 +34,7 @@ impl Sequencer {
         if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
             return self.queue(id, command, request);
         }
-        match command.class {
+        match self.class_of(command) {
             Class::Local => self.local(id, command, request),
             Class::Transaction => self.transaction(id, command, request),
             Class::Read | Class::Forward | Class::Cursor | Class::Write | Class::Keyless => self.send(id, command, request),
@@ -44,6 +44,11 @@ impl Sequencer {
                 self.refuse_request(id, error.as_bytes())
             }
         }
+    }
+
+    /// The command's class, as the operator has it.
+    pub(super) fn class_of(&self, command: &Command) -> Class {
+        if command.class == Class::Refused && self.settings.allowed.contains(&command.index) { Class::Forward } else { command.class }
     }
 
     /// The request's row, or the error that the primary would give.

@@ -118,6 +118,8 @@ pub struct Settings {
     pub lane_frame_max: usize,
     /// User name and password clients must give, if any.
     pub client_auth: Option<(Vec<u8>, Vec<u8>)>,
+    /// Rows of refused commands that clients may use all the same; see [`Command::can_be_allowed`](crate::command::Command::can_be_allowed).
+    pub allowed: Vec<usize>,
     /// Seed of keyed hashes.
     pub seed: [u64; 2],
     /// Slots of the table of synced keys; see [`limits::SYNCED_SLOTS`].
@@ -178,6 +180,7 @@ impl Default for Settings {
             request_bytes_max: 1024 * 1024 * 1024,
             lane_frame_max: 1024 * 1024,
             client_auth: None,
+            allowed: Vec::new(),
             seed: [0, 0],
             synced_slots: limits::SYNCED_SLOTS,
             new_data: NewData::Ours,

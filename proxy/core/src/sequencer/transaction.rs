@@ -112,10 +112,11 @@ impl Sequencer {
 
     /// Queues a command of a transaction.
     pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
-        let carried = matches!(command.class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
+        let class = self.class_of(command);
+        let carried = matches!(class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
         let local = matches!(command.name, "SELECT" | "PING" | "ECHO");
         if !carried && !local {
-            let error = match command.class {
+            let error = match class {
                 Class::Later | Class::Refused => super::admit::refusal(command),
                 _ => format!("-ERR twinlane: {} inside MULTI is not supported\r\n", command.name),
             };
