@@ -105,6 +105,8 @@ impl Sequencer {
             return false;
         }
         self.scans.all = None;
+        // The servers' own lists are up to a second old: what was used since then has a lane.
+        self.refresh_keyspaces();
         let (primary, mirror) = (self.primary().index(), self.mirror_side().index());
         for db in 0..self.sides[primary].databases.min(limits::DATABASES_MAX) as Db {
             let on_primary = self.sides[primary].keyspace.contains(&db);
