@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use twinlane_tests::compare::{self, compare};
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::resp::Client;
 use twinlane_tests::servers::{Server, Version};
@@ -188,7 +189,11 @@ fn a_primary_killed_and_restarted_with_its_data_costs_only_connections_with_a_wr
     assert!(summary.errors == 0 && summary.broken_promises == 0, "{summary:#?}");
     let status = pair.settle().unwrap();
     assert_ne!(status["stage"], "PRIMARY LOST DATA", "{status}");
-    pair.assert_equal().unwrap();
+    // What an append-only file says of XREADGROUP (XCLAIM ... LASTID) does not bring a group's `entries-read` back: the primary
+    // itself has forgotten that one figure, as a server without a proxy would have (redis 7.0.15 t_stream.c streamPropagateXCLAIM).
+    let report = compare(&pair.old.address(), &pair.new.address(), &compare::Options::default()).unwrap();
+    let forgotten = report.differences.iter().filter(|one| one.old.contains("entries-read")).count() as u64;
+    assert_eq!(report.differing, forgotten, "{report}");
 }
 
 /// Clients that write keys of their own and remember what was acknowledged. A lost connection is replaced, an error is not
