@@ -17,6 +17,9 @@ impl Sequencer {
     pub(super) fn admit(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
         let (in_multi, authenticated) = (session.multi.is_some(), session.authenticated);
+        if session.elsewhere {
+            return Admit::Wait(Wait::Drain);
+        }
         let command = match self.look_up(request) {
             Ok(command) => command,
             Err(error) => {
@@ -37,7 +40,8 @@ impl Sequencer {
         match self.class_of(command) {
             Class::Local => self.local(id, command, request),
             Class::Transaction => self.transaction(id, command, request),
-            Class::Read | Class::Forward | Class::Cursor | Class::Write | Class::Keyless => self.send(id, command, request),
+            Class::Read | Class::Forward | Class::Write | Class::Keyless => self.send(id, command, request),
+            Class::Cursor => self.send_cursor(id, command, request),
             Class::Barrier => self.send_barrier(id, command, request),
             Class::Later | Class::Refused => {
                 let error = refusal(command);
@@ -132,6 +136,9 @@ impl Sequencer {
 
     /// The lane is not open: wait for it, within the bound.
     pub(super) fn wait_for_lane(&mut self, id: SessionId, lane: LaneId) -> Admit {
+        if self.lane(lane).is_some_and(|lane| lane.state == super::lane::LaneState::Refused) {
+            return self.refuse_request(id, b"-ERR DB index is out of range\r\n");
+        }
         let side = &self.sides[lane.side.index()];
         if side.is_up() {
             self.open_lane(lane);
@@ -145,7 +152,7 @@ impl Sequencer {
     }
 
     /// Appends a command to the primary's lane.
-    fn send(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+    pub(super) fn send(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let Some(db) = self.sessions.get(id).map(|session| session.db) else { return Admit::Taken };
         if let Some(error) = self.objection(command, request) {
             return self.refuse_request(id, error.as_bytes());

@@ -153,6 +153,11 @@ impl Sequencer {
         self.sessions.resume = true;
     }
 
+    /// The primary's lanes were lost: nothing that a fence waited for is in flight any more.
+    pub(super) fn forget_lanes(&mut self) {
+        self.fences.fences.iter_mut().for_each(|fence| fence.behind = 0);
+    }
+
     /// Lets the owner of a barrier or fence go on when what it waits for has been answered.
     pub(super) fn pump_fences(&mut self) -> bool {
         let waits = |side: &Side, fence: &Fence| {

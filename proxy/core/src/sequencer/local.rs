@@ -81,6 +81,7 @@ impl Sequencer {
         session.db = index as Db;
         let lane = LaneId::shared(self.primary(), index as Db);
         self.open_lane(lane);
+        self.open_lane(LaneId { side: mirror, ..lane });
         self.ok(id)
     }
 

@@ -687,7 +687,8 @@ impl Sequencer {
             }
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras => return self.scans.lost_page(id.db),
-            What::Client { .. } | What::Block(_) | What::ImageRead { .. } | What::ScanPage | What::ScanTimes(_) | What::Mark | What::Trial => return,
+            What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
+            What::Block(_) | What::ImageRead { .. } | What::ScanPage | What::ScanTimes(_) | What::Mark | What::Trial => return,
         };
         self.doubt_written(id.db, frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {

@@ -7,6 +7,7 @@
 //! (connections that come and go).
 
 mod admit;
+mod cursor;
 mod fence;
 mod flip;
 mod image;

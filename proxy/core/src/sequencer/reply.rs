@@ -162,8 +162,8 @@ impl Sequencer {
         } else {
             0
         };
-        if command.class == crate::command::Class::Cursor || matches!(command.name, "KEYS" | "DBSIZE" | "RANDOMKEY") {
-            let shown = self.hide_reserved(id, command, reply, len);
+        if self.lists_keys(command) {
+            let shown = self.hide_reserved(id, command, reply);
             return self.give(session, command.shape, arguments, &shown, resp3, false, None);
         }
         self.give(session, command.shape, arguments, reply.0, resp3, false, None);
@@ -236,6 +236,10 @@ impl Sequencer {
     /// A block: every element's effect in one block, and to the client what it asked for.
     fn answer_block(&mut self, id: LaneId, block: &Block, frame: &[u8], reply: Reply<'_>, resp3: bool, failed: Option<&[u8]>) {
         if !reply.is_aggregate() {
+            // MULTI itself was refused: what followed it ran alone, and nobody knows with which replies [H44].
+            if failed.is_some() && reply.error().is_some_and(|text| text.ends_with(b"without MULTI")) {
+                self.doubt_request(id.db, frame);
+            }
             return self.answer_aborted(block, reply, failed, resp3);
         }
         let ack = block.session.and_then(|session| self.next_ack(session));
@@ -267,6 +271,8 @@ impl Sequencer {
                 outgoing.db = db;
             }
             pending |= self.gather(&mut outgoing, command, &request, effect, &frames, ack);
+            let listed = self.lists_keys(command).then(|| self.hide_reserved(id, command, *reply));
+            let reply = listed.as_deref().map_or(*reply, Reply);
             if down {
                 downgrade(reply.0, command.shape, request.len(), &mut shown);
             } else {
@@ -302,8 +308,12 @@ impl Sequencer {
         self.give(session, Shape::NullArray, 1, shown, resp3 && shown[0] == b'_', true, None);
     }
 
+    fn lists_keys(&self, command: &Command) -> bool {
+        command.class == crate::command::Class::Cursor || matches!(command.name, "KEYS" | "DBSIZE" | "RANDOMKEY")
+    }
+
     /// Replies that list keys leave the reserved ones out, as far as that can be done [H31]; cursors name their side.
-    fn hide_reserved(&mut self, id: LaneId, command: &Command, reply: Reply<'_>, len: u32) -> Vec<u8> {
+    fn hide_reserved(&mut self, id: LaneId, command: &Command, reply: Reply<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(reply.0.len());
         let push_keys = |keys: Reply<'_>, out: &mut Vec<u8>| {
             let shown: Vec<Reply<'_>> = keys.elements().filter(|key| !key.text().starts_with(super::RESERVED_PREFIX)).collect();
@@ -321,19 +331,20 @@ impl Sequencer {
                 let null: &[u8] = if self.sides[id.side.index()].resp == 3 { b"_\r\n" } else { b"$-1\r\n" };
                 out.extend_from_slice(null);
             }
-            "SCAN" if reply.len() == 2 => {
+            "SCAN" | "SSCAN" | "HSCAN" | "ZSCAN" if reply.len() == 2 => {
                 let mut parts = reply.elements();
                 push_array(&mut out, 2);
                 if let Some(cursor) = parts.next() {
-                    out.extend_from_slice(cursor.0);
+                    super::cursor::push_cursor(&mut out, cursor, id.side);
                 }
-                if let Some(keys) = parts.next() {
-                    push_keys(keys, &mut out);
+                match parts.next() {
+                    Some(keys) if command.name == "SCAN" => push_keys(keys, &mut out),
+                    Some(elements) => out.extend_from_slice(elements.0),
+                    None => {}
                 }
             }
             _ => out.extend_from_slice(reply.0),
         }
-        let _ = len;
         out
     }
 }

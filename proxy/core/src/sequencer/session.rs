@@ -77,6 +77,8 @@ pub(super) struct Session {
     /// To be closed, for this reason, once everything it sent is answered.
     pub quitting: Option<&'static str>,
     pub wait: Option<Wait>,
+    /// Its one unanswered command is on the mirror (a cursor that began there).
+    pub elsewhere: bool,
     /// When a flip began to hold its first request.
     pub held_since: Option<u64>,
     /// Commands appended to lanes, and how many of them were answered.
@@ -110,6 +112,7 @@ impl Session {
             closing: false,
             quitting: None,
             wait: None,
+            elsewhere: false,
             held_since: None,
             sent: 0,
             answered: 0,
@@ -137,6 +140,10 @@ impl Session {
     /// Everything it sent is answered.
     pub fn is_drained(&self) -> bool {
         self.sent == self.answered
+    }
+
+    pub fn is_elsewhere(&self) -> bool {
+        self.elsewhere
     }
 
     /// Whether another command may enter.
@@ -375,6 +382,7 @@ impl Sequencer {
     pub(super) fn deliver(&mut self, id: SessionId, bytes: &[u8], wrote: bool, awaits: Option<u64>) -> u64 {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
         session.answered += 1;
+        session.elsewhere = false;
         session.writes -= u32::from(wrote && session.writes > 0);
         let number = session.answered;
         if session.closing && !session.output.is_empty() && session.output.len() > self.settings.client_output_max {

@@ -413,6 +413,7 @@ impl Sequencer {
             self.lower(session, true);
         }
         if primary {
+            self.forget_lanes();
             self.again = again;
         }
     }
@@ -447,7 +448,7 @@ impl Sequencer {
     }
 
     /// What a request of unknown fate may have written.
-    fn doubt_request(&mut self, db: Db, frame: &[u8]) {
+    pub(super) fn doubt_request(&mut self, db: Db, frame: &[u8]) {
         let mut keys: Vec<(Db, Vec<u8>)> = Vec::new();
         let mut wide: Option<Vec<Db>> = None;
         each_request(frame, |command, request| {

@@ -125,6 +125,9 @@ impl Sequencer {
         if let Some(error) = self.objection(command, request) {
             return self.refuse_request(id, error.as_bytes());
         }
+        if command.class == Class::Cursor && request.arg(super::cursor::cursor_at(command)) != b"0" {
+            return self.refuse_request(id, b"-ERR twinlane: going on with a cursor inside MULTI is not supported\r\n");
+        }
         let copies_out = command.rule == Rule::Copy && (3..request.len()).any(|at| request.is(at, "DB"));
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) else { return Admit::Taken };
         if multi.frames.len() + request.frame.len() > MULTI_BYTES_MAX {
