@@ -44,3 +44,6 @@ pub const DATABASES_MAX: usize = 256;
 
 /// Images that may fail for one key in a row before it is set aside as unmirrorable.
 pub const IMAGE_ATTEMPTS_MAX: u32 = 5;
+
+/// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
+pub const ZOMBIE_KEYS_MAX: usize = 65_536;

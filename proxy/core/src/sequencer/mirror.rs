@@ -561,6 +561,9 @@ impl Sequencer {
             self.ledger.collapse(db);
             return self.unsync(&[db]);
         }
+        if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) && self.zombies.len() < limits::ZOMBIE_KEYS_MAX {
+            self.zombies.push((db, key.into()));
+        }
         if self.ledger.mark(db, key, cause, position) {
             self.totals.dirty[cause as usize] += 1;
         }

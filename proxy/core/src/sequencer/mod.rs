@@ -301,6 +301,8 @@ pub struct Sequencer {
     holding: bool,
     /// A record is being saved for something else than a flip.
     saving: VecDeque<(u64, Record)>,
+    /// Keys in doubt because of a connection that may still be alive on its server [H1].
+    zombies: Vec<(Db, Box<[u8]>)>,
     /// Requests of a lost primary that are asked again on the new lanes.
     again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
     actions: VecDeque<Action>,
@@ -344,6 +346,7 @@ impl Sequencer {
             lost: None,
             holding: false,
             saving: VecDeque::new(),
+            zombies: Vec::new(),
             again: Vec::new(),
             actions: VecDeque::new(),
             touched_lanes: Vec::new(),

@@ -271,6 +271,11 @@ impl Sequencer {
         } else if !side.predecessors.is_empty() {
             side.zombies_until = now.us + grace;
         }
+        let zombies = self.sides.iter().any(|side| side.zombies_until > now.us);
+        if !zombies {
+            self.zombies.clear();
+        }
+        let side = &mut self.sides[endpoint.index()];
         let marked = up.mark.is_some();
         side.marked = marked;
         side.lanes.clear();
@@ -510,6 +515,7 @@ impl Sequencer {
                 self.connect(endpoint);
             }
         }
+        self.tick_zombies();
         let primary = &self.sides[self.primary().index()];
         let down = !primary.is_up() && self.now.us.saturating_sub(primary.down_since) >= self.settings.primary_wait_us;
         if !down {
@@ -522,6 +528,21 @@ impl Sequencer {
             }
         }
         self.sessions.resume |= self.anybody_waits();
+    }
+
+    /// What a connection that could not be killed may have done in its grace time is doubted once more [H1].
+    fn tick_zombies(&mut self) {
+        let now = self.now.us;
+        if !self.sides.iter().any(|side| side.zombies_until != 0 && side.zombies_until <= now) {
+            return;
+        }
+        self.sides.iter_mut().for_each(|side| side.zombies_until = 0);
+        let position = self.next_position();
+        let keys = std::mem::take(&mut self.zombies);
+        if keys.len() >= limits::ZOMBIE_KEYS_MAX {
+            return self.unsync(&[]);
+        }
+        keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));
     }
 
     /// The regular look at a side.
