@@ -141,6 +141,8 @@ pub(super) struct Lane {
     /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
     pub answered: u64,
     pub appended: u64,
+    /// Under the fault `no_order`: an effect that goes behind the next request.
+    pub held: Option<(Vec<u8>, What, u32, u64)>,
 }
 
 impl Lane {
@@ -156,6 +158,7 @@ impl Lane {
             sourced: 0,
             answered: 0,
             appended: 0,
+            held: None,
         }
     }
 
@@ -168,6 +171,18 @@ impl Lane {
         let len = self.tape.append(parts);
         self.appended += 1;
         self.in_flight.push_back(InFlight { what, len, replies, at, failed: None });
+        if let Some((bytes, what, replies, at)) = self.held.take() {
+            self.push(&[&bytes], what, replies, at);
+        }
+    }
+
+    /// The fault `no_order`: every seventh request goes behind the one that comes next.
+    pub fn push_late(&mut self, bytes: &[u8], what: What, replies: u32, at: u64) {
+        if self.held.is_none() && self.appended % 7 == 3 {
+            self.held = Some((bytes.to_vec(), what, replies, at));
+        } else {
+            self.push(&[bytes], what, replies, at);
+        }
     }
 
     /// Age of the oldest request in flight.

@@ -139,10 +139,15 @@ impl Sequencer {
         let position = self.next_position();
         let now = self.now.us;
         let sourced = is_sourced(command, request);
+        let late = self.settings.faults.no_order;
         if let Some(lane) = self.lane_mut(LaneId::shared(self.mirror_side(), db)) {
             lane.sourced += usize::from(sourced);
-            let flight = EffectFlight { position, expect, total, sourced, ack };
-            lane.push(&[bytes], What::Effect(flight), frames, now);
+            let flight = What::Effect(EffectFlight { position, expect, total, sourced, ack });
+            if late {
+                lane.push_late(bytes, flight, frames, now);
+            } else {
+                lane.push(&[bytes], flight, frames, now);
+            }
         }
         self.touch_lane(LaneId::shared(self.mirror_side(), db));
         ack.is_some()

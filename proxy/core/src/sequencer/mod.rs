@@ -8,6 +8,7 @@
 
 mod admit;
 mod cursor;
+mod explain;
 mod fence;
 mod flip;
 mod image;
@@ -146,6 +147,8 @@ pub struct Faults {
     pub no_unsynced: bool,
     /// The gate is not evaluated again behind the drain [H7].
     pub no_recheck: bool,
+    /// Now and then an effect is held back and appended behind the next one.
+    pub no_order: bool,
 }
 
 impl Settings {

@@ -91,6 +91,11 @@ impl Scans {
         self.all.is_none() && self.wanted.values().all(|progress| progress.realign)
     }
 
+    /// Whether a database is in doubt as a whole.
+    pub fn doubts(&self, db: Db) -> bool {
+        self.all.is_some() || self.wanted.get(&db).is_some_and(|progress| !progress.realign)
+    }
+
     /// Databases in doubt as a whole.
     pub fn databases(&self) -> Vec<Db> {
         self.wanted.iter().filter(|(_, progress)| !progress.realign).map(|(db, _)| *db).collect()
