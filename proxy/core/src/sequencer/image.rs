@@ -12,6 +12,7 @@ use crate::endpoint::Db;
 use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl Sequencer {
@@ -66,7 +67,8 @@ impl Sequencer {
         }
         let mut frame = Vec::new();
         let margin = self.settings.expiry_margin_ms;
-        let written = if typed { push_typed(&mut frame, key, reply, margin) } else { push_restore(&mut frame, key, reply, margin) };
+        let newer = self.sides[self.mirror_side().index()].major >= 7;
+        let written = if typed { push_typed(&mut frame, key, reply, margin, newer) } else { push_restore(&mut frame, key, reply, margin) };
         match written {
             Some(replies) => self.append_image(db, key, &frame, replies),
             None => self.image_failed(db, key, "it has a type that cannot be copied"),
@@ -183,6 +185,10 @@ fn mirror_ttl(pttl: i64, margin_ms: i64) -> i64 {
     if pttl < 0 { 0 } else { pttl.max(1).saturating_add(margin_ms) }
 }
 
+/// Remaining milliseconds above which the mirror's clock would overflow when it adds them to its time: RESTORE then makes a key that
+/// ended long ago (7.0, cluster.c restoreCommand). Such a key gets the last moment there is as its absolute end.
+const REMAINING_MAX: i64 = i64::MAX - 10_000_000_000_000;
+
 /// `RESTORE k ttl payload REPLACE`, or `DEL k` when the key is absent.
 fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64) -> Option<u32> {
     let mut parts = reply.elements();
@@ -194,7 +200,11 @@ fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i6
         push_request(frame, &[b"DEL", key]);
     } else {
         let ttl = mirror_ttl(pttl.integer()?, margin_ms);
-        push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
+        if ttl > REMAINING_MAX {
+            push_request(frame, &[b"RESTORE", key, &number(i64::MAX), dump.text(), b"REPLACE", b"ABSTTL"]);
+        } else {
+            push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
+        }
     }
     Some(1)
 }
@@ -219,8 +229,8 @@ fn push_typed_reads(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
 /// Elements per command of a typed image, well below every server's bound.
 const TYPED_CHUNK: usize = 512;
 
-/// `MULTI DEL k; <commands that build it>; PEXPIRE k; EXEC`.
-fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64) -> Option<u32> {
+/// `MULTI DEL k; <commands that build it>; PEXPIRE k; EXEC`. `newer`: the mirror is a 7.0 or later.
+fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64, newer: bool) -> Option<u32> {
     let parts: Vec<Reply<'_>> = reply.elements().collect();
     let [kind, pttl, string, list, set, zset, hash, entries, info] = parts[..] else { return None };
     let mut commands = 1;
@@ -258,12 +268,13 @@ fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64)
             }
             chunked(b"ZADD", &pairs, frame);
         }
-        b"stream" => commands += push_stream(frame, key, entries, info)?,
+        b"stream" => commands += push_stream(frame, key, entries, info, newer)?,
         _ => return None,
     }
     let ttl = mirror_ttl(pttl.integer()?, margin_ms);
     if ttl > 0 && kind.text() != b"none" {
-        push_request(frame, &[b"PEXPIRE", key, &number(ttl)]);
+        let (name, time): (&[u8], i64) = if ttl > REMAINING_MAX { (b"PEXPIREAT", i64::MAX) } else { (b"PEXPIRE", ttl) };
+        push_request(frame, &[name, key, &number(time)]);
         commands += 1;
     }
     push_request(frame, &[b"EXEC"]);
@@ -281,43 +292,77 @@ fn field<'a>(map: Reply<'a>, name: &str) -> Option<Reply<'a>> {
     None
 }
 
-/// Entries, last id, groups with their pending entries.
-fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<'_>) -> Option<u32> {
+/// Entries, last id, groups with their pending entries and consumers.
+///
+/// Pending entries may have been deleted from the stream since, and XCLAIM refuses those: they are put in at their place among
+/// the entries and deleted again at the end.
+fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<'_>, newer: bool) -> Option<u32> {
     let mut commands = 0;
     let mut push = |frame: &mut Vec<u8>, command: &[&[u8]]| {
         push_request(frame, command);
         commands += 1;
     };
-    let last_id = field(info, "last-generated-id")?.text();
-    if entries.is_empty() {
-        // A stream may be empty: make it with an entry that is taken away again.
-        push(frame, &[b"XADD", key, b"0-1", b"x", b"x"]);
-        push(frame, &[b"XDEL", key, b"0-1"]);
-    }
+    let groups: Vec<Reply<'_>> = field(info, "groups").into_iter().flat_map(Reply::elements).collect();
+    let mut present: BTreeMap<(u64, u64), Option<Reply<'_>>> = BTreeMap::new();
     for entry in entries.elements() {
         let mut parts = entry.elements();
         let (id, fields) = (parts.next()?, parts.next()?);
-        let mut command: Vec<&[u8]> = vec![b"XADD", key, id.text()];
-        command.extend(fields.elements().map(Reply::text));
+        present.insert(stream_id(id.text())?, Some(fields));
+    }
+    for id in groups.iter().flat_map(|group| pending(*group)).map(|entry| entry.0) {
+        present.entry(stream_id(id)?).or_insert(None);
+    }
+    if present.is_empty() {
+        // A stream may be empty: make it with an entry that is taken away again.
+        present.insert((0, 1), None);
+    }
+    for ((ms, seq), fields) in &present {
+        let id = format!("{ms}-{seq}");
+        let mut command: Vec<&[u8]> = vec![b"XADD", key, id.as_bytes()];
+        match fields {
+            Some(fields) => command.extend(fields.elements().map(Reply::text)),
+            None => command.extend([b"x".as_slice(), b"x"]),
+        }
         push(frame, &command);
     }
-    push(frame, &[b"XSETID", key, last_id]);
-    for group in field(info, "groups").into_iter().flat_map(Reply::elements) {
-        let name = field(group, "name")?.text();
-        push(frame, &[b"XGROUP", b"CREATE", key, name, field(group, "last-delivered-id")?.text()]);
-        let pending: Vec<(&[u8], &[u8], i64, i64)> = field(group, "pel")
-            .or_else(|| field(group, "pending"))
-            .into_iter()
-            .flat_map(Reply::elements)
-            .filter_map(|entry| {
-                let parts: Vec<Reply<'_>> = entry.elements().collect();
-                Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?))
-            })
-            .collect();
-        for (id, consumer, delivered, count) in pending {
+    for group in &groups {
+        let name = field(*group, "name")?.text();
+        let mut create: Vec<&[u8]> = vec![b"XGROUP", b"CREATE", key, name, field(*group, "last-delivered-id")?.text()];
+        let read = field(*group, "entries-read").filter(|read| newer && read.integer().is_some());
+        let read = read.and_then(Reply::integer).map(number);
+        create.extend(read.iter().flat_map(|read| [b"ENTRIESREAD".as_slice(), read]));
+        push(frame, &create);
+        for consumer in field(*group, "consumers").into_iter().flat_map(Reply::elements) {
+            // Reading its own history makes a consumer, on every version, and delivers nothing.
+            let consumer = field(consumer, "name")?.text();
+            push(frame, &[b"XREADGROUP", b"GROUP", name, consumer, b"COUNT", b"1", b"STREAMS", key, b"0"]);
+        }
+        for (id, consumer, delivered, count) in pending(*group) {
             let (delivered, count) = (number(delivered), number(count));
             push(frame, &[b"XCLAIM", key, name, consumer, b"0", id, b"TIME", &delivered, b"RETRYCOUNT", &count, b"FORCE", b"JUSTID"]);
         }
     }
+    for (ms, seq) in present.iter().filter(|(_, fields)| fields.is_none()).map(|(id, _)| id) {
+        push(frame, &[b"XDEL", key, format!("{ms}-{seq}").as_bytes()]);
+    }
+    let last_id = field(info, "last-generated-id")?.text();
+    let counted = field(info, "entries-added").and_then(Reply::integer).zip(field(info, "max-deleted-entry-id"));
+    match counted.filter(|_| newer) {
+        Some((added, deleted)) => push(frame, &[b"XSETID", key, last_id, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted.text()]),
+        None => push(frame, &[b"XSETID", key, last_id]),
+    }
     Some(commands)
+}
+
+/// A group's pending entries: id, consumer, time of delivery, deliveries.
+fn pending(group: Reply<'_>) -> Vec<(&[u8], &[u8], i64, i64)> {
+    let entries = field(group, "pel").or_else(|| field(group, "pending")).into_iter().flat_map(Reply::elements);
+    let parts = entries.map(|entry| entry.elements().collect::<Vec<Reply<'_>>>());
+    parts.filter_map(|parts| Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?))).collect()
+}
+
+/// `5-1` as numbers.
+fn stream_id(text: &[u8]) -> Option<(u64, u64)> {
+    let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
 }
