@@ -96,6 +96,8 @@ pub struct Clock {
     pub margin_ms: i64,
     /// The primary creates a stream consumer even when it read or claimed nothing (7.2 and later, RN 7.2:400).
     pub eager_consumers: bool,
+    /// The mirror does.
+    pub eager_mirror: bool,
 }
 
 /// One executed command.

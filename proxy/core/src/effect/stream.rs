@@ -86,6 +86,15 @@ pub(super) fn xclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
     let (key, group, consumer) = (request.arg(1), request.arg(2), request.arg(3));
     let last_id = (options_at..request.len()).find(|at| request.is(*at, "LASTID"));
     let mut frames = 0;
+    // Whether a consumer that claims nothing is created depends on the version.
+    match (claimed.is_empty(), done.clock.eager_consumers, done.clock.eager_mirror) {
+        (true, false, true) => return Effect::Image,
+        (true, true, false) => {
+            crate::resp::encode::push_request(out, &[b"XGROUP", b"CREATECONSUMER", key, group, consumer]);
+            frames += 1;
+        }
+        _ => {}
+    }
     if !left.is_empty() {
         let mut command: Vec<&[u8]> = vec![b"XCLAIM", key, group, consumer, NEVER_IDLE];
         command.extend(left);

@@ -25,7 +25,7 @@ fn effect_with(line: &str, reply: &str, length: Option<i64>, eager: bool) -> Str
     let command = Table::get().find(&request).expect(line);
     let reply = reply.replace(' ', "\r\n");
     let mut out = Vec::new();
-    let clock = Clock { primary_unix_ms: 1_000_000, margin_ms: 500, eager_consumers: eager };
+    let clock = Clock { primary_unix_ms: 1_000_000, margin_ms: 500, eager_consumers: eager, eager_mirror: eager };
     let done = Executed { command, request, reply: Reply(reply.as_bytes()), length, clock };
     match derive(&done, &mut out) {
         Effect::Nothing => "nothing".into(),

@@ -190,6 +190,7 @@ impl Sequencer {
             primary_unix_ms: self.now.unix_ms + primary.clock_offset_ms,
             margin_ms: self.settings.expiry_margin_ms,
             eager_consumers: primary.eager_consumers,
+            eager_mirror: self.sides[self.mirror_side().index()].eager_consumers,
         }
     }
 
