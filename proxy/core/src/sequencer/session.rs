@@ -214,6 +214,8 @@ pub(super) struct Sessions {
     input_bytes: usize,
     /// The one session that may go on receiving past the total bound.
     privileged: Option<SessionId>,
+    /// The bound was reached, and sockets may have been left alone for it.
+    bounded: bool,
     /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
     acks: VecDeque<(u64, SessionId, u64)>,
 }
@@ -353,6 +355,13 @@ impl Sequencer {
         }
     }
 
+    /// Replies that wait for the mirror, and what stands behind them, are never delivered.
+    pub(super) fn drop_held(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.held.clear();
+        }
+    }
+
     /// Closes a session: nothing more is read from it, what it is owed is written first.
     pub(super) fn close(&mut self, id: SessionId, reason: &'static str) {
         let Some(session) = self.sessions.get_mut(id) else { return };
@@ -463,7 +472,7 @@ impl Sequencer {
         if session.wait.is_some() {
             session.input.extend_from_slice(fresh);
             self.sessions.input_bytes += fresh.len();
-            return self.choose_privileged(id);
+            return self.balance_input();
         }
         if session.waiting_bytes() == 0 {
             session.input.clear();
@@ -487,7 +496,7 @@ impl Sequencer {
             let taken = self.take_requests(id, &input[at..]);
             self.put_back(id, input, at, taken);
         }
-        self.choose_privileged(id);
+        self.balance_input();
     }
 
     fn put_back(&mut self, id: SessionId, mut input: Vec<u8>, at: usize, taken: usize) {
@@ -508,12 +517,27 @@ impl Sequencer {
         self.sessions.input_bytes -= taken;
     }
 
-    fn choose_privileged(&mut self, id: SessionId) {
-        if self.sessions.input_bytes > self.settings.request_bytes_max && self.sessions.privileged.is_none() {
-            self.sessions.privileged = Some(id);
-        } else if self.sessions.input_bytes <= self.settings.request_bytes_max {
-            self.sessions.privileged = None;
+    /// Keeps the bytes being received within their bound: past it one session, the one that has received most, goes on alone; when
+    /// it is through, or gone, the next one; under it everybody.
+    fn balance_input(&mut self) {
+        let over = self.sessions.input_bytes > self.settings.request_bytes_max;
+        if !over && !self.sessions.bounded {
+            return;
         }
+        let receives = |session: &Session| session.waiting_bytes() > 0 && !session.closing;
+        let holder = self.sessions.privileged.filter(|id| self.sessions.get(*id).is_some_and(receives));
+        self.sessions.bounded = over;
+        let mut woken: Vec<SessionId> = Vec::new();
+        if over {
+            let largest = || self.sessions.iter().filter(|session| receives(session)).max_by_key(|session| session.waiting_bytes());
+            self.sessions.privileged = holder.or_else(|| largest().map(|session| session.id));
+            woken.extend(self.sessions.privileged.filter(|_| holder.is_none()));
+        } else {
+            self.sessions.privileged = None;
+            woken.extend(self.sessions.iter().filter(|session| session.waiting_bytes() >= limits::SESSION_WINDOW_BYTES).map(|session| session.id));
+        }
+        // Their sockets were left alone, and nothing else would tell their tasks.
+        woken.into_iter().for_each(|id| self.touch(id));
     }
 
     /// Reads requests and admits them; how many bytes were taken.
@@ -586,6 +610,7 @@ impl Sequencer {
 
     /// Sessions whose wait may be over try again, in the order in which they came.
     pub(super) fn pump_sessions(&mut self) -> bool {
+        self.balance_input();
         let mut moved = false;
         while let Some(id) = self.sessions.ready.pop() {
             moved |= self.try_again(id, |wait| matches!(wait, Wait::Window | Wait::Drain));

@@ -505,6 +505,8 @@ impl Sequencer {
 
     /// Closes a session whose write the mirror did not confirm in time, under `ack_strict`.
     pub(super) fn close_unacknowledged(&mut self, id: SessionId) {
+        // Closing delivers what a session is owed; the reply that was not confirmed must not be.
+        self.drop_held(id);
         self.close(id, "ack_strict");
     }
 
