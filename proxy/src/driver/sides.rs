@@ -139,8 +139,21 @@ async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
     dead
 }
 
-/// Opens one lane: connected, authenticated, named, in its database. None when the server has no such database.
+/// Opens one lane, as long as it takes: a server that runs a script is slow, not gone [H6, H46].
 async fn lane(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &str) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+    loop {
+        match lane_now(shell, side, db, role, run_id).await {
+            Err(error) if error.contains("BUSY ") => tokio::time::sleep(BUSY_RETRY).await,
+            opened => return opened,
+        }
+    }
+}
+
+/// Between two attempts to open a lane to a server that runs a script.
+const BUSY_RETRY: Duration = Duration::from_millis(20);
+
+/// Opens one lane: connected, authenticated, named, in its database. None when the server has no such database.
+async fn lane_now(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &str) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
     let text = |error: ConnError| error.to_string();
     let mut conn = Conn::open(&shell.targets[side.index()], &shell.name(&format!("{role}-{db}")), DEADLINE).await.map_err(text)?;
     // A lane's replies are read always, but a server that evicts clients by memory must not choose this one.
@@ -148,6 +161,9 @@ async fn lane(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &st
     if db != 0
         && let Reply::Error(refusal) = conn.call(&[b"SELECT", db.to_string().as_bytes()]).await.map_err(text)?
     {
+        if refusal.starts_with("BUSY ") {
+            return Err(refusal.to_string());
+        }
         tracing::warn!("`{side}` has no database {db}: {}", refusal);
         return Ok(None);
     }
