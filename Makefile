@@ -7,15 +7,14 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build fmt lint docs bench clean-servers
+.PHONY: help demo test prove build fmt lint docs bench clean-servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: ## two real servers, the proxy between, load, cutover, rollback, cutover, and the proof that nothing was lost
 	tests/servers/fetch.sh --required
-	$(CARGO) build --release -p twinlane --bin twinlane
-	$(CARGO) build --release -p twinlane-tests --bin demo
+	$(CARGO) build --release -p twinlane -p twinlane-tests --bin twinlane --bin demo
 	$(CARGO_TARGET_DIR)/release/demo
 
 test: ## fetch the servers that tests need, then run every test
@@ -35,6 +34,12 @@ lint: ## formatting and clippy, as CI asks for them
 
 docs: ## the API documentation, broken links refused
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
+
+prove: ## the long proofs: ten contended runs of twenty seconds, two hundred flips at 20,000 commands a second
+	tests/servers/fetch.sh --required
+	$(CARGO) build --release -p twinlane -p twinlane-tests -p twinlane-loadtest --bins
+	$(CARGO_TARGET_DIR)/release/prove contended --runs 10
+	$(CARGO_TARGET_DIR)/release/prove flips --flips 200
 
 bench: ## build the load generator and the proxy for measuring
 	tests/servers/fetch.sh --required
