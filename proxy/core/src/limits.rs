@@ -7,6 +7,9 @@ pub const REQUEST_ARGUMENTS_MAX: usize = 1_048_576;
 /// Bytes of one bulk string: `proto-max-bulk-len` of Redis. Above it the client gets Redis's own protocol error.
 pub const BULK_BYTES_MAX: usize = 512 * 1024 * 1024;
 
+/// Requests below this are taken by every server: the least `proto-max-bulk-len` that Redis accepts.
+pub const BULK_BYTES_CERTAIN: usize = 1024 * 1024;
+
 /// Bytes of an inline request or of a header line: `PROTO_INLINE_MAX_SIZE` of Redis.
 pub const INLINE_BYTES_MAX: usize = 64 * 1024;
 

@@ -6,7 +6,10 @@
 //! nothing [H34].
 
 use super::lane::{LaneId, What};
-use super::{Sequencer, mirror::Mode};
+use super::{
+    Sequencer,
+    mirror::{Mode, is_protocol_error, unmirrorable},
+};
 use crate::doubt::{Cause, State};
 use crate::endpoint::Db;
 use crate::limits;
@@ -116,14 +119,22 @@ impl Sequencer {
             }
             self.mirror.typed_images = true;
         }
+        if is_protocol_error(error) {
+            self.mirror.culprit_known = true;
+            return self.set_aside(db, key, &text);
+        }
         self.image_failed(db, key, &text);
+    }
+
+    /// No image can carry the key: it is named, and shuts the gate.
+    fn set_aside(&mut self, db: Db, key: &Arc<[u8]>, why: &str) {
+        self.ledger.set_state(db, key, State::Unmirrorable);
+        self.alarm(&format!("{} cannot be copied to `{}`: {why}", unmirrorable(db, key), self.mirror_side()));
     }
 
     fn image_failed(&mut self, db: Db, key: &Arc<[u8]>, why: &str) {
         if self.ledger.failed(db, key) >= limits::IMAGE_ATTEMPTS_MAX {
-            self.ledger.set_state(db, key, State::Unmirrorable);
-            let name = String::from_utf8_lossy(key).into_owned();
-            self.alarm(&format!("key {name:?} of database {db} cannot be copied to `{}`: {why}", self.mirror_side()));
+            self.set_aside(db, key, why);
         }
         self.release_image_acks(db, key);
     }

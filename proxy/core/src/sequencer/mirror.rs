@@ -51,6 +51,8 @@ pub(super) struct Mirror {
     owed_flush: BTreeSet<Db>,
     /// Keys of the effect that stood first when the last connection was lost [H27].
     suspects: Vec<(Db, Arc<[u8]>)>,
+    /// The mirror answered a request with a protocol error: it closes the connection now, and we know for what.
+    pub culprit_known: bool,
     /// Bytes of images that are not confirmed.
     pub image_bytes: usize,
     /// The mirror's version refuses the primary's DUMP: images go type by type.
@@ -231,6 +233,11 @@ impl Sequencer {
         if doubtful || unknown {
             return Way::Done(self.image_written(db, command, request, ack));
         }
+        let aside = |key: &[u8]| self.ledger.state(db, key) == Some(State::Unmirrorable);
+        if request.frame.len() >= limits::BULK_BYTES_CERTAIN && self.ledger.unmirrorable() > 0 && command.keys(request).any(|key| aside(key.name)) {
+            // It would break the mirror's connection again; something smaller, or a deletion, ends it.
+            return Way::Done(false);
+        }
         for key in command.keys(request) {
             if key.used == KeyUse::Overwrite || (total && key.used.writes()) {
                 self.replaced(db, key.name);
@@ -241,8 +248,13 @@ impl Sequencer {
 
     /// The key is replaced or deleted as a whole at this position: that heals it, unless an image is under way, which comes later.
     fn replaced(&mut self, db: Db, key: &[u8]) {
-        if self.ledger.state(db, key) == Some(State::Dirty) {
-            self.ledger.remove(db, key);
+        match self.ledger.state(db, key) {
+            Some(State::Dirty) => self.ledger.remove(db, key),
+            Some(State::Unmirrorable) => {
+                self.ledger.remove(db, key);
+                self.clear_alarm(&unmirrorable(db, key));
+            }
+            Some(State::Asked | State::Restoring(_)) | None => {}
         }
         self.synced.insert(db, key);
     }
@@ -504,6 +516,7 @@ impl Sequencer {
 
     fn refused(&mut self, id: LaneId, frame: &[u8], position: u64, reply: Reply<'_>) {
         let side = reply.is_error() && self.side_refusal(reply);
+        self.mirror.culprit_known |= is_protocol_error(reply);
         if !side {
             each_request(frame, |command, _| {
                 if command.writes() {
@@ -737,6 +750,10 @@ impl Sequencer {
     /// The keys of the request that stood first when the mirror's connection was lost: if the same ones stand first again, they
     /// are what breaks it, and are set aside.
     pub(super) fn suspect(&mut self, db: Db, what: &What, frame: &[u8]) {
+        if std::mem::take(&mut self.mirror.culprit_known) {
+            // The mirror said which request it would not take before it closed; the one behind that is innocent.
+            return;
+        }
         let mut keys: Vec<(Db, Arc<[u8]>)> = Vec::new();
         if !matches!(what, What::Mark | What::Trial | What::Barrier) {
             each_request(frame, |command, request| {
@@ -746,8 +763,7 @@ impl Sequencer {
         for (db, key) in &keys {
             if self.mirror.suspects.contains(&(*db, key.clone())) && self.ledger.get(*db, key).is_some() {
                 self.ledger.set_state(*db, key, State::Unmirrorable);
-                let text = String::from_utf8_lossy(key).into_owned();
-                self.alarm(&format!("key {text:?} of database {db} breaks the mirror's connection: it is set aside"));
+                self.alarm(&format!("{} breaks the mirror's connection: it is set aside", unmirrorable(*db, key)));
             }
         }
         if !keys.is_empty() {
@@ -767,6 +783,16 @@ impl Sequencer {
             self.spread(id, doubtful);
         }
     }
+}
+
+/// How alarms about a key that cannot be mirrored begin.
+pub(super) fn unmirrorable(db: Db, key: &[u8]) -> String {
+    format!("key {:?} of database {db}", String::from_utf8_lossy(key))
+}
+
+/// The server closes the connection behind this reply (networking.c setProtocolError).
+pub(super) fn is_protocol_error(reply: Reply<'_>) -> bool {
+    reply.is_error() && reply.text().starts_with(b"ERR Protocol error")
 }
 
 fn is_total(command: &Command, request: &Request<'_>) -> bool {
