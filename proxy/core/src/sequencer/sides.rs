@@ -26,7 +26,7 @@ pub struct SideUp {
     pub version: String,
     /// Major version of the Redis it says it is.
     pub major: u32,
-    /// Stream consumers are created even when nothing was read (7.2 and later, all of Valkey).
+    /// Stream consumers are created even when nothing was claimed (5.0 and 6.0, 7.2 and later, all of Valkey).
     pub eager_consumers: bool,
     /// Protocol of the lanes, 2 or 3.
     pub resp: u8,
