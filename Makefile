@@ -7,7 +7,7 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove build fmt lint docs bench clean-servers
+.PHONY: help demo test conformance prove build fmt lint docs bench clean-servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,10 @@ test: ## fetch the servers that tests need, then run every test
 	tests/servers/fetch.sh
 	$(CARGO) build -p twinlane --bin twinlane
 	$(CARGO) test --workspace
+
+conformance: ## Redis's own test suite through the proxy, and both servers compared behind every unit (minutes)
+	tests/servers/fetch.sh --required
+	tests/conformance/run.sh
 
 build: ## the release binary: target/release/twinlane
 	$(CARGO) build --release -p twinlane --bin twinlane

@@ -37,6 +37,11 @@ impl Sequencer {
         if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
             return self.queue(id, command, request);
         }
+        if in_multi && command.name == "WATCH" {
+            // An error that does not abort the transaction (multi.c watchCommand).
+            self.say(id, b"-ERR WATCH inside MULTI is not allowed\r\n");
+            return Admit::Taken;
+        }
         match self.class_of(command) {
             Class::Local => self.local(id, command, request),
             Class::Transaction => self.transaction(id, command, request),
