@@ -1,0 +1,200 @@
+//! What a seed stands for: bounds, clients, latencies, and which faults strike when. Nothing here knows how they are carried out.
+
+use twinlane_core::endpoint::Endpoint;
+use twinlane_core::sequencer::{Ack, Faults, Settings};
+use twinlane_model::Rng;
+use twinlane_model::server::implements;
+
+/// How histories are played.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Rules of the core that are turned off, to show that it is noticed.
+    pub faults: Faults,
+    /// The simulated shell does not kill predecessors [H1].
+    pub no_kill: bool,
+    /// Every event is noted.
+    pub trace: bool,
+}
+
+/// Something that goes wrong, or that an operator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// One connection to a side breaks, so all of them are given up.
+    LaneLost(Endpoint),
+    /// The server's end closes: what it had not executed is gone.
+    ServerCloses(Endpoint),
+    /// The server restarts, with its data or without, and is away for a while.
+    Restart { side: Endpoint, empty: bool, away_us: u64 },
+    /// The server does nothing for a while, but its sockets stay.
+    Freeze { side: Endpoint, us: u64 },
+    /// Whoever is the mirror then refuses writes for a while.
+    Refuse { us: u64 },
+    /// Whoever is the mirror then evicts a few keys.
+    Evict,
+    /// The operator moves the role; with a refusal that begins while the flip drains.
+    Flip { refused: bool },
+    /// The operator stops or starts the mirroring.
+    Toggle,
+    /// The proxy is killed and started again.
+    ProxyDies,
+    /// Some clients hang up.
+    ClientsLeave,
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Replays it.
+    pub seed: u64,
+    /// Bounds and switches of the core.
+    pub settings: Settings,
+    /// How many clients.
+    pub clients: usize,
+    /// How many databases the servers have.
+    pub databases: usize,
+    /// Rows of the command table whose invocations are used.
+    pub rows: Vec<&'static str>,
+    /// FLUSHALL, FLUSHDB and SWAPDB are used.
+    pub barriers: bool,
+    /// Values are sometimes larger than a lane carries.
+    pub large: bool,
+    /// How long clients write.
+    pub traffic_us: u64,
+    /// Longest pause of a client between two pipelines.
+    pub think_us: u64,
+    /// Requests in a pipeline.
+    pub pipeline: i64,
+    /// Time of a piece on the wire, and what chance adds.
+    pub latency_us: u64,
+    /// See `latency_us`.
+    pub jitter_us: u64,
+    /// Time of one command on a server.
+    pub service_us: u64,
+    /// Pieces are cut at random places.
+    pub fragment: bool,
+    /// Clocks of the servers less ours, milliseconds.
+    pub offsets_ms: [i64; 2],
+    /// What strikes, and when.
+    pub faults: Vec<(u64, Fault)>,
+    /// Servers refuse CLIENT KILL.
+    pub kill_refused: bool,
+    /// `old` holds keys when the proxy starts.
+    pub filled: bool,
+    /// `new` holds other keys then, which may go.
+    pub leftover: bool,
+    /// No backfill: only what clients write is mirrored.
+    pub import: bool,
+    /// Longest time the record takes to become durable.
+    pub save_us: u64,
+    /// Time between two looks at a side.
+    pub probe_us: u64,
+}
+
+/// Rows that the model carries and the generators make for it.
+fn usable_rows() -> Vec<&'static str> {
+    let whole = ["EVAL", "FLUSHALL", "FLUSHDB", "SWAPDB"];
+    let fits = |row: &&&str| implements(&row.to_ascii_lowercase().replace(' ', "|")) && !whole.contains(*row);
+    twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
+}
+
+impl Plan {
+    /// Draws the plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, options: &Options) -> Plan {
+        let mut rng = Rng::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let r = &mut rng;
+        let import = r.one_in(8);
+        let databases = 1 + r.index(3);
+        let all = usable_rows();
+        let rows = (0..3 + r.index(5)).map(|_| all[r.index(all.len())]).collect();
+        let traffic_us = 200_000 + r.below(1_300_000);
+        let mut settings = Settings {
+            synced_slots: 64,
+            seed: [r.next_u64(), r.next_u64()],
+            zombie_grace_us: 1_500_000,
+            primary_wait_us: if r.one_in(3) { 400_000 } else { 5_000_000 },
+            arm_max_us: 1_000_000,
+            backfill: !import,
+            faults: options.faults,
+            ..Settings::default()
+        };
+        if r.one_in(3) {
+            settings.queue_bytes_max = 200 + r.index(4000);
+        }
+        if r.one_in(3) {
+            settings.queue_age_max_us = 2_000 + r.below(100_000);
+        }
+        if !import && r.one_in(4) {
+            settings.dirty_keys_max = 1 + r.index(12);
+        }
+        if r.one_in(4) {
+            settings.ack = Ack::Both { timeout_us: 1_000 + r.below(100_000), strict: r.one_in(4) };
+        }
+        let large = r.one_in(4);
+        if large {
+            settings.lane_frame_max = 150 + r.index(300);
+        }
+        if r.one_in(6) {
+            settings.request_bytes_max = 2_000;
+        }
+        let wide = |r: &mut Rng| {
+            let most = if r.one_in(4) { 20_000 } else { 600 };
+            r.below(most)
+        };
+        let clock = |r: &mut Rng| if r.one_in(3) { r.between(-40_000, 40_000) } else { 0 };
+        let mut plan = Plan {
+            seed,
+            settings,
+            clients: 2 + r.index(7),
+            databases,
+            rows,
+            barriers: !import && r.one_in(5),
+            large,
+            traffic_us,
+            think_us: 500 + r.below(20_000),
+            pipeline: 1 + r.between(0, 11),
+            latency_us: 10 + r.below(300),
+            jitter_us: 1 + wide(r),
+            service_us: 1 + r.below(60),
+            fragment: r.one_in(3),
+            offsets_ms: [clock(r), clock(r)],
+            faults: Vec::new(),
+            kill_refused: r.one_in(12),
+            filled: import || !r.one_in(3),
+            leftover: !import && r.one_in(3),
+            import,
+            save_us: if r.one_in(5) { 400_000 } else { 15_000 },
+            probe_us: 50_000 + r.below(950_000),
+        };
+        let count = r.index(7);
+        for _ in 0..count {
+            let at = r.below(traffic_us);
+            if let Some(fault) = plan.draw_fault(r) {
+                plan.faults.push((at, fault));
+            }
+        }
+        plan
+    }
+
+    fn draw_fault(&self, r: &mut Rng) -> Option<Fault> {
+        let side = Endpoint::BOTH[r.index(2)];
+        let fault = match r.below(24) {
+            0..=4 => Fault::LaneLost(side),
+            5 | 6 => Fault::ServerCloses(side),
+            7 => Fault::Restart { side, empty: false, away_us: r.below(600_000) },
+            8 => Fault::Restart { side, empty: true, away_us: r.below(600_000) },
+            9..=11 => {
+                let most = if r.one_in(3) { 1_500_000 } else { 100_000 };
+                Fault::Freeze { side, us: 1_000 + r.below(most) }
+            }
+            12 | 13 => Fault::Refuse { us: 1_000 + r.below(400_000) },
+            14 => Fault::Evict,
+            15..=19 => Fault::Flip { refused: r.one_in(3) },
+            20 => Fault::Toggle,
+            21 => Fault::ProxyDies,
+            _ => Fault::ClientsLeave,
+        };
+        let restarts = matches!(fault, Fault::Restart { .. } | Fault::Evict | Fault::Flip { .. } | Fault::Toggle | Fault::ProxyDies);
+        (!(self.import && restarts)).then_some(fault)
+    }
+}
