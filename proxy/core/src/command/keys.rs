@@ -1,6 +1,6 @@
 //! Which arguments of a request are keys, and what the command does with them.
 
-use super::Command;
+use super::{Command, Rule};
 use crate::resp::encode::parse_integer;
 use crate::resp::request::Request;
 
@@ -72,6 +72,14 @@ impl KeySpec {
         Some(KeySpec { used, place: Place::Range(first.parse().ok()?, last.parse().ok()?, step) })
     }
 
+    /// The argument, when it is always one and the same.
+    pub(super) fn lone(self) -> Option<(usize, KeyUse)> {
+        match self.place {
+            Place::Range(first, last, 1) if last == first as i32 => Some((first, self.used)),
+            _ => None,
+        }
+    }
+
     /// First argument, one behind the last, step.
     fn range(self, request: &Request<'_>) -> (usize, usize, usize) {
         let count = request.len();
@@ -129,10 +137,10 @@ impl<'r> Iterator for Keys<'r> {
 
 /// The destination that SORT and GEORADIUS name by a keyword. The last one given counts (sort.c, geo.c).
 fn store_key<'r>(request: &Request<'r>, command: &Command) -> Option<&'r [u8]> {
-    let first = match command.name {
-        "SORT" => 2,
-        "GEORADIUS" => 6,
-        "GEORADIUSBYMEMBER" => 5,
+    let first = match command.rule {
+        Rule::Sort => 2,
+        Rule::GeoRadius if command.name == "GEORADIUS" => 6,
+        Rule::GeoRadius => 5,
         _ => return None,
     };
     let mut found = None;

@@ -227,6 +227,8 @@ pub struct Command {
     /// Place in the table, for counters.
     pub index: usize,
     keys: Vec<KeySpec>,
+    /// Its only key, where that is always one and the same argument.
+    lone_key: Option<(usize, KeyUse)>,
 }
 
 impl Command {
@@ -240,6 +242,29 @@ impl Command {
     #[must_use]
     pub fn keys<'r>(&'r self, request: &'r Request<'r>) -> Keys<'r> {
         Keys::new(&self.keys, request, self)
+    }
+
+    /// Whether it replaces or deletes everything it writes, whatever that was.
+    #[must_use]
+    pub fn is_total(&self, request: &Request<'_>) -> bool {
+        match self.lone_key {
+            Some((_, used)) => used == KeyUse::Overwrite,
+            None => self.keys(request).all(|key| key.used == KeyUse::Overwrite),
+        }
+    }
+
+    /// Whether what it writes depends on another key.
+    #[must_use]
+    pub fn is_sourced(&self, request: &Request<'_>) -> bool {
+        if self.lone_key.is_some() {
+            return false;
+        }
+        let (mut keys, mut depends) = (0, false);
+        for key in self.keys(request) {
+            keys += 1;
+            depends |= key.used != KeyUse::Overwrite;
+        }
+        keys > 1 && depends
     }
 
     /// Whether the command may change data when it is executed.
@@ -355,16 +380,21 @@ fn row((index, line): (usize, &'static str)) -> Command {
     let columns: Vec<&'static str> = line.split('\t').collect();
     let [name, arity, since, keys, class, rule] = columns[..] else { panic!("table.tsv: six columns wanted: {line}") };
     let bad = |what: &str| -> ! { panic!("table.tsv: {what}: {line}") };
+    let keys: Vec<KeySpec> =
+        keys.split(' ').filter(|spec| *spec != "-").map(|spec| KeySpec::parse(spec).unwrap_or_else(|| bad("keys"))).collect();
+    let rule = Rule::parse(rule).unwrap_or_else(|| bad("rule"));
+    let lone_key = if matches!(rule, Rule::Sort | Rule::GeoRadius) || keys.len() != 1 { None } else { keys[0].lone() };
     Command {
         name,
         error_name: name.to_ascii_lowercase().replace(' ', "|"),
         arity: arity.parse().unwrap_or_else(|_| bad("arity")),
         class: Class::parse(class).unwrap_or_else(|| bad("class")),
-        rule: Rule::parse(rule).unwrap_or_else(|| bad("rule")),
+        rule,
         since,
         shape: Shape::of(name),
         index,
-        keys: keys.split(' ').filter(|spec| *spec != "-").map(|spec| KeySpec::parse(spec).unwrap_or_else(|| bad("keys"))).collect(),
+        keys,
+        lone_key,
     }
 }
 

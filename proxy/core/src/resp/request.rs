@@ -152,8 +152,34 @@ pub fn parse(input: &[u8], spans: &mut Spans, resume: &mut Resume, authenticated
     done
 }
 
+/// A header of the usual shape: up to eight digits between its mark and `\r\n`. Anything else is read the careful way.
+fn usual_header(input: &[u8], at: usize) -> Option<(usize, usize)> {
+    let line = input.get(at + 1..)?;
+    let mut value = 0;
+    for (i, byte) in line.iter().take(9).enumerate() {
+        if byte.is_ascii_digit() {
+            value = value * 10 + usize::from(byte - b'0');
+            continue;
+        }
+        let strict = *byte == b'\r' && line.get(i + 1) == Some(&b'\n') && i > 0 && (i == 1 || line[0] != b'0');
+        return strict.then_some((value, at + i + 3));
+    }
+    None
+}
+
 /// Reads one `$len\r\n<bytes>\r\n`; gives back why it cannot.
 fn argument(input: &[u8], spans: &mut Spans, resume: &mut Resume, authenticated: bool) -> Option<Parsed> {
+    if input.get(resume.at) == Some(&b'$')
+        && let Some((length, start)) = usual_header(input, resume.at)
+        && (length <= 16384 || authenticated)
+        && input.get(start + length..start + length + 2) == Some(b"\r\n")
+    {
+        spans.0.push((start as u32, (start + length) as u32));
+        resume.at = start + length + 2;
+        resume.missing -= 1;
+        resume.need = 0;
+        return None;
+    }
     let (length, start, sloppy) = match header(input, resume.at) {
         Header::Line(text, start, sloppy) => (text, start, sloppy),
         Header::Incomplete => return Some(Parsed::Incomplete),

@@ -134,13 +134,13 @@ impl Sequencer {
         let way = self.way(db, command, request, effect, ack);
         let (bytes, frames, expect, total) = match (way, effect) {
             (Way::Done(pending), _) => return pending,
-            (Way::Send, Effect::Replay(expect)) => (request.frame, 1, expect, is_total(command, request)),
+            (Way::Send, Effect::Replay(expect)) => (request.frame, 1, expect, command.is_total(request)),
             (Way::Send, Effect::Rewritten { frames: count, expect, total }) => (frames, count, expect, total),
             (Way::Send, _) => (request.frame, 1, Expect::Any, true),
         };
         let position = self.next_position();
         let now = self.now.us;
-        let sourced = is_sourced(command, request);
+        let sourced = command.is_sourced(request);
         let late = self.settings.faults.no_order;
         if let Some(lane) = self.lane_mut(LaneId::shared(self.mirror_side(), db)) {
             lane.sourced += usize::from(sourced);
@@ -182,7 +182,7 @@ impl Sequencer {
                 outgoing.expects.push(Expect::Any);
             }
         }
-        outgoing.sourced |= is_sourced(command, request);
+        outgoing.sourced |= command.is_sourced(request);
         false
     }
 
@@ -219,7 +219,7 @@ impl Sequencer {
             Effect::FlushDb => return self.flush_db(db, ack),
             Effect::Image => return Way::Done(self.image_written(db, command, request, ack)),
             Effect::Hint => return self.hint(db, command, request),
-            Effect::Replay(_) => is_total(command, request),
+            Effect::Replay(_) => command.is_total(request),
             Effect::Rewritten { total, .. } => total,
             Effect::Nothing => true,
         };
@@ -579,6 +579,12 @@ impl Sequencer {
             self.ledger.collapse(db);
             return self.unsync(&[db]);
         }
+        self.note_dirty(db, key, cause, position);
+    }
+
+    /// Notes a dirty key that a scan found: scans have a bound of their own (`SCAN_AHEAD_MAX` and a page), and the other one
+    /// would have them begin anew for ever.
+    pub(super) fn note_dirty(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) {
         if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) && self.zombies.len() < limits::ZOMBIE_KEYS_MAX {
             self.zombies.push((db, key.into()));
         }
@@ -793,14 +799,4 @@ pub(super) fn unmirrorable(db: Db, key: &[u8]) -> String {
 /// The server closes the connection behind this reply (networking.c setProtocolError).
 pub(super) fn is_protocol_error(reply: Reply<'_>) -> bool {
     reply.is_error() && reply.text().starts_with(b"ERR Protocol error")
-}
-
-fn is_total(command: &Command, request: &Request<'_>) -> bool {
-    command.keys(request).all(|key| key.used == KeyUse::Overwrite)
-}
-
-/// Whether what it writes depends on another key.
-fn is_sourced(command: &Command, request: &Request<'_>) -> bool {
-    let mut keys = command.keys(request);
-    keys.next().is_some_and(|first| keys.any(|_| true) && (first.used != KeyUse::Overwrite || command.keys(request).any(|key| key.used == KeyUse::Source)))
 }
