@@ -166,7 +166,7 @@ impl Sequencer {
         self.answer_page(db, reply, |sequencer, key| {
             let realign = sequencer.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
             if !realign && !sequencer.synced.contains(db, key) {
-                sequencer.mark_dirty(db, key, Cause::Unsynced, sequencer.position);
+                sequencer.note_dirty(db, key, Cause::Unsynced, sequencer.position);
             }
         });
     }
@@ -194,7 +194,7 @@ impl Sequencer {
     pub(super) fn answer_times(&mut self, db: Db, keys: &[Box<[u8]>], reply: Reply<'_>) {
         for (key, pttl) in keys.iter().zip(reply.elements()) {
             if pttl.integer().is_some_and(|ms| ms >= 0) {
-                self.mark_dirty(db, key, Cause::Unsynced, self.position);
+                self.note_dirty(db, key, Cause::Unsynced, self.position);
             }
         }
     }
@@ -203,7 +203,7 @@ impl Sequencer {
     pub(super) fn answer_extras(&mut self, db: Db, reply: Reply<'_>) {
         self.answer_page(db, reply, |sequencer, key| {
             if !sequencer.synced.contains(db, key) {
-                sequencer.mark_dirty(db, key, Cause::Extra, sequencer.position);
+                sequencer.note_dirty(db, key, Cause::Extra, sequencer.position);
             }
         });
     }

@@ -161,7 +161,13 @@ impl Sequencer {
         }
         let lane = match self.enter_block(id, db, alone) {
             Ok(lane) => lane,
-            Err(admit) => return admit,
+            Err(admit) => {
+                // Refused: the transaction has ended with it, as after every reply to EXEC.
+                if let Some(session) = self.sessions.get_mut(id).filter(|_| admit == Admit::Taken) {
+                    session.multi = None;
+                }
+                return admit;
+            }
         };
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.take()) else { return Admit::Taken };
         self.append_transaction(id, lane, &multi);
