@@ -265,7 +265,10 @@ impl Sequencer {
         side.databases = up.databases;
         side.keyspace = up.keyspace.into_iter().collect();
         side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands));
-        side.evicted_keys = None;
+        if changed {
+            // The same process goes on counting: what it evicted while we were away is found by the next look.
+            side.evicted_keys = None;
+        }
         if up.killed || changed {
             side.predecessors.clear();
         } else if !side.predecessors.is_empty() {
