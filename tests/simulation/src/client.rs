@@ -53,8 +53,6 @@ pub struct Rules {
     pub shared: HashSet<i64>,
     /// Increments of the shared counter that were sent.
     pub shared_sent: u64,
-    /// Keys that were written, with their database, when the history asks for it.
-    pub written: Option<HashSet<(u16, Vec<u8>)>>,
     /// Keys that any request named.
     pub named: HashSet<Vec<u8>>,
     /// Replies so far.
@@ -196,9 +194,6 @@ impl Client {
             writes = command.writes() || command.name == "PFCOUNT";
             for key in command.keys(request) {
                 rules.named.insert(key.name.to_vec());
-                if let Some(written) = rules.written.as_mut().filter(|_| key.used.writes()) {
-                    written.insert((self.db, key.name.to_vec()));
-                }
             }
         });
         out.extend_from_slice(frame);
@@ -235,7 +230,8 @@ impl Client {
         if unreachable && rules.losses == 0 {
             return wrong("the primary was never lost");
         }
-        let full = says(b"OOM");
+        // A block that was refused at queue time aborts with the words for any error at queue time.
+        let full = says(b"OOM") || (rules.refused && says(b"because of previous errors"));
         if full && !rules.refused {
             return wrong("no server refused writes");
         }

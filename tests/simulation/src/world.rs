@@ -6,9 +6,9 @@ use crate::plan::{Fault, Options, Plan};
 use crate::shell::{BASE_MS, Site};
 use crate::{Summary, commands};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Action, Ack, LaneId, LaneInfo, NewData, Now, RECORD_KEY, Record, Sequencer, SideUp};
+use twinlane_core::sequencer::{Action, Ack, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
 
@@ -93,6 +93,8 @@ pub struct World<'t> {
     pub core: Sequencer,
     pub sites: [Site; 2],
     pub rules: Rules,
+    /// When the proxy's present life began: its clock counts from there.
+    began: u64,
     /// Counts lives of the proxy.
     pub process: u32,
     clients: Vec<Client>,
@@ -114,6 +116,8 @@ pub struct World<'t> {
     kept: Option<Vec<(usize, Vec<u8>)>>,
     flushing: bool,
     quiet_since: Option<u64>,
+    /// What `old` held when the proxy started.
+    initial: Vec<twinlane_model::server::Db>,
 }
 
 /// Virtual time in which everything must settle once nothing goes wrong any more (I5). Two handshakes with their retries, the
@@ -141,10 +145,10 @@ impl<'t> World<'t> {
         let rules = Rules {
             own: !plan.barriers,
             strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }),
-            written: plan.import.then(HashSet::new),
             ..Rules::default()
         };
         let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false);
+        let initial = sites[0].server.snapshot();
         let clients = (0..plan.clients).map(|index| Client::new(index, plan.databases)).collect();
         World {
             plan,
@@ -154,6 +158,7 @@ impl<'t> World<'t> {
             core,
             sites,
             rules,
+            began: 0,
             process: 1,
             clients,
             durable: record,
@@ -170,6 +175,7 @@ impl<'t> World<'t> {
             kept: None,
             flushing: false,
             quiet_since: None,
+            initial,
         }
     }
 
@@ -235,7 +241,7 @@ impl<'t> World<'t> {
     }
 
     pub fn clock(&self) -> Now {
-        Now { us: self.now, unix_ms: BASE_MS + (self.now / 1000) as i64 }
+        Now { us: self.now - self.began, unix_ms: BASE_MS + (self.now / 1000) as i64 }
     }
 
     /// True when the history is over.
@@ -546,7 +552,11 @@ impl<'t> World<'t> {
         self.at(self.now + us, Event::Accept(side));
     }
 
+    /// Not while a flip is under way: what is evicted between the last look and the swap is not noticed.
     fn evict(&mut self) {
+        if self.pending.is_some() {
+            return;
+        }
         let side = self.core.primary().other();
         let site = &mut self.sites[side.index()];
         let keys: Vec<Vec<u8>> = site.server.dbs[0].keys().filter(|key| !key.starts_with(b"__twinlane:")).cloned().collect();
@@ -556,7 +566,7 @@ impl<'t> World<'t> {
     }
 
     fn flip(&mut self, refused: bool) {
-        if self.pending.is_some() {
+        if self.pending.is_some() || self.sites.iter().any(|site| site.evicted) {
             return;
         }
         let to = self.core.primary().other();
@@ -602,6 +612,7 @@ impl<'t> World<'t> {
         self.summary.effects += counters.effects;
         self.pending = None;
         self.process += 1;
+        self.began = self.now;
         for client in &mut self.clients {
             client.session = None;
         }
@@ -701,9 +712,11 @@ impl<'t> World<'t> {
     /// The end: both sides are equal, every client was answered, and its own keys are as it left them.
     fn compare(&mut self) {
         for (db, key, sentence) in self.differences() {
-            let wanted = self.rules.written.as_ref().is_none_or(|written| written.contains(&(db, key)) || self.plan.settings.new_data == NewData::Keep);
-            if wanted {
-                let side = self.core.primary();
+            // Without a backfill, what nobody has changed need not be on the mirror.
+            let side = self.core.primary();
+            let [held, copied] = [side, side.other()].map(|side| self.sites[side.index()].server.dbs[usize::from(db)].get(&key));
+            let untouched = self.plan.import && copied.is_none() && held == self.initial.get(usize::from(db)).and_then(|db| db.get(&key));
+            if !untouched {
                 self.violate(format!("I5: settled, and not equal (left: `{side}`, the primary): {sentence}"));
             }
         }
