@@ -55,10 +55,10 @@ pub(super) enum What {
     Block(Box<super::transaction::Block>),
     /// `MULTI DUMP PTTL EXEC` of a key.
     ImageRead { key: Arc<[u8]>, typed: bool },
-    /// A page of SCAN on the primary.
-    ScanPage,
+    /// A page of SCAN on the primary, with its number: a walk that began anew does not count the pages of the one before.
+    ScanPage(u64),
     /// A page of SCAN on the mirror, looking for keys that the primary does not have.
-    ScanExtras,
+    ScanExtras(u64),
     /// Times to live of a page's keys.
     ScanTimes(Vec<Box<[u8]>>),
     /// An effect on the mirror.

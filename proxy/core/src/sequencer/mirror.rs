@@ -386,6 +386,8 @@ impl Sequencer {
         self.ledger.swap(a, b);
         self.synced.swap(a, b);
         self.scans.swap(a, b);
+        let acks = std::mem::take(&mut self.mirror.image_acks);
+        self.mirror.image_acks = acks.into_iter().map(|((db, key), waiting)| ((swapped(db, a, b), key), waiting)).collect();
         let (owes_a, owes_b) = (self.mirror.owed_flush.remove(&a), self.mirror.owed_flush.remove(&b));
         self.mirror.owed_flush.extend([(owes_a, b), (owes_b, a)].into_iter().filter(|(owes, _)| *owes).map(|(_, db)| db));
         let mut frame = b"*1\r\n$5\r\nMULTI\r\n".to_vec();
@@ -395,6 +397,15 @@ impl Sequencer {
         push_request(&mut frame, &[b"EXEC"]);
         self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b] });
         Way::Done(false)
+    }
+
+    /// The name that a database of the mirror's lanes has in ledger and knowledge: those have gone through a SWAPDB already that still
+    /// waits behind what is in flight on the mirror [H35].
+    pub(super) fn db_now(&self, db: Db) -> Db {
+        self.mirror.barriers.iter().fold(db, |db, barrier| match barrier.databases[..] {
+            [a, b] => swapped(db, a, b),
+            _ => db,
+        })
     }
 
     fn push_barrier(&mut self, barrier: Barrier) {
@@ -565,7 +576,7 @@ impl Sequencer {
             at += u64::from(flight.len);
         }
         for (key, position) in infected {
-            self.mark_dirty(id.db, &key, Cause::Contagion, position);
+            self.mark_dirty(self.db_now(id.db), &key, Cause::Contagion, position);
         }
     }
 
@@ -689,7 +700,7 @@ impl Sequencer {
             if let Some((frame, position)) = found {
                 each_request(&frame, |command, request| {
                     for key in command.keys(request).filter(|key| key.used.writes()) {
-                        self.mark_dirty(lane_id.db, key.name, Cause::QueueFull, position);
+                        self.mark_dirty(self.db_now(lane_id.db), key.name, Cause::QueueFull, position);
                     }
                 });
                 break;
@@ -708,16 +719,17 @@ impl Sequencer {
             What::Effect(effect) => (effect.position, effect.ack),
             What::EffectBlock(block) => (block.position, block.ack),
             What::Restore { key, .. } => {
-                self.ledger.set_state(id.db, key, State::Dirty);
-                self.release_image_acks(id.db, key);
+                let db = self.db_now(id.db);
+                self.ledger.set_state(db, key, State::Dirty);
+                self.release_image_acks(db, key);
                 return;
             }
             What::Barrier => return self.lose_barrier(),
-            What::ScanExtras => return self.scans.lost_page(id.db),
+            What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
-            What::Block(_) | What::ImageRead { .. } | What::ScanPage | What::ScanTimes(_) | What::Mark | What::Trial => return,
+            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Trial => return,
         };
-        self.doubt_written(id.db, frame, Cause::MirrorReplyLost, position);
+        self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {
             self.acknowledge(ack);
         }
@@ -785,9 +797,17 @@ impl Sequencer {
     /// Doubts that were found while a frame was lent out.
     pub(super) fn settle_doubts(&mut self) {
         for (id, frame, cause, position) in std::mem::take(&mut self.doubts) {
-            let doubtful = self.doubt_written(id.db, &frame, cause, position);
+            let doubtful = self.doubt_written(self.db_now(id.db), &frame, cause, position);
             self.spread(id, doubtful);
         }
+    }
+}
+
+fn swapped(db: Db, a: Db, b: Db) -> Db {
+    match db {
+        db if db == a => b,
+        db if db == b => a,
+        db => db,
     }
 }
 

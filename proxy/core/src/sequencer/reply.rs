@@ -125,8 +125,8 @@ impl Sequencer {
                 }
             }
             What::ImageRead { key, typed } => self.answer_image(id.db, &key, typed, reply),
-            What::ScanPage => self.answer_scan(id.db, reply),
-            What::ScanExtras => self.answer_extras(id.db, reply),
+            What::ScanPage(page) => self.answer_scan(id.db, page, reply),
+            What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
             What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
             What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),

@@ -21,8 +21,9 @@ struct Progress {
     /// The primary has been walked.
     primary_done: bool,
     cursor: Vec<u8>,
-    /// A page was asked for.
-    asked: bool,
+    /// The page that was asked for. Its number is its own: the answer to a page of a walk that was begun anew must not end this
+    /// one.
+    asked: Option<u64>,
     /// Only times to live are to be set anew: values are equal.
     realign: bool,
 }
@@ -41,6 +42,8 @@ pub(super) struct Scans {
     /// Every database is wanted; which there are is known when both sides are.
     all: Option<bool>,
     pub visited: u64,
+    /// Pages asked for.
+    pages: u64,
 }
 
 impl Scans {
@@ -134,7 +137,7 @@ impl Sequencer {
         }
         let Some((db, progress)) = self.scans.wanted.iter().next().map(|(db, progress)| (*db, progress.clone())) else { return false };
         let busy = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
-        if progress.asked || busy || self.mirror_refuses(db).is_some() {
+        if progress.asked.is_some() || busy || self.mirror_refuses(db).is_some() {
             return false;
         }
         let side = if progress.primary_done { self.mirror_side() } else { self.primary() };
@@ -146,24 +149,26 @@ impl Sequencer {
         let cursor: &[u8] = if progress.cursor.is_empty() { b"0" } else { &progress.cursor };
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"SCAN", cursor, b"COUNT", &number(limits::SCAN_PAGE as i64)]);
-        let what = if progress.primary_done { What::ScanExtras } else { What::ScanPage };
+        self.scans.pages += 1;
+        let page = self.scans.pages;
+        let what = if progress.primary_done { What::ScanExtras(page) } else { What::ScanPage(page) };
         let now = self.now.us;
         if let Some(lane) = self.lane_mut(id) {
             lane.push(&[&frame], what, 1, now);
         }
         if let Some(progress) = self.scans.wanted.get_mut(&db) {
-            progress.asked = true;
+            progress.asked = Some(page);
         }
         self.touch_lane(id);
         true
     }
 
     /// A page of the primary: every key that is not known to be equal is doubtful.
-    pub(super) fn answer_scan(&mut self, db: Db, reply: Reply<'_>) {
+    pub(super) fn answer_scan(&mut self, db: Db, page: u64, reply: Reply<'_>) {
         if self.scans.wanted.get(&db).is_some_and(|progress| progress.realign) {
             self.ask_times(db, reply);
         }
-        self.answer_page(db, reply, |sequencer, key| {
+        self.answer_page(db, page, reply, |sequencer, key| {
             let realign = sequencer.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
             if !realign && !sequencer.synced.contains(db, key) {
                 sequencer.note_dirty(db, key, Cause::Unsynced, sequencer.position);
@@ -200,17 +205,17 @@ impl Sequencer {
     }
 
     /// A page of the mirror: an image tells whether the primary has the key, and at which position it has not.
-    pub(super) fn answer_extras(&mut self, db: Db, reply: Reply<'_>) {
-        self.answer_page(db, reply, |sequencer, key| {
+    pub(super) fn answer_extras(&mut self, db: Db, page: u64, reply: Reply<'_>) {
+        self.answer_page(db, page, reply, |sequencer, key| {
             if !sequencer.synced.contains(db, key) {
                 sequencer.note_dirty(db, key, Cause::Extra, sequencer.position);
             }
         });
     }
 
-    fn answer_page(&mut self, db: Db, reply: Reply<'_>, mut each: impl FnMut(&mut Sequencer, &[u8])) {
-        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked) else { return };
-        progress.asked = false;
+    fn answer_page(&mut self, db: Db, page: u64, reply: Reply<'_>, mut each: impl FnMut(&mut Sequencer, &[u8])) {
+        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked == Some(page)) else { return };
+        progress.asked = None;
         let mut parts = reply.elements();
         let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else { return };
         progress.cursor = cursor.text().to_vec();
