@@ -45,6 +45,8 @@ pub struct Rules {
     pub own: bool,
     /// How often the primary's connection was lost.
     pub losses: u64,
+    /// A server did not answer a handshake.
+    pub slow_start: bool,
     /// A server refused writes at some time.
     pub refused: bool,
     /// Connections may be closed for a missing confirmation.
@@ -227,7 +229,7 @@ impl Client {
         let text = reply.get(1..).unwrap_or_default();
         let says = |words: &[u8]| reply[0] == b'-' && text.windows(words.len()).any(|window| window == words);
         let unreachable = says(b"cannot be reached");
-        if unreachable && rules.losses == 0 {
+        if unreachable && rules.losses == 0 && !rules.slow_start {
             return wrong("the primary was never lost");
         }
         // A block that was refused at queue time aborts with the words for any error at queue time.

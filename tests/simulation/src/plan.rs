@@ -107,7 +107,7 @@ impl Plan {
         let databases = 1 + r.index(3);
         let all = usable_rows();
         let rows = (0..3 + r.index(5)).map(|_| all[r.index(all.len())]).collect();
-        let traffic_us = 200_000 + r.below(1_300_000);
+        let traffic_us = 60_000 + r.below(500_000);
         let mut settings = Settings {
             synced_slots: 64,
             seed: [r.next_u64(), r.next_u64()],
@@ -145,14 +145,14 @@ impl Plan {
         let mut plan = Plan {
             seed,
             settings,
-            clients: 2 + r.index(7),
+            clients: 2 + r.index(5),
             databases,
             rows,
             barriers: !import && r.one_in(5),
             large,
             traffic_us,
-            think_us: 500 + r.below(20_000),
-            pipeline: 1 + r.between(0, 11),
+            think_us: 3_000 + r.below(40_000),
+            pipeline: 1 + r.between(0, 9),
             latency_us: 10 + r.below(300),
             jitter_us: 1 + wide(r),
             service_us: 1 + r.below(60),

@@ -243,6 +243,7 @@ impl World<'_> {
             return self.lose(side, generation, "connection refused");
         }
         if site.frozen_until > now {
+            self.rules.slow_start = true;
             if now >= since + HANDSHAKE_US {
                 return self.lose(side, generation, "no answer");
             }
