@@ -199,8 +199,7 @@ impl Sequencer {
     }
 
     /// Commands of ours that must run in the same block: the mark goes back behind a flush, the length of a trimmed stream.
-    #[allow(clippy::type_complexity)]
-    fn companions(&self, command: &Command, request: &Request<'_>, db: Db) -> Option<(Vec<Vec<Vec<u8>>>, Vec<(Vec<Vec<u8>>, Hidden)>)> {
+    fn companions(&self, command: &Command, request: &Request<'_>, db: Db) -> Option<Companions> {
         let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
         if self.settings.flush_policy(command.rule) == FlushPolicy::Alarm {
             // Without its mark the primary counts as one that lost its data, after a restart of the proxy too.
@@ -281,6 +280,12 @@ impl Sequencer {
         Ok(lane)
     }
 }
+
+/// A request in parts.
+type Words = Vec<Vec<u8>>;
+
+/// Commands of ours before and behind a client's, in one block.
+type Companions = (Vec<Words>, Vec<(Words, Hidden)>);
 
 /// Why a command is not carried.
 pub(super) fn refusal(command: &Command) -> String {

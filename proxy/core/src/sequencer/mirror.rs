@@ -41,6 +41,9 @@ struct Barrier {
     databases: Vec<Db>,
 }
 
+/// Replies that wait: session and number.
+type Waiting = Vec<(SessionId, u64)>;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
@@ -60,7 +63,7 @@ pub(super) struct Mirror {
     /// A client gave a key a time to live in this database.
     volatile: HashSet<Db>,
     /// Sessions that wait for a key's image under `ack = "both"`.
-    image_acks: HashMap<(Db, Arc<[u8]>), Vec<(SessionId, u64)>>,
+    image_acks: HashMap<(Db, Arc<[u8]>), Waiting>,
 }
 
 /// Effects of one block for one database.
