@@ -98,6 +98,8 @@ pub struct Clock {
     pub eager_consumers: bool,
     /// The mirror does.
     pub eager_mirror: bool,
+    /// Both sides forget a claimed entry that the stream has lost (7.0 and later), or neither does.
+    pub claims_alike: bool,
 }
 
 /// One executed command.
@@ -155,7 +157,7 @@ pub fn derive(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
         Rule::PfCount => unless(done.request.len() != 2, Effect::Hint),
         Rule::XAdd => stream::xadd(done, out),
         Rule::XTrim => stream::xtrim(done, out),
-        Rule::XReadGroup => Effect::Replay(Expect::same(reply)),
+        Rule::XReadGroup => stream::xreadgroup(done, out),
         Rule::XClaim => stream::xclaim(done, out),
         Rule::XAutoClaim => stream::xautoclaim(done, out),
         Rule::FlushDb => Effect::FlushDb,

@@ -86,6 +86,9 @@ pub(super) fn xclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
     let (key, group, consumer) = (request.arg(1), request.arg(2), request.arg(3));
     let last_id = (options_at..request.len()).find(|at| request.is(*at, "LASTID"));
     let mut frames = 0;
+    if !left.is_empty() && !done.clock.claims_alike {
+        return Effect::Image;
+    }
     // Whether a consumer that claims nothing is created depends on the version.
     match (claimed.is_empty(), done.clock.eager_consumers, done.clock.eager_mirror) {
         (true, false, true) => return Effect::Image,
@@ -112,6 +115,29 @@ pub(super) fn xclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
     }
     let expect = if done.reply.is_empty() { Expect::Any } else { Expect::same(done.reply) };
     Effect::Rewritten { frames, expect, total: false }
+}
+
+/// The same read. A read that finds nothing creates its consumer in some versions and not in others (t_stream.c xreadCommand).
+pub(super) fn xreadgroup(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    let request = done.request;
+    let replay = Effect::Replay(Expect::same(done.reply));
+    let find = |word| (1..request.len()).find(|at| request.is(*at, word));
+    let (Some(group_at), Some(streams_at)) = (find("GROUP"), find("STREAMS")) else { return replay };
+    let streams = (request.len() - streams_at - 1) / 2;
+    let parts = if done.reply.is_null() { 0 } else { done.reply.elements().count() };
+    let served = if done.reply.0.first() == Some(&b'%') { parts / 2 } else { parts };
+    match (served, done.clock.eager_consumers, done.clock.eager_mirror) {
+        (0, false, _) => Effect::Nothing,
+        (0, true, false) => {
+            let (group, consumer) = (request.arg(group_at + 1), request.arg(group_at + 2));
+            for key in request.args_from(streams_at + 1).take(streams) {
+                crate::resp::encode::push_request(out, &[b"XGROUP", b"CREATECONSUMER", key, group, consumer]);
+            }
+            Effect::Rewritten { frames: streams as u32, expect: Expect::Any, total: false }
+        }
+        (served, primary, mirror) if served < streams && primary != mirror => Effect::Image,
+        _ => replay,
+    }
 }
 
 /// More milliseconds than any entry has been idle.

@@ -130,7 +130,7 @@ impl Sequencer {
             What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
             What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
-            What::Restore { key, position } => self.confirm_image(id.db, &key, position, len, reply, flight.failed.as_deref()),
+            What::Restore { key, position } => self.confirm_image(self.db_now(id.db), &key, position, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
             What::Mark => {}
             What::Trial => self.confirm_trial(reply),
@@ -185,12 +185,13 @@ impl Sequencer {
     }
 
     fn clock(&self) -> Clock {
-        let primary = &self.sides[self.primary().index()];
+        let (primary, mirror) = (&self.sides[self.primary().index()], &self.sides[self.mirror_side().index()]);
         Clock {
             primary_unix_ms: self.now.unix_ms + primary.clock_offset_ms,
             margin_ms: self.settings.expiry_margin_ms,
             eager_consumers: primary.eager_consumers,
-            eager_mirror: self.sides[self.mirror_side().index()].eager_consumers,
+            eager_mirror: mirror.eager_consumers,
+            claims_alike: (primary.major >= 7) == (mirror.major >= 7),
         }
     }
 
