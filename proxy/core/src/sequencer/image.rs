@@ -353,8 +353,15 @@ fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<
             push(frame, &[b"XCLAIM", key, name, consumer, b"0", id, b"TIME", &delivered, b"RETRYCOUNT", &count, b"FORCE", b"JUSTID"]);
         }
     }
-    for (ms, seq) in present.iter().filter(|(_, fields)| fields.is_none()).map(|(id, _)| id) {
-        push(frame, &[b"XDEL", key, format!("{ms}-{seq}").as_bytes()]);
+    let kept = present.values().flatten().count();
+    let trimmed = newer && field(info, "max-deleted-entry-id").is_some_and(|id| id.text() == b"0-0");
+    if trimmed && kept < present.len() {
+        // Nothing was ever deleted there, only trimmed, and XSETID cannot say so behind an XDEL.
+        push(frame, &[b"XTRIM", key, b"MAXLEN", b"=", &number(kept as i64)]);
+    } else {
+        for (ms, seq) in present.iter().filter(|(_, fields)| fields.is_none()).map(|(id, _)| id) {
+            push(frame, &[b"XDEL", key, format!("{ms}-{seq}").as_bytes()]);
+        }
     }
     let last_id = field(info, "last-generated-id")?.text();
     let counted = field(info, "entries-added").and_then(Reply::integer).zip(field(info, "max-deleted-entry-id"));

@@ -232,7 +232,9 @@ impl Sequencer {
             return Way::Done(false);
         }
         let unknown = matches!(effect, Effect::Replay(_)) && !self.sides[self.mirror_side().index()].knows(command);
-        let doubtful = !total && command.keys(request).any(|key| key.used != KeyUse::Overwrite && self.is_doubtful(db, key.name));
+        // SET with KEEPTTL keeps what the mirror holds: it overwrites, and needs the key to be equal all the same.
+        let keeps = !total && command.rule == Rule::Set;
+        let doubtful = !total && command.keys(request).any(|key| (keeps || key.used != KeyUse::Overwrite) && self.is_doubtful(db, key.name));
         if doubtful || unknown {
             return Way::Done(self.image_written(db, command, request, ack));
         }
@@ -242,7 +244,7 @@ impl Sequencer {
             return Way::Done(false);
         }
         for key in command.keys(request) {
-            if key.used == KeyUse::Overwrite || (total && key.used.writes()) {
+            if (key.used == KeyUse::Overwrite && !keeps) || (total && key.used.writes()) {
                 self.replaced(db, key.name);
             }
         }
@@ -386,6 +388,8 @@ impl Sequencer {
     fn swap_db(&mut self, request: &Request<'_>) -> Way {
         let (Some(a), Some(b)) = (parse_integer(request.arg(1)), parse_integer(request.arg(2))) else { return Way::Done(false) };
         let (a, b) = (a as Db, b as Db);
+        self.note_keyspace(a);
+        self.note_keyspace(b);
         self.ledger.swap(a, b);
         self.synced.swap(a, b);
         self.scans.swap(a, b);
@@ -588,6 +592,7 @@ impl Sequencer {
         if !self.record.mirroring {
             return;
         }
+        self.note_keyspace(db);
         if self.ledger.len() >= self.settings.dirty_keys_max && self.ledger.get(db, key).is_none() {
             self.alarm("more dirty keys than the bound `mirror.dirty_keys_max`: databases are copied anew");
             self.ledger.collapse(db);

@@ -26,7 +26,7 @@ pub struct SideUp {
     pub version: String,
     /// Major version of the Redis it says it is.
     pub major: u32,
-    /// Stream consumers are created even when nothing was claimed (5.0 and 6.0, 7.2 and later, all of Valkey).
+    /// Stream consumers are created even when nothing was read (7.2 and later, all of Valkey).
     pub eager_consumers: bool,
     /// Protocol of the lanes, 2 or 3.
     pub resp: u8,
@@ -343,6 +343,13 @@ impl Sequencer {
         }
     }
 
+    /// Keys came into this database by another way than a lane of its own (SWAPDB, MOVE, COPY): a scan of everything must find it.
+    pub(super) fn note_keyspace(&mut self, db: Db) {
+        self.sides.iter_mut().for_each(|side| {
+            side.keyspace.insert(db);
+        });
+    }
+
     /// Writes this installation's mark into the reserved key of both sides [H9]. A primary that lost its data gets none before
     /// the operator has decided, or a restart would forget the loss.
     pub(super) fn write_marks(&mut self) {
@@ -409,7 +416,7 @@ impl Sequencer {
                     self.lose_request(id, flight, frame, doubt, &closing, &mut again);
                 } else {
                     if sent && !std::mem::replace(&mut suspected, true) {
-                        self.suspect(id.db, &flight.what, frame);
+                        self.suspect(self.db_now(id.db), &flight.what, frame);
                     }
                     self.lose_effect(id, &flight.what, frame);
                 }
@@ -558,7 +565,8 @@ impl Sequencer {
         let evicted = side.evicted_keys.replace(probe.evicted_keys).is_some_and(|before| probe.evicted_keys > before);
         side.expires = probe.expires;
         side.clock_offset_ms = probe.clock_offset_ms;
-        side.keyspace = probe.keyspace.into_iter().collect();
+        // What was told is older than what was written since: a database is taken off the list by a new connection only.
+        side.keyspace.extend(probe.keyspace);
         if side.is_up() {
             side.error = probe.error;
         }
