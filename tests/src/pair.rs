@@ -32,11 +32,7 @@ pub struct Setup {
 impl Setup {
     /// Two plain servers of these versions.
     pub fn of(old: Version, new: Version) -> Setup {
-        Setup {
-            old: (old, servers::Options::default()),
-            new: (new, servers::Options::default()),
-            proxy: proxy::Options::default(),
-        }
+        Setup { old: (old, servers::Options::default()), new: (new, servers::Options::default()), proxy: proxy::Options::default() }
     }
 
     /// Two plain servers of 7.0, and these arguments for the proxy.

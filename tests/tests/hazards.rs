@@ -158,7 +158,10 @@ fn h05_a_clients_auth_never_touches_a_lane() {
     };
     let before = (auths(&pair.old), auths(&pair.new));
     let mut client = pair.client().unwrap();
-    let said = pipeline(&mut client, &["SET a 1", "AUTH alice pw", "SET bob:secret x", "AUTH wrong", "SET b 1", "AUTH secret", "SET c 1", "AUTH wrong", "SET d 1"]);
+    let said = pipeline(
+        &mut client,
+        &["SET a 1", "AUTH alice pw", "SET bob:secret x", "AUTH wrong", "SET b 1", "AUTH secret", "SET c 1", "AUTH wrong", "SET d 1"],
+    );
     assert!(said[0].starts_with("-NOAUTH") && said[2].starts_with("-NOAUTH") && said[4].starts_with("-NOAUTH"), "{said:?}");
     assert!(said[1].starts_with("-WRONGPASS") && said[3].starts_with("-WRONGPASS"), "{said:?}");
     // As in Redis, a refused AUTH does not take back the one that succeeded.
@@ -192,7 +195,8 @@ fn h06_a_busy_server_makes_no_write_to_another_database() {
                     }
                     let replies = client.pipeline(&commands).unwrap();
                     busy += replies.iter().filter(|reply| reply.error().is_some_and(|error| error.starts_with("BUSY"))).count() as u32;
-                    let strange = replies.iter().find(|reply| !reply.is_ok() && !reply.error().is_some_and(|error| error.starts_with("BUSY")));
+                    let strange =
+                        replies.iter().find(|reply| !reply.is_ok() && !reply.error().is_some_and(|error| error.starts_with("BUSY")));
                     assert!(strange.is_none(), "{strange:?}");
                     if stop.load(Ordering::Relaxed) {
                         return busy;
@@ -239,7 +243,19 @@ fn h13_what_is_made_of_a_doubtful_key_is_doubtful() {
         pair.new.freeze().unwrap();
         let said = pipeline(
             &mut client,
-            &["RPOP A", "RENAME A B", "COPY B C", "LMOVE C D LEFT LEFT", "MULTI", "RPUSHX B x", "COPY B E", "EXEC", "SADD S c planted", "SUNIONSTORE T S", "SORT T ALPHA STORE U"],
+            &[
+                "RPOP A",
+                "RENAME A B",
+                "COPY B C",
+                "LMOVE C D LEFT LEFT",
+                "MULTI",
+                "RPUSHX B x",
+                "COPY B E",
+                "EXEC",
+                "SADD S c planted",
+                "SUNIONSTORE T S",
+                "SORT T ALPHA STORE U",
+            ],
         );
         pair.new.thaw().unwrap();
         assert!(said.iter().all(|reply| !reply.starts_with('-')), "{said:?}");
@@ -290,8 +306,11 @@ fn h19_a_lost_primary_closes_writers_and_asks_readers_again() {
     pair.settle().unwrap();
     pair.old.freeze().unwrap();
     let before = bytes_in(&pair);
-    let sends: [(&mut Client, &[&str]); 3] =
-        [(&mut writer, &["INCR w1", "GET there", "INCR w2", "INCR w3"]), (&mut reader, &["GET there", "STRLEN there"]), (&mut exec, &["MULTI", "INCR e1", "EXEC"])];
+    let sends: [(&mut Client, &[&str]); 3] = [
+        (&mut writer, &["INCR w1", "GET there", "INCR w2", "INCR w3"]),
+        (&mut reader, &["GET there", "STRLEN there"]),
+        (&mut exec, &["MULTI", "INCR e1", "EXEC"]),
+    ];
     let mut sent = 0;
     for (client, lines) in sends {
         for line in lines {
@@ -452,7 +471,8 @@ fn h27_a_mirror_that_refuses_writes_is_paused_and_recovers() {
             if *line == "CONFIG SET save " {
                 mirror.call(&[b"CONFIG", b"SET", b"dir", pair.new.dir().to_str().unwrap().as_bytes()]).unwrap();
                 mirror.cmd("BGSAVE").unwrap();
-                until("the mirror to save", PATIENCE, || Ok(mirror.cmd("INFO persistence")?.text().contains("rdb_last_bgsave_status:ok"))).unwrap();
+                until("the mirror to save", PATIENCE, || Ok(mirror.cmd("INFO persistence")?.text().contains("rdb_last_bgsave_status:ok")))
+                    .unwrap();
                 mirror.call(&[b"CONFIG", b"SET", b"save", b""]).unwrap();
             } else {
                 ok(&mut mirror, line);
@@ -492,7 +512,10 @@ fn h27_a_value_the_mirror_cannot_take_is_set_aside() {
         ok(&mut client, &format!("SET other:{at} last"));
     }
     let mut mirror = pair.new.client().unwrap();
-    until("the others to be mirrored", PATIENCE, || Ok((0..50).all(|at| mirror.cmd(&format!("GET other:{at}")).is_ok_and(|reply| reply.text() == "last")))).unwrap();
+    until("the others to be mirrored", PATIENCE, || {
+        Ok((0..50).all(|at| mirror.cmd(&format!("GET other:{at}")).is_ok_and(|reply| reply.text() == "last")))
+    })
+    .unwrap();
     ok(&mut client, "SET poison small");
     pair.wait_status("the gate to open", |status| in_step(status) && status["mirror"]["unmirrorable_keys"] == 0).unwrap();
     pair.assert_equal().unwrap();
@@ -523,7 +546,8 @@ fn h28_ack_both_delivers_the_primarys_reply_in_the_end() {
     pair.new.thaw().unwrap();
     pair.assert_equal().unwrap();
 
-    let pair = Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=300", "--set", "mirror.ack_strict=true"])).unwrap();
+    let pair =
+        Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=300", "--set", "mirror.ack_strict=true"])).unwrap();
     let (mut client, mut reader) = (pair.client().unwrap(), pair.client().unwrap());
     ok(&mut client, "INCR n");
     pair.new.freeze().unwrap();
@@ -562,11 +586,41 @@ fn h35_doubt_moves_with_swapdb_flushdb_and_rename() {
         ok(&mut client, "SET canary 1");
         pair.wait_status("the mirror to be given up for now", |status| status["mirror"]["state"] != "following").unwrap();
         let mut dirty = |lines: &[&str]| lines.iter().for_each(|line| drop(ok(&mut client, line)));
-        dirty(&["SELECT 0", "APPEND string:1 dirty", "RPUSH list:1 dirty", "SELECT 1", "APPEND string:2 dirty", "SELECT 2", "APPEND string:3 dirty"]);
+        dirty(&[
+            "SELECT 0",
+            "APPEND string:1 dirty",
+            "RPUSH list:1 dirty",
+            "SELECT 1",
+            "APPEND string:2 dirty",
+            "SELECT 2",
+            "APPEND string:3 dirty",
+        ]);
         pair.wait_status("keys in doubt", |status| status["mirror"]["dirty_keys"].as_u64() > Some(3)).unwrap();
-        dirty(&["SELECT 0", "APPEND string:4 dirty", "SWAPDB 0 1", "APPEND string:5 dirty", "RENAME string:5 string:6", "RENAME list:1 list:moved"]);
-        dirty(&["SELECT 1", "RENAME string:1 string:renamed", "COPY string:renamed string:copied REPLACE", "DEL string:7", "MOVE string:8 9"]);
-        dirty(&["SELECT 2", "APPEND string:9 x", "FLUSHDB", "SET string:3 fresh", "SELECT 3", "RPUSH list:3 dirty", "SWAPDB 2 3", "RPUSH list:3 more"]);
+        dirty(&[
+            "SELECT 0",
+            "APPEND string:4 dirty",
+            "SWAPDB 0 1",
+            "APPEND string:5 dirty",
+            "RENAME string:5 string:6",
+            "RENAME list:1 list:moved",
+        ]);
+        dirty(&[
+            "SELECT 1",
+            "RENAME string:1 string:renamed",
+            "COPY string:renamed string:copied REPLACE",
+            "DEL string:7",
+            "MOVE string:8 9",
+        ]);
+        dirty(&[
+            "SELECT 2",
+            "APPEND string:9 x",
+            "FLUSHDB",
+            "SET string:3 fresh",
+            "SELECT 3",
+            "RPUSH list:3 dirty",
+            "SWAPDB 2 3",
+            "RPUSH list:3 more",
+        ]);
         dirty(&["COPY list:4 list:4 DB 8 REPLACE", "SWAPDB 0 9", "SELECT 0", "APPEND string:8 back"]);
         if illness == "frozen" {
             pair.new.thaw().unwrap();
@@ -575,6 +629,25 @@ fn h35_doubt_moves_with_swapdb_flushdb_and_rename() {
             pair.wait_reconnected("new", connects).unwrap();
         }
         pair.assert_equal().unwrap_or_else(|error| panic!("{illness}: {error:#}"));
+    }
+}
+
+/// H35, in flight: the mirror answers an effect wrongly after the primary has swapped its databases, and before the mirror has. The doubt is
+/// about the key as it is called now. Noted under the lane's database, another key was repaired and this one stayed wrong.
+#[test]
+fn h35_an_answer_that_comes_behind_a_swapdb_doubts_the_right_key() {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    for round in 0..5 {
+        ok(&mut client, "FLUSHALL");
+        ok(&mut client, "RPUSH A 0 1 2 3");
+        pair.assert_equal().unwrap();
+        ok(&mut pair.new.client().unwrap(), "RPUSH A planted");
+        pair.new.freeze().unwrap();
+        let said = pipeline(&mut client, &["RPOP A", "RENAME A B", "SWAPDB 0 1", "SET A other", "SWAPDB 1 2"]);
+        pair.new.thaw().unwrap();
+        assert!(said.iter().all(|reply| !reply.starts_with('-')), "{said:?}");
+        pair.assert_equal().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
     }
 }
 
@@ -627,7 +700,10 @@ fn h36_partial_writes_on_a_warm_cache_ship_whole_values() {
             pair.assert_equal().unwrap();
             continue;
         }
-        pair.wait_status("what was written to be mirrored", |status| status["mirror"]["dirty_keys"] == 0 && status["mirror"]["queued_effects"] == 0).unwrap();
+        pair.wait_status("what was written to be mirrored", |status| {
+            status["mirror"]["dirty_keys"] == 0 && status["mirror"]["queued_effects"] == 0
+        })
+        .unwrap();
         let (mut old, mut new) = (pair.old.client().unwrap(), pair.new.client().unwrap());
         let keys = ok(&mut new, "KEYS *");
         let mut whole = 0;
@@ -663,7 +739,8 @@ fn h46_slowness_never_ends_the_primary_lane() {
     late.send(&command("INCR n")).unwrap();
     std::thread::sleep(Duration::from_secs(6));
     pair.old.thaw().unwrap();
-    let mut counted: Vec<i64> = clients.iter_mut().map(|client| (client.reply().unwrap().int().unwrap(), client.reply().unwrap()).0).collect();
+    let mut counted: Vec<i64> =
+        clients.iter_mut().map(|client| (client.reply().unwrap().int().unwrap(), client.reply().unwrap()).0).collect();
     counted.push(late.reply().unwrap().int().unwrap());
     counted.sort_unstable();
     assert_eq!(counted, [5, 6, 7, 8, 9]);
@@ -678,7 +755,16 @@ fn h48_pfcount_is_mirrored_in_order() {
     let pair = Pair::plain().unwrap();
     let mut client = pair.client().unwrap();
     for at in 0..200 {
-        pipeline(&mut client, &[&format!("PFADD hll:{} a{at} b{at}", at % 3), &format!("PFCOUNT hll:{}", at % 3), "PFCOUNT hll:0 hll:1", "PFMERGE all hll:0 hll:2", "PFCOUNT all"]);
+        pipeline(
+            &mut client,
+            &[
+                &format!("PFADD hll:{} a{at} b{at}", at % 3),
+                &format!("PFCOUNT hll:{}", at % 3),
+                "PFCOUNT hll:0 hll:1",
+                "PFMERGE all hll:0 hll:2",
+                "PFCOUNT all",
+            ],
+        );
         if at % 20 == 0 {
             pair.settle().unwrap();
             for key in ["hll:0", "all"] {
@@ -697,10 +783,42 @@ fn h48_pfcount_is_mirrored_in_order() {
 #[test]
 fn h52_both_protocols_share_the_lanes() {
     const LOOKS: &[&str] = &[
-        "HSET h a 1 b 2", "HGETALL h", "ZADD z 1.5 m", "ZSCORE z m", "ZRANGE z 0 -1 WITHSCORES", "ZPOPMIN z", "ZADD z 2.5 n", "ZMSCORE z n none", "SADD s x",
-        "SMEMBERS s", "GET missing", "MGET missing h2", "LPOP missing 2", "HSET h1 a 1", "HRANDFIELD h1 1 WITHVALUES", "SISMEMBER s x", "XADD x 1-1 f v", "XRANGE x - +", "XREAD STREAMS x 0",
-        "XINFO STREAM x", "DEL x", "GEOADD g 13 52 p", "GEOPOS g p q", "CONFIG GET maxmemory-policy", "MULTI", "HGETALL h", "ZSCORE z n", "GET missing", "EXEC",
-        "ZINCRBY z 1 n", "INCRBYFLOAT f 1.5", "COMMAND COUNT", "DEL f z h s g", "NOSUCH", "HGETALL", "ZRANGE z 0 x",
+        "HSET h a 1 b 2",
+        "HGETALL h",
+        "ZADD z 1.5 m",
+        "ZSCORE z m",
+        "ZRANGE z 0 -1 WITHSCORES",
+        "ZPOPMIN z",
+        "ZADD z 2.5 n",
+        "ZMSCORE z n none",
+        "SADD s x",
+        "SMEMBERS s",
+        "GET missing",
+        "MGET missing h2",
+        "LPOP missing 2",
+        "HSET h1 a 1",
+        "HRANDFIELD h1 1 WITHVALUES",
+        "SISMEMBER s x",
+        "XADD x 1-1 f v",
+        "XRANGE x - +",
+        "XREAD STREAMS x 0",
+        "XINFO STREAM x",
+        "DEL x",
+        "GEOADD g 13 52 p",
+        "GEOPOS g p q",
+        "CONFIG GET maxmemory-policy",
+        "MULTI",
+        "HGETALL h",
+        "ZSCORE z n",
+        "GET missing",
+        "EXEC",
+        "ZINCRBY z 1 n",
+        "INCRBYFLOAT f 1.5",
+        "COMMAND COUNT",
+        "DEL f z h s g",
+        "NOSUCH",
+        "HGETALL",
+        "ZRANGE z 0 x",
     ];
     let pair = Pair::plain().unwrap();
     let threads: Vec<_> = [2, 3, 2, 3, 23]

@@ -17,7 +17,8 @@ fn check(old: Version, new: Version) {
     let workload = Workload::start(&pair.proxy.address(), &Options { clients: 6, seed: 7, ..Options::default() }).unwrap();
     let work_on = |commands: u64| {
         let goal = workload.commands() + commands;
-        until("the clients to go on", PATIENCE, || Ok(workload.commands() >= goal)).unwrap_or_else(|error| panic!("{error}\n{}", pair.proxy.log_tail()));
+        until("the clients to go on", PATIENCE, || Ok(workload.commands() >= goal))
+            .unwrap_or_else(|error| panic!("{error}\n{}", pair.proxy.log_tail()));
     };
     for _ in 0..2 {
         work_on(4_000);
