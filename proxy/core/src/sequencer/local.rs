@@ -24,7 +24,7 @@ impl Sequencer {
                 Admit::Taken
             }
             "READONLY" | "READWRITE" | "ASKING" => self.error(id, "ERR This instance has cluster support disabled"),
-            "UNWATCH" | "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" => self.ok(id),
+            "UNWATCH" => self.ok(id),
             "ACL WHOAMI" => {
                 let name = self.settings.client_auth.as_ref().map_or(&b"default"[..], |(name, _)| name).to_vec();
                 self.bulk(id, &name)
@@ -241,17 +241,45 @@ impl Sequencer {
                 let line = self.sessions.get(id).map(|session| self.describe_client(session)).unwrap_or_default();
                 self.text(id, &line)
             }
-            "CLIENT LIST" => {
-                let lines: String = self.sessions.iter().map(|session| self.describe_client(session)).collect();
-                self.text(id, &lines)
-            }
+            "CLIENT LIST" => self.list_clients(id, request),
+            "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" if request.is(2, "ON") || request.is(2, "OFF") => self.ok(id),
+            "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" => self.error(id, "ERR syntax error"),
             "CLIENT REPLY" => self.reply_mode(id, request),
             "CLIENT GETREDIR" => {
                 self.say(id, b":-1\r\n");
                 Admit::Taken
             }
+            "CLIENT TRACKINGINFO" => {
+                let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
+                let (map, set) = if resp3 { ("%3", "~1") } else { ("*6", "*1") };
+                let text = format!("{map}\r\n$5\r\nflags\r\n{set}\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
+                self.say(id, text.as_bytes());
+                Admit::Taken
+            }
             _ => self.error(id, &format!("ERR twinlane: {} is not supported yet", command.name)),
         }
+    }
+
+    /// `CLIENT LIST [TYPE type] [ID id ...]` (networking.c clientCommand).
+    fn list_clients(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
+        let mut wanted = None;
+        if request.len() == 4 && request.is(2, "TYPE") {
+            let known = ["NORMAL", "MASTER", "REPLICA", "SLAVE", "PUBSUB"];
+            let Some(kind) = known.into_iter().find(|kind| request.is(3, kind)) else {
+                let text = format!("ERR Unknown client type '{}'", String::from_utf8_lossy(request.arg(3)));
+                return self.error(id, &text);
+            };
+            wanted = (kind != "NORMAL").then(Vec::new);
+        } else if request.len() > 3 && request.is(2, "ID") {
+            let ids: Option<Vec<i64>> = request.args_from(3).map(|text| parse_integer(text).filter(|id| *id >= 1)).collect();
+            let Some(ids) = ids else { return self.error(id, "ERR Invalid client ID") };
+            wanted = Some(ids);
+        } else if request.len() != 2 {
+            return self.error(id, "ERR syntax error");
+        }
+        let is_wanted = |session: &&Session| wanted.as_ref().is_none_or(|ids| ids.contains(&(session.id.number() as i64)));
+        let lines: String = self.sessions.iter().filter(is_wanted).map(|session| self.describe_client(session)).collect();
+        self.text(id, &lines)
     }
 
     fn set_info(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
