@@ -245,8 +245,7 @@ impl Writers {
         for thread in self.threads {
             thread.join().unwrap().unwrap();
         }
-        let written = self.written.lock().unwrap().clone();
-        written
+        self.written.lock().unwrap().clone()
     }
 }
 
