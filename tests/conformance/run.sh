@@ -142,14 +142,13 @@ run_unit() {
     err=$(grep -c '^\[err\]\|^\[exception\]' "$log" || true)
     if [ "$over" = 137 ]; then rest=", ended after ${limit}s at: $(grep '^\[ok\]\|^\[err\]' "$log" | tail -1)" && err=$((err + 1)); fi
     if [ -n "$over" ] && [ "$err" = 0 ]; then rest=", the suite itself failed: $(tail -1 "$log")" && err=1; fi
-    if [ "$over" = 137 ]; then
-        stop && start
-    fi
     equal >"$dir/report" || { rest="$rest, THE SERVERS DIFFER" && different=$((different + 1)); }
     passed=$((passed + ok)) failed=$((failed + err))
     if [ "$ok$err$rest" != 00 ]; then echo "$unit: $ok ok, $err failed$rest"; fi
     grep '^\[err\]\|^\[exception\]' "$log" | sort -u | sed 's/^/    /' || true
     cat "$dir/report"
+    # What a unit left behind (settings, endless scripts) must not judge the next one.
+    stop && start
 }
 
 # Read as a whole before it runs: a change of this file does not reach a run that goes on.

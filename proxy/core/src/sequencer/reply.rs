@@ -301,7 +301,16 @@ impl Sequencer {
     /// The block did not run: EXECABORT, or an error at queue time that only the server knows (-OOM).
     fn answer_aborted(&mut self, block: &Block, reply: Reply<'_>, failed: Option<&[u8]>, resp3: bool) {
         let Some(session) = block.session else { return };
-        let shown = if block.single { failed.unwrap_or(reply.0) } else { reply.0 };
+        let told;
+        let shown = match failed {
+            Some(failed) if block.single => failed,
+            // Every command was answered +QUEUED, so the reason is told with EXEC (multi.c execCommandAbort).
+            Some([b'-', why @ ..]) => {
+                told = [b"-EXECABORT Transaction discarded because of: ", why].concat();
+                &told
+            }
+            _ => reply.0,
+        };
         for element in &block.elements {
             if let Element::Shown { command, .. } = element {
                 self.count(command, Reply(shown));
