@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -182,11 +182,11 @@ fn h05_a_clients_auth_never_touches_a_lane() {
 fn h06_a_busy_server_makes_no_write_to_another_database() {
     let pair = Pair::start(Setup::with_args(&[]).old_args(&["--busy-reply-threshold", "20"])).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let (busy, rounds) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let writers: Vec<_> = (0..4)
         .map(|id| {
-            let (mut client, stop) = (pair.client().unwrap(), stop.clone());
+            let (mut client, stop, busy, rounds) = (pair.client().unwrap(), stop.clone(), busy.clone(), rounds.clone());
             std::thread::spawn(move || {
-                let mut busy = 0u32;
                 for round in 0u64.. {
                     let mut commands = Vec::new();
                     for db in [3, 5, 0, 5, 3] {
@@ -194,26 +194,32 @@ fn h06_a_busy_server_makes_no_write_to_another_database() {
                         commands.push(command(&format!("SET in{db}:{id}:{} {round}", round % 50)));
                     }
                     let replies = client.pipeline(&commands).unwrap();
-                    busy += replies.iter().filter(|reply| reply.error().is_some_and(|error| error.starts_with("BUSY"))).count() as u32;
+                    let refused = replies.iter().filter(|reply| reply.error().is_some_and(|error| error.starts_with("BUSY"))).count();
+                    busy.fetch_add(refused as u64, Ordering::Relaxed);
+                    rounds.fetch_add(1, Ordering::Relaxed);
                     let strange =
                         replies.iter().find(|reply| !reply.is_ok() && !reply.error().is_some_and(|error| error.starts_with("BUSY")));
                     assert!(strange.is_none(), "{strange:?}");
                     if stop.load(Ordering::Relaxed) {
-                        return busy;
+                        return;
                     }
                 }
-                0
             })
         })
         .collect();
     let mut direct = pair.old.client().unwrap();
-    for _ in 0..12 {
+    let mut scripts = 0;
+    while scripts < 12 || busy.load(Ordering::Relaxed) == 0 {
+        // Lanes are open, and clients at work, when the next script begins.
+        let goal = rounds.load(Ordering::Relaxed) + 8;
+        until("the writers to go on", PATIENCE, || Ok(rounds.load(Ordering::Relaxed) >= goal)).unwrap();
+        scripts += 1;
+        assert!(scripts < 100, "the server was never busy: this proves nothing");
         let script = "local t = redis.call('TIME') repeat local n = redis.call('TIME') until (n[1] - t[1]) * 1000000 + n[2] - t[2] > 120000 return 1";
         assert_eq!(direct.call(&[b"EVAL", script.as_bytes(), b"0"]).unwrap().int(), Some(1));
     }
     stop.store(true, Ordering::Relaxed);
-    let busy: u32 = writers.into_iter().map(|writer| writer.join().unwrap()).sum();
-    assert!(busy > 0, "the server was never busy: this proves nothing");
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
     for server in [&pair.old, &pair.new] {
         let mut client = server.client().unwrap();
         for db in [0, 3, 5] {
