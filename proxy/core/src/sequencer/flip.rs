@@ -19,6 +19,14 @@ enum Phase {
     Committing,
 }
 
+/// The question behind the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Census {
+    Due,
+    Asked,
+    Answered,
+}
+
 /// A flip under way.
 #[derive(Debug)]
 pub(super) struct Flip {
@@ -28,6 +36,8 @@ pub(super) struct Flip {
     phase: Phase,
     began: u64,
     held_at: u64,
+    /// Whether the mirror was asked, behind the drain, what it has evicted.
+    census: Census,
 }
 
 impl Flip {
@@ -110,7 +120,7 @@ impl Sequencer {
             return self.answer(ticket, Outcome::Done);
         }
         let now = self.now.us;
-        self.flip = Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now });
+        self.flip = Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now, census: Census::Due });
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {
@@ -157,11 +167,14 @@ impl Sequencer {
     /// Waits for every reply of every connection that can write; then the conditions are evaluated again.
     fn drain(&mut self) -> bool {
         let Some(flip) = &self.flip else { return false };
-        let (held_at, force, to) = (flip.held_at, flip.force_primary_lost, flip.to);
+        let (held_at, force, to, census) = (flip.held_at, flip.force_primary_lost, flip.to, flip.census);
         let up = self.sides.iter().all(super::sides::Side::is_up);
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
         let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
+        if up && drained && settled && census == Census::Due && recheck {
+            return self.ask_census();
+        }
         if up && drained && (settled || !recheck) {
             let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
             if !reasons.is_empty() {
@@ -182,6 +195,30 @@ impl Sequencer {
             return true;
         }
         false
+    }
+
+    /// The regular look at the mirror is up to a second old; what it evicted meanwhile would be lost with the flip [H14].
+    fn ask_census(&mut self) -> bool {
+        let id = super::lane::LaneId::shared(self.mirror_side(), 0);
+        let now = self.now.us;
+        let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_open()) else { return false };
+        lane.push(&[b"*2\r\n$4\r\nINFO\r\n$5\r\nstats\r\n"], super::lane::What::Census, 1, now);
+        self.touch_lane(id);
+        if let Some(flip) = &mut self.flip {
+            flip.census = Census::Asked;
+        }
+        true
+    }
+
+    pub(super) fn answer_census(&mut self, reply: crate::resp::reply::Reply<'_>) {
+        let text = String::from_utf8_lossy(reply.text()).into_owned();
+        let evicted = text.lines().find_map(|line| line.trim_end().strip_prefix("evicted_keys:")).and_then(|count| count.parse().ok());
+        if let Some(flip) = &mut self.flip {
+            flip.census = Census::Answered;
+        }
+        if let Some(evicted) = evicted {
+            self.note_evictions(self.mirror_side(), evicted);
+        }
     }
 
     /// Undone: everything goes on with the primary of the present epoch.

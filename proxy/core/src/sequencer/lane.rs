@@ -71,6 +71,8 @@ pub(super) enum What {
     Barrier,
     /// The mark in the reserved key.
     Mark,
+    /// What a mirror evicted, asked behind the drain of a flip.
+    Census,
     /// A write that asks a refusing mirror whether it accepts again.
     Trial,
 }

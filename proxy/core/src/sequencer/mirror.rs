@@ -735,7 +735,7 @@ impl Sequencer {
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
-            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Trial => return,
+            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Census | What::Trial => return,
         };
         self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {

@@ -133,6 +133,7 @@ impl Sequencer {
             What::Restore { key, position } => self.confirm_image(self.db_now(id.db), &key, position, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
             What::Mark => {}
+            What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
         }
         if let Some(lane) = self.lane_mut(id) {

@@ -557,12 +557,21 @@ impl Sequencer {
         keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));
     }
 
+    /// A side says how many keys it has evicted. "Synced" is a claim about the mirror, and a mirror that evicts breaks it by
+    /// itself [H14].
+    pub(super) fn note_evictions(&mut self, endpoint: Endpoint, evicted_keys: u64) {
+        let before = self.sides[endpoint.index()].evicted_keys.replace(evicted_keys);
+        if before.is_some_and(|before| evicted_keys > before) && endpoint == self.mirror_side() && self.record.mirroring {
+            self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
+            self.unsync(&[]);
+        }
+    }
+
     /// The regular look at a side.
     pub fn handle_probe(&mut self, endpoint: Endpoint, probe: Probe, now: Now) {
         self.now = now;
-        let mirror = endpoint == self.mirror_side();
         let side = &mut self.sides[endpoint.index()];
-        let evicted = side.evicted_keys.replace(probe.evicted_keys).is_some_and(|before| probe.evicted_keys > before);
+        let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
         side.clock_offset_ms = probe.clock_offset_ms;
         // What was told is older than what was written since: a database is taken off the list by a new connection only.
@@ -570,11 +579,7 @@ impl Sequencer {
         if side.is_up() {
             side.error = probe.error;
         }
-        if evicted && mirror && self.record.mirroring {
-            // "Synced" is a claim about the mirror, and the mirror has just broken it by itself [H14].
-            self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
-            self.unsync(&[]);
-        }
+        self.note_evictions(endpoint, evicted_keys);
         self.settle();
     }
 }
