@@ -273,6 +273,10 @@ impl Sequencer {
                 db = crate::resp::encode::parse_integer(request.arg(1)).map_or(db, |index| index as Db);
                 outgoing.db = db;
             }
+            if matches!(effect, Effect::FlushDb | Effect::Keyless { .. }) {
+                // It goes to the mirror by itself: what the block did before it goes first.
+                pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
+            }
             pending |= self.gather(&mut outgoing, command, &request, effect, &frames, ack);
             let listed = self.lists_keys(command).then(|| self.hide_reserved(id, command, *reply));
             let reply = listed.as_deref().map_or(*reply, Reply);
