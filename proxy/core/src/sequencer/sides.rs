@@ -534,9 +534,10 @@ impl Sequencer {
             return;
         }
         let error = format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
-        for (_, flight, _) in std::mem::take(&mut self.again) {
+        for (id, flight, _) in std::mem::take(&mut self.again) {
             if let Some(owner) = Self::owner_of(&flight.what) {
                 self.deliver(owner, error.as_bytes(), true, None);
+                self.lower(owner, id.bulk);
             }
         }
         self.sessions.resume |= self.anybody_waits();
