@@ -153,6 +153,8 @@ impl Sequencer {
             return Admit::Wait(Wait::Gate);
         }
         let error = format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", lane.side, side.address);
+        // It may have raised a barrier or a fence before the side was lost.
+        self.drop_fence_of(id);
         self.refuse_request(id, error.as_bytes())
     }
 
