@@ -764,8 +764,16 @@ impl Sequencer {
                 doubtful.insert(key.name.to_vec());
             });
         });
-        if flushes {
-            self.mirror.owed_flush.insert(db);
+        match cause {
+            _ if !flushes => {}
+            // It ran, late; a second one would empty what came behind it.
+            Cause::Late => {}
+            // Nothing that was sent behind it counts as applied, so it may be sent again.
+            Cause::MirrorReplyLost => {
+                self.mirror.owed_flush.insert(db);
+            }
+            // It was refused, and what came behind it was not.
+            _ => self.unsync(&[db]),
         }
         for key in &doubtful {
             self.mark_dirty(db, key, cause, position);
