@@ -254,7 +254,7 @@ impl World<'_> {
         let mut killed = true;
         let strays = std::mem::take(&mut site.strays);
         if self.plan.kill_refused {
-            killed = !predecessors.iter().any(|old| old.run_id == run_id);
+            killed = strays.is_empty() && !predecessors.iter().any(|old| old.run_id == run_id);
         } else if !self.options.no_kill {
             for old in predecessors.iter().filter(|old| old.run_id == run_id) {
                 site.server.kill_client(old.client_id);
@@ -293,6 +293,7 @@ impl World<'_> {
             return self.lose(side, generation, "the connection broke during the handshake");
         }
         if site.frozen_until > now {
+            self.rules.slow_start = true;
             let at = site.frozen_until + 10;
             return self.at(at, Event::Open { side, generation, databases: databases.to_vec(), up: Box::new(up), process: self.process });
         }

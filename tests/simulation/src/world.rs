@@ -518,7 +518,7 @@ impl<'t> World<'t> {
     fn restart(&mut self, side: Endpoint, empty: bool, away_us: u64) {
         let seed = self.rng.next_u64();
         let primary = side == self.core.primary();
-        if primary && empty && self.pending.is_some() {
+        if empty && self.pending.is_some() {
             return; // What an operation makes of it is not ours to foresee.
         }
         let conns: Vec<ConnId> = self.sites[side.index()].sockets.iter().map(|socket| socket.conn).collect();
@@ -557,6 +557,7 @@ impl<'t> World<'t> {
         if self.pending.is_some() {
             return;
         }
+        self.kept = None;
         let side = self.core.primary().other();
         let site = &mut self.sites[side.index()];
         let keys: Vec<Vec<u8>> = site.server.dbs[0].keys().filter(|key| !key.starts_with(b"__twinlane:")).cloned().collect();

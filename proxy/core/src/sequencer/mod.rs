@@ -306,6 +306,8 @@ pub struct Sequencer {
     saving: VecDeque<(u64, Record)>,
     /// Keys in doubt because of a connection that may still be alive on its server [H1].
     zombies: Vec<(Db, Box<[u8]>)>,
+    /// Such a connection is of an earlier process: what it may write is not known.
+    zombies_unknown: bool,
     /// Requests of a lost primary that are asked again on the new lanes.
     again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
     actions: VecDeque<Action>,
@@ -350,6 +352,7 @@ impl Sequencer {
             holding: false,
             saving: VecDeque::new(),
             zombies: Vec::new(),
+            zombies_unknown: false,
             again: Vec::new(),
             actions: VecDeque::new(),
             touched_lanes: Vec::new(),

@@ -271,8 +271,10 @@ impl Sequencer {
         }
         if up.killed || changed {
             side.predecessors.clear();
-        } else if !side.predecessors.is_empty() {
+        } else {
             side.zombies_until = now.us + grace;
+            // Of an earlier process of ours nobody knows what it had in flight.
+            self.zombies_unknown |= side.predecessors.is_empty();
         }
         let zombies = self.sides.iter().any(|side| side.zombies_until > now.us);
         if !zombies {
@@ -552,7 +554,7 @@ impl Sequencer {
         self.sides.iter_mut().for_each(|side| side.zombies_until = 0);
         let position = self.next_position();
         let keys = std::mem::take(&mut self.zombies);
-        if keys.len() >= limits::ZOMBIE_KEYS_MAX {
+        if std::mem::take(&mut self.zombies_unknown) || keys.len() >= limits::ZOMBIE_KEYS_MAX {
             return self.unsync(&[]);
         }
         keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));
