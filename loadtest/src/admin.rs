@@ -65,9 +65,7 @@ pub struct Admin {
 impl Admin {
     /// `address` is `host:port`.
     pub fn new(address: impl Into<String>) -> Admin {
-        Admin {
-            address: address.into(),
-        }
+        Admin { address: address.into() }
     }
 
     /// One request; the status code and the body.
@@ -84,9 +82,7 @@ impl Admin {
             stream.read_to_end(&mut answer).await?;
             anyhow::Ok(answer)
         };
-        let answer = tokio::time::timeout(Duration::from_secs(60), work)
-            .await
-            .context("no answer in 60 s")??;
+        let answer = tokio::time::timeout(Duration::from_secs(60), work).await.context("no answer in 60 s")??;
         parse_answer(&answer)
     }
 
@@ -102,11 +98,7 @@ impl Admin {
     /// The way the next flip must go, from the present primary.
     pub async fn next_direction(&self) -> Result<Direction> {
         let status = self.status().await?;
-        Ok(if status["primary"] == "new" {
-            Direction::Rollback
-        } else {
-            Direction::Cutover
-        })
+        Ok(if status["primary"] == "new" { Direction::Rollback } else { Direction::Cutover })
     }
 
     /// Asks for a flip and asks again while a gate refuses, up to `patience`.
@@ -116,15 +108,7 @@ impl Admin {
         loop {
             let answer = self.call("POST", direction.path(), "{}").await;
             let took_ms = start.elapsed().as_secs_f64() * 1e3;
-            let mut flip = Flip {
-                direction,
-                done: false,
-                pause_ms: 0.0,
-                held_requests: 0,
-                took_ms,
-                refusals,
-                answer: None,
-            };
+            let mut flip = Flip { direction, done: false, pause_ms: 0.0, held_requests: 0, took_ms, refusals, answer: None };
             match answer {
                 Ok((200, body)) => {
                     let body: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -152,18 +136,9 @@ impl Admin {
 /// Status code and body of a whole HTTP/1.1 answer, chunked or not.
 fn parse_answer(answer: &[u8]) -> Result<(u16, String)> {
     let text = String::from_utf8_lossy(answer);
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .context("the answer is not HTTP")?;
-    let code = head
-        .split_whitespace()
-        .nth(1)
-        .context("no status code")?
-        .parse()?;
-    if !head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked")
-    {
+    let (head, body) = text.split_once("\r\n\r\n").context("the answer is not HTTP")?;
+    let code = head.split_whitespace().nth(1).context("no status code")?.parse()?;
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
         return Ok((code, body.to_owned()));
     }
     let (mut rest, mut whole) = (body, String::new());
@@ -203,10 +178,7 @@ mod tests {
         let done = "HTTP/1.1 200 OK\r\n\r\n{\"done\":true,\"primary\":\"new\",\"pause_ms\":1.5,\"held_requests\":3}";
         let admin = scripted(vec![refused, done]).await;
         let flip = admin.flip(Direction::Cutover, Duration::from_secs(5)).await;
-        assert_eq!(
-            (flip.done, flip.refusals, flip.pause_ms, flip.held_requests),
-            (true, 1, 1.5, 3)
-        );
+        assert_eq!((flip.done, flip.refusals, flip.pause_ms, flip.held_requests), (true, 1, 1.5, 3));
         let admin = scripted(vec![refused]).await;
         let flip = admin.flip(Direction::Rollback, Duration::ZERO).await;
         assert!(!flip.done && flip.answer.unwrap().contains("dirty"));

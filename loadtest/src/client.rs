@@ -23,18 +23,10 @@ pub struct Client {
 impl Client {
     /// Connects and, for RESP3, says `HELLO 3`.
     pub async fn connect(target: &str, resp: u8) -> Result<Client> {
-        let stream = TcpStream::connect(target)
-            .await
-            .with_context(|| format!("connect to {target}"))?;
+        let stream = TcpStream::connect(target).await.with_context(|| format!("connect to {target}"))?;
         stream.set_nodelay(true)?;
         let (buffer, scanner) = (Vec::with_capacity(64 << 10), Scanner::default());
-        let mut client = Client {
-            stream,
-            buffer,
-            start: 0,
-            scanner,
-            patience: Duration::from_secs(10),
-        };
+        let mut client = Client { stream, buffer, start: 0, scanner, patience: Duration::from_secs(10) };
         if resp == 3 {
             let reply = client.ask(&[b"HELLO", b"3"]).await?;
             if !matches!(reply, Value::Map(_)) {
@@ -55,9 +47,7 @@ impl Client {
     /// Writes encoded requests. Nothing is read meanwhile, so a pipeline's replies must fit the socket buffers.
     pub async fn send(&mut self, requests: &[u8]) -> Result<()> {
         let write = self.stream.write_all(requests);
-        tokio::time::timeout(self.patience, write)
-            .await
-            .context("the socket took no request for too long")??;
+        tokio::time::timeout(self.patience, write).await.context("the socket took no request for too long")??;
         Ok(())
     }
 
@@ -76,9 +66,7 @@ impl Client {
             self.buffer.drain(..self.start);
             self.start = 0;
             let read = self.stream.read_buf(&mut self.buffer);
-            let count = tokio::time::timeout(self.patience, read)
-                .await
-                .context("no reply for too long")??;
+            let count = tokio::time::timeout(self.patience, read).await.context("no reply for too long")??;
             if count == 0 {
                 bail!("the connection was closed");
             }

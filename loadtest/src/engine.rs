@@ -50,13 +50,10 @@ impl Check {
     fn accepts(&self, reply: &[u8]) -> bool {
         match self {
             Check::Ok => reply == b"+OK\r\n",
-            Check::Int(number) => line(reply, b':')
-                .is_some_and(|line| resp::number(line).is_ok_and(|got| got == *number)),
+            Check::Int(number) => line(reply, b':').is_some_and(|line| resp::number(line).is_ok_and(|got| got == *number)),
             Check::Bulk(body) => body_of(reply) == Some(body),
             Check::ValueOf(key) => match body_of(reply) {
-                Some(body) => body
-                    .get(..KEY_DIGITS)
-                    .is_some_and(|digits| digits == key_digits(*key)),
+                Some(body) => body.get(..KEY_DIGITS).is_some_and(|digits| digits == key_digits(*key)),
                 None => reply == b"$-1\r\n" || reply == b"_\r\n",
             },
             Check::NoError => !matches!(reply.first(), Some(b'-' | b'!')),
@@ -140,15 +137,7 @@ impl Meter {
     fn new() -> Result<Meter> {
         // 1 µs to 120 s with three digits: about 200 KiB.
         let latency_ns = Histogram::new_with_bounds(1_000, 120_000_000_000, 3)?;
-        Ok(Meter {
-            latency_ns,
-            replies: 0,
-            wrong: 0,
-            disconnects: 0,
-            stories: Vec::new(),
-            window_max_ns: 0,
-            window_late_ns: 0,
-        })
+        Ok(Meter { latency_ns, replies: 0, wrong: 0, disconnects: 0, stories: Vec::new(), window_max_ns: 0, window_late_ns: 0 })
     }
 
     /// Forgets what was measured, not what went wrong: an error during warm-up is an error.
@@ -205,33 +194,15 @@ struct State {
 
 impl Group {
     /// Connects; nothing is sent before [`Group::begin`].
-    pub async fn connect(
-        name: &str,
-        target: &str,
-        pace: Pace,
-        sources: Vec<Box<dyn Source>>,
-    ) -> Result<Rc<Group>> {
+    pub async fn connect(name: &str, target: &str, pace: Pace, sources: Vec<Box<dyn Source>>) -> Result<Rc<Group>> {
         let mut connections = Vec::with_capacity(sources.len());
         for source in sources {
-            let stream = TcpStream::connect(target)
-                .await
-                .with_context(|| format!("connect to {name} at {target}"))?;
+            let stream = TcpStream::connect(target).await.with_context(|| format!("connect to {name} at {target}"))?;
             stream.set_nodelay(true)?;
             let input = Vec::with_capacity(16 << 10);
             let (out, pending, scanner) = (Vec::new(), VecDeque::new(), Scanner::default());
-            let state = State {
-                source,
-                out,
-                written: 0,
-                pending,
-                input,
-                scanner,
-                closed: false,
-            };
-            connections.push(Connection {
-                stream,
-                state: RefCell::new(state),
-            });
+            let state = State { source, out, written: 0, pending, input, scanner, closed: false };
+            connections.push(Connection { stream, state: RefCell::new(state) });
         }
         Ok(Rc::new(Group {
             name: name.to_owned(),
@@ -252,9 +223,7 @@ impl Group {
         let mut tasks = self.tasks.borrow_mut();
         for index in 0..self.connections.len() {
             let group = self.clone();
-            tasks.push(tokio::task::spawn_local(
-                async move { group.serve(index).await },
-            ));
+            tasks.push(tokio::task::spawn_local(async move { group.serve(index).await }));
         }
         if let Pace::Open { rate, depth } = self.pace {
             let (timer, group, since) = (timer(TICK)?, self.clone(), self.now_ns());
@@ -288,10 +257,7 @@ impl Group {
 
     /// Requests sent or waiting to be sent, and not answered.
     pub fn in_flight(&self) -> usize {
-        self.connections
-            .iter()
-            .map(|connection| connection.state.borrow().pending.len())
-            .sum()
+        self.connections.iter().map(|connection| connection.state.borrow().pending.len()).sum()
     }
 
     /// Nanoseconds since this group was made: the clock of its intended times.
@@ -302,21 +268,8 @@ impl Group {
     /// Waits until everything that fell due before `moment_ns` is answered, at most `patience`.
     pub async fn settled(&self, moment_ns: u64, patience: Duration) {
         let deadline = Instant::now() + patience;
-        let oldest = |connection: &Connection| {
-            connection
-                .state
-                .borrow()
-                .pending
-                .front()
-                .map(|entry| entry.0)
-        };
-        while self
-            .connections
-            .iter()
-            .filter_map(oldest)
-            .any(|due| due <= moment_ns)
-            && Instant::now() < deadline
-        {
+        let oldest = |connection: &Connection| connection.state.borrow().pending.front().map(|entry| entry.0);
+        while self.connections.iter().filter_map(oldest).any(|due| due <= moment_ns) && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -333,12 +286,10 @@ impl Group {
         let mut issued = self.arrivals.get();
         while issued + depth as u64 <= due {
             // The tick at which this batch fell due, even if the pacer wakes late.
-            let due_ticks =
-                ((issued + depth as u64) as f64 / rate * 1e9 / tick_ns as f64).ceil() as u64;
+            let due_ticks = ((issued + depth as u64) as f64 / rate * 1e9 / tick_ns as f64).ceil() as u64;
             let intended = since + due_ticks * tick_ns;
             let index = self.next_connection.get();
-            self.next_connection
-                .set((index + 1) % self.connections.len());
+            self.next_connection.set((index + 1) % self.connections.len());
             self.connections[index].compose(intended, depth);
             issued += depth as u64;
         }
@@ -356,11 +307,7 @@ impl Group {
         };
         refill(self);
         loop {
-            let interest = if connection.has_unsent() {
-                Interest::READABLE | Interest::WRITABLE
-            } else {
-                Interest::READABLE
-            };
+            let interest = if connection.has_unsent() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
             let ready = connection.stream.ready(interest).await;
             if ready.is_ok_and(|ready| ready.is_writable()) {
                 connection.flush();
@@ -370,10 +317,7 @@ impl Group {
                 let in_flight = connection.state.borrow().pending.len();
                 let mut meter = self.meter.borrow_mut();
                 meter.disconnects += 1;
-                meter.tell(format!(
-                    "{} connection {index}: {story}, {in_flight} replies outstanding",
-                    self.name
-                ));
+                meter.tell(format!("{} connection {index}: {story}, {in_flight} replies outstanding", self.name));
                 drop(meter);
                 connection.state.borrow_mut().pending.clear();
                 return;
@@ -409,11 +353,7 @@ impl Group {
         let mut meter = self.meter.borrow_mut();
         let mut start = 0;
         while start < state.input.len() {
-            let Some(length) = state
-                .scanner
-                .scan(&state.input[start..])
-                .map_err(|error| error.to_string())?
-            else {
+            let Some(length) = state.scanner.scan(&state.input[start..]).map_err(|error| error.to_string())? else {
                 break;
             };
             let reply = &state.input[start..start + length];
@@ -423,11 +363,7 @@ impl Group {
             meter.record(now.saturating_sub(intended));
             if !check.accepts(reply) {
                 meter.wrong += 1;
-                meter.tell(format!(
-                    "{}: expected {check:?}, got {}",
-                    self.name,
-                    resp::show(reply)
-                ));
+                meter.tell(format!("{}: expected {check:?}, got {}", self.name, resp::show(reply)));
             }
             start += length;
         }
@@ -470,31 +406,15 @@ impl Connection {
 
 /// A periodic timerfd: 500 µs on time at a thousandth of the cost of spinning.
 fn timer(period: Duration) -> Result<AsyncFd<OwnedFd>> {
-    let fd = rustix::time::timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-    )?;
-    let period = Timespec {
-        tv_sec: period.as_secs() as i64,
-        tv_nsec: i64::from(period.subsec_nanos()),
-    };
-    rustix::time::timerfd_settime(
-        &fd,
-        TimerfdTimerFlags::empty(),
-        &Itimerspec {
-            it_interval: period,
-            it_value: period,
-        },
-    )?;
+    let fd = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+    let period = Timespec { tv_sec: period.as_secs() as i64, tv_nsec: i64::from(period.subsec_nanos()) };
+    rustix::time::timerfd_settime(&fd, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
     register(fd)
 }
 
 /// tokio deprecates `new` for descriptors that could be closed while registered, and its replacement is
 /// `unsafe`, which this workspace forbids. An `OwnedFd` is closed by nobody but the `AsyncFd` that owns it.
-#[expect(
-    deprecated,
-    reason = "the replacement is unsafe; an OwnedFd keeps the promise it asks for"
-)]
+#[expect(deprecated, reason = "the replacement is unsafe; an OwnedFd keeps the promise it asks for")]
 fn register(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
     Ok(AsyncFd::new(fd)?)
 }
@@ -528,12 +448,7 @@ mod tests {
             (Check::NoError, b":1\r\n", true),
             (Check::NoError, b"-WRONGTYPE\r\n", false),
         ] {
-            assert_eq!(
-                check.accepts(reply),
-                right,
-                "{check:?} {}",
-                resp::show(reply)
-            );
+            assert_eq!(check.accepts(reply), right, "{check:?} {}", resp::show(reply));
         }
     }
 }

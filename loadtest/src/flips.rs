@@ -67,13 +67,7 @@ impl Spread {
             let index = (values.len() as f64 * share).ceil() as usize;
             values.get(index.saturating_sub(1)).copied().unwrap_or(0.0)
         };
-        Spread {
-            count: values.len(),
-            median_ms: rank(0.5),
-            p95_ms: rank(0.95),
-            p99_ms: rank(0.99),
-            max_ms: rank(1.0),
-        }
+        Spread { count: values.len(), median_ms: rank(0.5), p95_ms: rank(0.95), p99_ms: rank(0.99), max_ms: rank(1.0) }
     }
 }
 
@@ -152,23 +146,9 @@ async fn group(name: &str, target: &str, rate: f64, options: &Options) -> Result
     let sources = (0..options.clients).map(|client| {
         let prefix = format!("flip:{}:{name}:{client}", options.run);
         let values = vec![None; SLOTS as usize];
-        Box::new(OwnKeys {
-            prefix,
-            rng: Rng::new(options.run ^ client as u64),
-            counter: 0,
-            values,
-        }) as Box<dyn Source>
+        Box::new(OwnKeys { prefix, rng: Rng::new(options.run ^ client as u64), counter: 0, values }) as Box<dyn Source>
     });
-    Group::connect(
-        name,
-        target,
-        Pace::Open {
-            rate,
-            depth: options.depth,
-        },
-        sources.collect(),
-    )
-    .await
+    Group::connect(name, target, Pace::Open { rate, depth: options.depth }, sources.collect()).await
 }
 
 /// How late the pacer was since the last call, in milliseconds.
@@ -194,18 +174,13 @@ pub async fn run(options: &Options) -> Result<Report> {
         group.begin()?;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    groups
-        .iter()
-        .for_each(|group| group.meter.borrow_mut().restart());
+    groups.iter().for_each(|group| group.meter.borrow_mut().restart());
     let start = Instant::now();
     let (mut during, mut between) = (vec![Vec::new(); 2], vec![Vec::new(); 2]);
     let (mut flips, mut failed, mut late) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..options.flips {
         tokio::time::sleep(options.gap).await;
-        groups
-            .iter()
-            .zip(&mut between)
-            .for_each(|(group, windows)| windows.push(take_window(group)));
+        groups.iter().zip(&mut between).for_each(|(group, windows)| windows.push(take_window(group)));
         take_lateness(&target);
         let flip = admin.flip(direction, options.patience).await;
         for (group, windows) in groups.iter().zip(&mut during) {
@@ -229,11 +204,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     for group in &groups {
         group.finish(Duration::from_secs(5)).await;
     }
-    let errors = |group: Option<&Rc<Group>>| {
-        group.map_or(0, |group| {
-            group.meter.borrow().wrong + group.meter.borrow().disconnects
-        })
-    };
+    let errors = |group: Option<&Rc<Group>>| group.map_or(0, |group| group.meter.borrow().wrong + group.meter.borrow().disconnects);
     let meter = target.meter.borrow();
     let quantile = |share| meter.latency_ns.value_at_quantile(share) as f64 / 1e6;
     let mut report = Report {
@@ -256,12 +227,8 @@ pub async fn run(options: &Options) -> Result<Report> {
     report.good = report.client_errors == 0
         && report.done == report.asked
         && report.failed.is_empty()
-        && options
-            .median_ms_max
-            .is_none_or(|max| report.held.median_ms < max)
-        && options
-            .p95_ms_max
-            .is_none_or(|max| report.held.p95_ms < max);
+        && options.median_ms_max.is_none_or(|max| report.held.median_ms < max)
+        && options.p95_ms_max.is_none_or(|max| report.held.p95_ms < max);
     Ok(report)
 }
 
@@ -310,15 +277,7 @@ mod tests {
     #[test]
     fn percentiles_are_by_nearest_rank() {
         let spread = Spread::of((1..=200).map(f64::from).collect());
-        assert_eq!(
-            (
-                spread.median_ms,
-                spread.p95_ms,
-                spread.p99_ms,
-                spread.max_ms
-            ),
-            (100.0, 190.0, 198.0, 200.0)
-        );
+        assert_eq!((spread.median_ms, spread.p95_ms, spread.p99_ms, spread.max_ms), (100.0, 190.0, 198.0, 200.0));
         assert_eq!(Spread::of(Vec::new()).max_ms, 0.0);
     }
 }

@@ -164,9 +164,7 @@ struct ContendedArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
         let local = tokio::task::LocalSet::new();
         local.block_on(&runtime, async {
@@ -174,20 +172,10 @@ fn main() -> ExitCode {
                 Verb::Contended(args) => contended_verb(args).await,
                 Verb::Flips(args) => flips_verb(args).await,
                 Verb::Run(args) => {
-                    let workloads = args
-                        .workloads
-                        .iter()
-                        .map(|path| Workload::read(path))
-                        .collect();
+                    let workloads = args.workloads.iter().map(|path| Workload::read(path)).collect();
                     run_verb(workloads, args.bench).await
                 }
-                Verb::Bench(args) => {
-                    run_verb(
-                        BENCH.iter().map(|text| Workload::parse(text)).collect(),
-                        args,
-                    )
-                    .await
-                }
+                Verb::Bench(args) => run_verb(BENCH.iter().map(|text| Workload::parse(text)).collect(), args).await,
             }
         })
     });
@@ -203,9 +191,7 @@ fn main() -> ExitCode {
 
 /// Milliseconds of the epoch: tells one run's keys from another's.
 fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| since.as_millis() as u64)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_millis() as u64)
 }
 
 async fn flips_verb(args: FlipsArgs) -> Result<bool> {
@@ -235,11 +221,7 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
     if let Some(filter) = &args.filter {
         workloads.retain(|workload| workload.name.contains(filter));
     }
-    let targets = args
-        .targets
-        .iter()
-        .enumerate()
-        .map(|(index, text)| Target::parse(text, index == 0));
+    let targets = args.targets.iter().enumerate().map(|(index, text)| Target::parse(text, index == 0));
     let options = run::Options {
         workloads,
         targets: targets.collect::<Result<_>>()?,
@@ -275,12 +257,7 @@ async fn contended_verb(args: ContendedArgs) -> Result<bool> {
         multi: !args.no_multi,
         watch: args.also.iter().any(|name| name == "watch"),
         flush_one_in: args.flush_one_in.max(1),
-        selection: Selection {
-            only: args.only,
-            without: args.without,
-            also: args.also,
-            version: (0, 0),
-        },
+        selection: Selection { only: args.only, without: args.without, also: args.also, version: (0, 0) },
     };
     let report = contended::run(options).await?;
     print!("{}", report.text());

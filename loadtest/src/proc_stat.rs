@@ -11,17 +11,9 @@ pub fn cpu_ns(pid: u32) -> Option<u64> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        total += text
-            .split(' ')
-            .next()
-            .and_then(|field| field.parse::<u64>().ok())
-            .unwrap_or(0);
+        total += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     }
-    if total > 0 {
-        Some(total)
-    } else {
-        ticks_ns(pid)
-    }
+    if total > 0 { Some(total) } else { ticks_ns(pid) }
 }
 
 /// Kernels without schedstat: user and system ticks of 10 ms.
@@ -35,9 +27,7 @@ fn ticks_ns(pid: u32) -> Option<u64> {
 /// Resident memory in KiB.
 pub fn rss_kib(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 

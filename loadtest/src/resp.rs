@@ -113,11 +113,7 @@ impl Scanner {
                 }
                 b'$' | b'!' | b'=' => {
                     let length = number(line)?;
-                    let end = if length < 0 {
-                        next
-                    } else {
-                        next + length as usize + 2
-                    };
+                    let end = if length < 0 { next } else { next + length as usize + 2 };
                     if buffer.len() < end {
                         return Ok(None);
                     }
@@ -129,12 +125,7 @@ impl Scanner {
                     self.at = next;
                     // An attribute precedes the reply it belongs to, so it does not close one.
                     let closed = usize::from(kind != b'|');
-                    self.open = self.open - closed
-                        + if kind == b'%' || kind == b'|' {
-                            2 * items
-                        } else {
-                            items
-                        };
+                    self.open = self.open - closed + if kind == b'%' || kind == b'|' { 2 * items } else { items };
                 }
                 other => return Err(Malformed(format!("starts with {:?}", other as char))),
             }
@@ -149,11 +140,7 @@ impl Scanner {
 pub fn parse(buffer: &[u8]) -> Result<Value, Malformed> {
     let mut at = 0;
     let value = parse_at(buffer, &mut at, 0)?;
-    if at == buffer.len() {
-        Ok(value)
-    } else {
-        Err(Malformed("bytes left over".into()))
-    }
+    if at == buffer.len() { Ok(value) } else { Err(Malformed("bytes left over".into())) }
 }
 
 fn parse_at(buffer: &[u8], at: &mut usize, depth: usize) -> Result<Value, Malformed> {
@@ -178,10 +165,7 @@ fn parse_at(buffer: &[u8], at: &mut usize, depth: usize) -> Result<Value, Malfor
                 return Ok(Value::NilBulk);
             }
             let end = *at + length as usize;
-            let body = buffer
-                .get(*at..end)
-                .ok_or_else(|| Malformed("cut short".into()))?
-                .to_vec();
+            let body = buffer.get(*at..end).ok_or_else(|| Malformed("cut short".into()))?.to_vec();
             if buffer.get(end..end + 2) != Some(b"\r\n") {
                 return Err(Malformed("a bulk string does not end in CRLF".into()));
             }
@@ -195,11 +179,7 @@ fn parse_at(buffer: &[u8], at: &mut usize, depth: usize) -> Result<Value, Malfor
         b'*' if line == b"-1" => Value::NilArray,
         _ => {
             let items = number(line)?.max(0) as usize;
-            let count = if kind == b'%' || kind == b'|' {
-                2 * items
-            } else {
-                items
-            };
+            let count = if kind == b'%' || kind == b'|' { 2 * items } else { items };
             let mut values = Vec::with_capacity(count.min(1024));
             for _ in 0..count {
                 values.push(parse_at(buffer, at, depth + 1)?);
@@ -227,19 +207,14 @@ fn header(buffer: &[u8], at: usize) -> Result<Option<Header<'_>>, Malformed> {
         return Ok(None);
     };
     if newline < 2 || rest[newline - 1] != b'\r' {
-        return Err(Malformed(format!(
-            "line {:?}",
-            String::from_utf8_lossy(&rest[..newline])
-        )));
+        return Err(Malformed(format!("line {:?}", String::from_utf8_lossy(&rest[..newline]))));
     }
     Ok(Some((rest[0], &rest[1..newline - 1], at + newline + 1)))
 }
 
 /// A length or an integer reply.
 pub fn number(line: &[u8]) -> Result<i64, Malformed> {
-    let text = std::str::from_utf8(line)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let text = std::str::from_utf8(line).ok().and_then(|text| text.parse().ok());
     text.ok_or_else(|| Malformed(format!("number {:?}", String::from_utf8_lossy(line))))
 }
 
@@ -282,14 +257,8 @@ pub fn decimal_into(mut number: u64, out: &mut Vec<u8>) {
 
 /// A request or reply for people: printable, shortened.
 pub fn show(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)])
-        .escape_debug()
-        .to_string();
-    if bytes.len() > 200 {
-        format!("{text}... ({} bytes)", bytes.len())
-    } else {
-        text
-    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).escape_debug().to_string();
+    if bytes.len() > 200 { format!("{text}... ({} bytes)", bytes.len()) } else { text }
 }
 
 #[cfg(test)]
@@ -316,21 +285,11 @@ mod tests {
         for reply in REPLIES {
             let mut scanner = Scanner::default();
             for cut in 0..reply.len() {
-                assert_eq!(
-                    scanner.scan(&reply[..cut]).unwrap(),
-                    None,
-                    "{}",
-                    show(reply)
-                );
+                assert_eq!(scanner.scan(&reply[..cut]).unwrap(), None, "{}", show(reply));
             }
             let mut longer = reply.to_vec();
             longer.extend_from_slice(b"+next\r\n");
-            assert_eq!(
-                scanner.scan(&longer).unwrap(),
-                Some(reply.len()),
-                "{}",
-                show(reply)
-            );
+            assert_eq!(scanner.scan(&longer).unwrap(), Some(reply.len()), "{}", show(reply));
             parse(reply).unwrap();
         }
     }
@@ -347,9 +306,7 @@ mod tests {
         let mut out = Vec::new();
         encode(&[b"SET".as_slice(), b"k", b"\r\n"], &mut out);
         assert_eq!(out, b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\n\r\n\r\n");
-        let (_, length) = redis_protocol::resp2::decode::decode_range(&out)
-            .unwrap()
-            .unwrap();
+        let (_, length) = redis_protocol::resp2::decode::decode_range(&out).unwrap().unwrap();
         assert_eq!(length, out.len());
     }
 }

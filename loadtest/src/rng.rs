@@ -60,20 +60,10 @@ pub struct Zipf {
 impl Zipf {
     /// `theta` in (0, 1); 0.99 is YCSB's default.
     pub fn new(items: u64, theta: f64) -> Zipf {
-        let zeta = |count: u64| {
-            (1..=count)
-                .map(|i| 1.0 / (i as f64).powf(theta))
-                .sum::<f64>()
-        };
+        let zeta = |count: u64| (1..=count).map(|i| 1.0 / (i as f64).powf(theta)).sum::<f64>();
         let zeta_n = zeta(items);
         let eta = (1.0 - (2.0 / items as f64).powf(1.0 - theta)) / (1.0 - zeta(2) / zeta_n);
-        Zipf {
-            items: items as f64,
-            theta,
-            alpha: 1.0 / (1.0 - theta),
-            zeta_n,
-            eta,
-        }
+        Zipf { items: items as f64, theta, alpha: 1.0 / (1.0 - theta), zeta_n, eta }
     }
 
     /// One rank in `0..items`.
@@ -100,8 +90,7 @@ mod tests {
         let (items, theta, draws) = (1000, 0.99, 200_000);
         let zipf = Zipf::new(items, theta);
         let mut rng = Rng::new(1);
-        let first =
-            (0..draws).filter(|_| zipf.draw(&mut rng) == 0).count() as f64 / f64::from(draws);
+        let first = (0..draws).filter(|_| zipf.draw(&mut rng) == 0).count() as f64 / f64::from(draws);
         assert!((first - 1.0 / zipf.zeta_n).abs() < 0.01, "{first}");
     }
 }

@@ -64,7 +64,9 @@ fn raise_file_limit(max_clients: usize) {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let needed = max_clients as u64 + FILES_OF_OUR_OWN;
     if allowed < needed {
-        tracing::warn!("listen.max_clients = {max_clients} needs {needed} open files, and the system allows {allowed}; raise `ulimit -n` or lower it");
+        tracing::warn!(
+            "listen.max_clients = {max_clients} needs {needed} open files, and the system allows {allowed}; raise `ulimit -n` or lower it"
+        );
     }
 }
 

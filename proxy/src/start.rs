@@ -98,12 +98,8 @@ async fn attempt(config: &Config, targets: &[Target; 2], store: &mut Store) -> R
     // 2. Judge.
     let sides = [side_facts(&probes[0]), side_facts(&probes[1])];
     let addresses = [targets[0].address(), targets[1].address()];
-    let facts = Facts {
-        local: store.record(),
-        sides: [&sides[0], &sides[1]],
-        addresses: [&addresses[0], &addresses[1]],
-        choice: config.new_data,
-    };
+    let facts =
+        Facts { local: store.record(), sides: [&sides[0], &sides[1]], addresses: [&addresses[0], &addresses[1]], choice: config.new_data };
     let judgement = judge_start(&facts);
     // 3. Write, and hand over.
     match judgement {
@@ -223,7 +219,10 @@ fn check_kind(target: &Target, info: &ServerInfo) -> Result<(), Unusable> {
     let place = format!("{} ({})", target.side, target.address());
     let unusable = |reason: String, fatal: bool| Err(Unusable { reason, permanent: fatal, fatal });
     if info.cluster {
-        return unusable(format!("{place} is a node of a Redis Cluster, which is not carried yet; use an endpoint with cluster mode disabled"), true);
+        return unusable(
+            format!("{place} is a node of a Redis Cluster, which is not carried yet; use an endpoint with cluster mode disabled"),
+            true,
+        );
     }
     if info.loading {
         return unusable(format!("{place} is reading its data from disk"), false);

@@ -57,10 +57,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            ttl_tolerance_ms: TTL_TOLERANCE_MS_DEFAULT,
-            differences_max: 1_000,
-        }
+        Options { ttl_tolerance_ms: TTL_TOLERANCE_MS_DEFAULT, differences_max: 1_000 }
     }
 }
 
@@ -114,18 +111,8 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Difference {
-            db,
-            key,
-            kind,
-            old,
-            new,
-        } = self;
-        write!(
-            f,
-            "{kind:<8} db {db} {}: old {old}, new {new}",
-            key.escape_ascii()
-        )
+        let Difference { db, key, kind, old, new } = self;
+        write!(f, "{kind:<8} db {db} {}: old {old}, new {new}", key.escape_ascii())
     }
 }
 
@@ -164,11 +151,7 @@ impl fmt::Display for Report {
         if hidden > 0 {
             writeln!(f, "... and {hidden} more")?;
         }
-        write!(
-            f,
-            "{} keys compared, {} differences, {} dying",
-            self.keys_compared, self.differing, self.dying
-        )
+        write!(f, "{} keys compared, {} differences, {} dying", self.keys_compared, self.differing, self.dying)
     }
 }
 
@@ -188,10 +171,7 @@ pub fn compare(old: &str, new: &str, options: &Options) -> Result<Report> {
 pub fn digest_check(old: &str, new: &str, options: &Options) -> Result<Report> {
     let mut comparer = Comparer::connect(old, new, options)?;
     let versions = (&comparer.old.version, &comparer.new.version);
-    ensure!(
-        versions.0 == versions.1,
-        "digests need one version on both sides, not {versions:?}"
-    );
+    ensure!(versions.0 == versions.1, "digests need one version on both sides, not {versions:?}");
     for db in comparer.databases() {
         comparer.digests(db)?;
     }
@@ -239,38 +219,18 @@ struct Side {
 
 impl Side {
     fn connect(address: &str) -> Result<Side> {
-        let mut client =
-            Client::connect(address).with_context(|| format!("connecting to {address}"))?;
+        let mut client = Client::connect(address).with_context(|| format!("connecting to {address}"))?;
         let info = ok(client.cmd("INFO server")?)?.text();
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .unwrap_or_default()
-                .to_string()
-        };
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_string();
         let redis = field("redis_version:");
         let keyspace = ok(client.cmd("INFO keyspace")?)?.text();
         let hpttl = client.cmd("COMMAND INFO HPTTL")?;
         Ok(Side {
-            field_ttls: hpttl
-                .items()
-                .first()
-                .is_some_and(|command| !command.is_nil()),
+            field_ttls: hpttl.items().first().is_some_and(|command| !command.is_nil()),
             client,
-            major: redis
-                .split('.')
-                .next()
-                .and_then(|major| major.parse().ok())
-                .context("no version in INFO")?,
-            version: format!(
-                "{redis} {} {}",
-                field("server_name:"),
-                field("valkey_version:")
-            ),
-            databases: keyspace
-                .lines()
-                .filter_map(database_of_keyspace_line)
-                .collect(),
+            major: redis.split('.').next().and_then(|major| major.parse().ok()).context("no version in INFO")?,
+            version: format!("{redis} {} {}", field("server_name:"), field("valkey_version:")),
+            databases: keyspace.lines().filter_map(database_of_keyspace_line).collect(),
             selected: true,
         })
     }
@@ -297,14 +257,8 @@ impl Side {
         if !self.selected {
             return Ok(vec![None; keys.len()]);
         }
-        let commands: Vec<Command> = keys
-            .iter()
-            .flat_map(|key| [with(b"TYPE", key), with(b"PTTL", key)])
-            .collect();
-        self.ask_all(&commands)?
-            .chunks_exact(2)
-            .map(|pair| head(&pair[0], &pair[1]))
-            .collect()
+        let commands: Vec<Command> = keys.iter().flat_map(|key| [with(b"TYPE", key), with(b"PTTL", key)]).collect();
+        self.ask_all(&commands)?.chunks_exact(2).map(|pair| head(&pair[0], &pair[1])).collect()
     }
 
     fn head(&mut self, key: &[u8]) -> Result<Option<Head>> {
@@ -315,10 +269,7 @@ impl Side {
     fn scan(&mut self, cursor: &[u8]) -> Result<(Option<Vec<u8>>, Keys)> {
         let reply = self.ask(&[b"SCAN", cursor, b"COUNT", b"512"])?;
         let (next, keys) = cursor_and_items(&reply)?;
-        let keys = keys
-            .iter()
-            .filter_map(Value::bytes)
-            .filter(|key| !key.starts_with(RESERVED_PREFIX));
+        let keys = keys.iter().filter_map(Value::bytes).filter(|key| !key.starts_with(RESERVED_PREFIX));
         Ok((next, keys.map(<[u8]>::to_vec).collect()))
     }
 }
@@ -328,10 +279,7 @@ fn head(kind: &Value, ttl: &Value) -> Result<Option<Head>> {
     match (kind.as_str(), ttl.int()) {
         ("none", _) | (_, Some(-2)) => Ok(None),
         (_, Some(-1)) => Ok(Some(Head { kind, ttl_ms: None })),
-        (_, Some(ms)) => Ok(Some(Head {
-            kind,
-            ttl_ms: Some(ms.max(0) as u64),
-        })),
+        (_, Some(ms)) => Ok(Some(Head { kind, ttl_ms: Some(ms.max(0) as u64) })),
         (_, None) => bail!("PTTL answers {ttl}"),
     }
 }
@@ -359,23 +307,12 @@ struct Comparer<'a> {
 impl<'a> Comparer<'a> {
     fn connect(old: &str, new: &str, options: &'a Options) -> Result<Comparer<'a>> {
         let report = Report::default();
-        Ok(Comparer {
-            old: Side::connect(old)?,
-            new: Side::connect(new)?,
-            options,
-            report,
-            db: 0,
-        })
+        Ok(Comparer { old: Side::connect(old)?, new: Side::connect(new)?, options, report, db: 0 })
     }
 
     /// Every database that holds a key on either side.
     fn databases(&self) -> BTreeSet<u32> {
-        self.old
-            .databases
-            .iter()
-            .chain(&self.new.databases)
-            .copied()
-            .collect()
+        self.old.databases.iter().chain(&self.new.databases).copied().collect()
     }
 
     fn select(&mut self, db: u32) -> Result<()> {
@@ -391,11 +328,7 @@ impl<'a> Comparer<'a> {
         self.each_batch(|c| &mut c.new, Comparer::screen_extra)
     }
 
-    fn each_batch(
-        &mut self,
-        side: fn(&mut Self) -> &mut Side,
-        mut visit: impl FnMut(&mut Self, &[Vec<u8>]) -> Result<()>,
-    ) -> Result<()> {
+    fn each_batch(&mut self, side: fn(&mut Self) -> &mut Side, mut visit: impl FnMut(&mut Self, &[Vec<u8>]) -> Result<()>) -> Result<()> {
         let mut cursor = Some(b"0".to_vec());
         while let Some(at) = cursor.filter(|_| side(self).selected) {
             let (next, keys) = side(self).scan(&at)?;
@@ -415,35 +348,20 @@ impl<'a> Comparer<'a> {
         let mut small = Vec::new();
         for ((key, old), new) in keys.iter().zip(heads.0).zip(heads.1) {
             match (old, new) {
-                (Some(old), Some(new))
-                    if self.same_head(&old, &new) && size_command(&old.kind).is_some() =>
-                {
+                (Some(old), Some(new)) if self.same_head(&old, &new) && size_command(&old.kind).is_some() => {
                     small.push((key, old.kind));
                 }
                 _ => suspects.push(key),
             }
         }
-        let sizes: Vec<Command> = small
-            .iter()
-            .filter_map(|(key, kind)| Some(with(size_command(kind)?, key)))
-            .collect();
+        let sizes: Vec<Command> = small.iter().filter_map(|(key, kind)| Some(with(size_command(kind)?, key))).collect();
         let sizes = (self.old.ask_all(&sizes)?, self.new.ask_all(&sizes)?);
         let mut whole = Vec::new();
         for (at, (key, kind)) in small.into_iter().enumerate() {
-            let is_small = sizes.0[at] == sizes.1[at]
-                && sizes.0[at]
-                    .int()
-                    .is_some_and(|size| size <= small_size(&kind));
-            if is_small {
-                whole.push((key, kind))
-            } else {
-                suspects.push(key)
-            }
+            let is_small = sizes.0[at] == sizes.1[at] && sizes.0[at].int().is_some_and(|size| size <= small_size(&kind));
+            if is_small { whole.push((key, kind)) } else { suspects.push(key) }
         }
-        let reads: Vec<Command> = whole
-            .iter()
-            .map(|(key, kind)| whole_command(kind, key))
-            .collect();
+        let reads: Vec<Command> = whole.iter().map(|(key, kind)| whole_command(kind, key)).collect();
         let values = (self.old.ask_all(&reads)?, self.new.ask_all(&reads)?);
         for (at, (key, kind)) in whole.iter().enumerate() {
             if !same_whole(kind, &values.0[at], &values.1[at]) {
@@ -451,24 +369,12 @@ impl<'a> Comparer<'a> {
             }
         }
         if self.field_ttls() {
-            let hashes = whole
-                .iter()
-                .zip(&values.0)
-                .filter(|((_, kind), _)| kind == "hash");
-            let (keys, asks): (Vec<_>, Vec<_>) = hashes
-                .map(|((key, _), value)| {
-                    (
-                        *key,
-                        field_ttls_command(key, value.pairs().into_iter().map(|(field, _)| field)),
-                    )
-                })
-                .unzip();
+            let hashes = whole.iter().zip(&values.0).filter(|((_, kind), _)| kind == "hash");
+            let (keys, asks): (Vec<_>, Vec<_>) =
+                hashes.map(|((key, _), value)| (*key, field_ttls_command(key, value.pairs().into_iter().map(|(field, _)| field)))).unzip();
             let ttls = (self.old.ask_all(&asks)?, self.new.ask_all(&asks)?);
             for (at, key) in keys.into_iter().enumerate() {
-                if self
-                    .first_field_ttl_difference(&ttls.0[at], &ttls.1[at])
-                    .is_some()
-                {
+                if self.first_field_ttl_difference(&ttls.0[at], &ttls.1[at]).is_some() {
                     suspects.push(key);
                 }
             }
@@ -540,9 +446,7 @@ impl<'a> Comparer<'a> {
         let count = PIECE_ELEMENTS.to_string();
         let mut cursor = Some(b"0".to_vec());
         while let Some(at) = cursor {
-            let reply = self
-                .old
-                .ask(&[b"HSCAN", key, &at, b"COUNT", count.as_bytes()])?;
+            let reply = self.old.ask(&[b"HSCAN", key, &at, b"COUNT", count.as_bytes()])?;
             let (next, items) = cursor_and_items(&reply)?;
             let fields: Vec<&Value> = items.iter().step_by(2).collect();
             if !fields.is_empty() {
@@ -561,15 +465,12 @@ impl<'a> Comparer<'a> {
 
     /// The first pair of HPTTL replies that no tolerance excuses, with its place.
     fn first_field_ttl_difference(&self, old: &Value, new: &Value) -> Option<(usize, i64, i64)> {
-        let ttls =
-            |value: &Value| -> Vec<i64> { value.items().iter().filter_map(Value::int).collect() };
+        let ttls = |value: &Value| -> Vec<i64> { value.items().iter().filter_map(Value::int).collect() };
         let pairs = ttls(old).into_iter().zip(ttls(new)).enumerate();
         let tolerance = self.options.ttl_tolerance_ms;
         pairs
             .map(|(at, (old, new))| (at, old, new))
-            .find(|&(_, old, new)| {
-                old != new && (old < 0 || new < 0 || old.abs_diff(new) > tolerance)
-            })
+            .find(|&(_, old, new)| old != new && (old < 0 || new < 0 || old.abs_diff(new) > tolerance))
     }
 
     fn same_head(&self, old: &Head, new: &Head) -> bool {
@@ -585,22 +486,14 @@ impl<'a> Comparer<'a> {
         match (old, new) {
             (None, None) => true,
             (Some(_), Some(_)) => false,
-            (Some(head), None) | (None, Some(head)) => head
-                .ttl_ms
-                .is_some_and(|ms| ms <= self.options.ttl_tolerance_ms),
+            (Some(head), None) | (None, Some(head)) => head.ttl_ms.is_some_and(|ms| ms <= self.options.ttl_tolerance_ms),
         }
     }
 
     fn note(&mut self, key: &[u8], (kind, old, new): Finding) {
         self.report.differing += 1;
         if self.report.differences.len() < self.options.differences_max {
-            self.report.differences.push(Difference {
-                db: self.db,
-                key: key.to_vec(),
-                kind,
-                old,
-                new,
-            });
+            self.report.differences.push(Difference { db: self.db, key: key.to_vec(), kind, old, new });
         }
     }
 
@@ -614,10 +507,7 @@ impl<'a> Comparer<'a> {
             "hash" => self.hash_difference(key),
             "zset" => self.zset_difference(key),
             "stream" => self.stream_difference(key),
-            other => Ok(Some((
-                format!("a {other}, which this comparer cannot read"),
-                "the same".into(),
-            ))),
+            other => Ok(Some((format!("a {other}, which this comparer cannot read"), "the same".into()))),
         }
     }
 
@@ -634,11 +524,7 @@ impl<'a> Comparer<'a> {
     fn size(&mut self, kind: &str, key: &[u8]) -> Result<Result<i64, (String, String)>> {
         let command = size_command(kind).context("a type without a size")?;
         let (old, new) = self.both(&[command, key])?;
-        Ok(if old == new {
-            Ok(old.int().unwrap_or(0))
-        } else {
-            Err((format!("{old} long"), format!("{new} long")))
-        })
+        Ok(if old == new { Ok(old.int().unwrap_or(0)) } else { Err((format!("{old} long"), format!("{new} long"))) })
     }
 
     fn string_difference(&mut self, key: &[u8]) -> Result<Option<(String, String)>> {
@@ -654,17 +540,10 @@ impl<'a> Comparer<'a> {
         for start in (0..size).step_by(PIECE_BYTES as usize) {
             let (from, to) = (start.to_string(), (start + PIECE_BYTES - 1).to_string());
             let (old, new) = self.both(&[b"GETRANGE", key, from.as_bytes(), to.as_bytes()])?;
-            if let Some(at) = first_difference(
-                old.bytes().unwrap_or_default(),
-                new.bytes().unwrap_or_default(),
-            ) {
+            if let Some(at) = first_difference(old.bytes().unwrap_or_default(), new.bytes().unwrap_or_default()) {
                 let show = |value: &Value| {
                     let bytes = value.bytes().unwrap_or_default();
-                    format!(
-                        "at byte {} {}",
-                        start + at as i64,
-                        short(&bytes[at.min(bytes.len())..])
-                    )
+                    format!("at byte {} {}", start + at as i64, short(&bytes[at.min(bytes.len())..]))
                 };
                 return Ok(Some((show(&old), show(&new))));
             }
@@ -678,10 +557,7 @@ impl<'a> Comparer<'a> {
             Err(sizes) => return Ok(Some(sizes)),
         };
         for start in (0..size).step_by(PIECE_ELEMENTS) {
-            let (from, to) = (
-                start.to_string(),
-                (start + PIECE_ELEMENTS as i64 - 1).to_string(),
-            );
+            let (from, to) = (start.to_string(), (start + PIECE_ELEMENTS as i64 - 1).to_string());
             let (old, new) = self.both(&[b"LRANGE", key, from.as_bytes(), to.as_bytes()])?;
             if let Some(found) = first_item_difference(&old, &new, start as usize) {
                 return Ok(Some(found));
@@ -739,24 +615,16 @@ impl<'a> Comparer<'a> {
         let count = PIECE_ELEMENTS.to_string();
         let mut cursor = Some(b"0".to_vec());
         while let Some(at) = cursor {
-            let reply = self
-                .old
-                .ask(&[scan, key, &at, b"COUNT", count.as_bytes()])?;
+            let reply = self.old.ask(&[scan, key, &at, b"COUNT", count.as_bytes()])?;
             let (next, items) = cursor_and_items(&reply)?;
             let items: Vec<&[Value]> = items.chunks_exact(width).collect();
             let name = |item: &[Value]| item[0].bytes().unwrap_or_default().to_vec();
-            let questions: Vec<Command> = items
-                .iter()
-                .map(|item| ask(key.to_vec(), name(item)))
-                .collect();
+            let questions: Vec<Command> = items.iter().map(|item| ask(key.to_vec(), name(item))).collect();
             for (item, found) in items.iter().zip(self.new.ask_all(&questions)?) {
                 if !same(item, &found) {
                     let name = short(&name(item));
                     let held = item.get(1).map_or("yes".to_string(), brief);
-                    return Ok(Some((
-                        format!("{name} = {held}"),
-                        format!("{name} = {}", brief(&found)),
-                    )));
+                    return Ok(Some((format!("{name} = {held}"), format!("{name} = {}", brief(&found)))));
                 }
             }
             cursor = next;
@@ -766,26 +634,13 @@ impl<'a> Comparer<'a> {
 
     fn stream_difference(&mut self, key: &[u8]) -> Result<Option<(String, String)>> {
         let (old, new) = self.both(&[b"XINFO", b"STREAM", key])?;
-        for name in [
-            "length",
-            "last-generated-id",
-            "max-deleted-entry-id",
-            "entries-added",
-        ] {
+        for name in ["length", "last-generated-id", "max-deleted-entry-id", "entries-added"] {
             if let Some(found) = field_difference(name, &old, &new) {
                 return Ok(Some(found));
             }
         }
-        let entries = self.paged_difference(
-            |from, count| {
-                [
-                    with(b"XRANGE", key),
-                    command(&format!("{from} + COUNT {count}")),
-                ]
-                .concat()
-            },
-            |entry| entry,
-        )?;
+        let entries = self
+            .paged_difference(|from, count| [with(b"XRANGE", key), command(&format!("{from} + COUNT {count}"))].concat(), |entry| entry)?;
         match entries {
             Some(found) => Ok(Some(found)),
             None => self.groups_difference(key),
@@ -800,12 +655,7 @@ impl<'a> Comparer<'a> {
         }
         for (group, old) in &old {
             let Some(new) = new.get(group) else { continue };
-            let of_group = |(a, b): (String, String)| {
-                (
-                    format!("group {}: {a}", short(group)),
-                    format!("group {}: {b}", short(group)),
-                )
-            };
+            let of_group = |(a, b): (String, String)| (format!("group {}: {a}", short(group)), format!("group {}: {b}", short(group)));
             for name in ["last-delivered-id", "entries-read", "pending"] {
                 if let Some(found) = field_difference(name, old, new) {
                     return Ok(Some(of_group(found)));
@@ -815,14 +665,7 @@ impl<'a> Comparer<'a> {
                 return Ok(Some(of_group(found)));
             }
             let pending = self.paged_difference(
-                |from, count| {
-                    [
-                        with(b"XPENDING", key),
-                        vec![group.clone()],
-                        command(&format!("{from} + {count}")),
-                    ]
-                    .concat()
-                },
+                |from, count| [with(b"XPENDING", key), vec![group.clone()], command(&format!("{from} + {count}"))].concat(),
                 without_idle,
             )?;
             if let Some(found) = pending {
@@ -832,49 +675,31 @@ impl<'a> Comparer<'a> {
         Ok(None)
     }
 
-    fn consumers_difference(
-        &mut self,
-        key: &[u8],
-        group: &[u8],
-    ) -> Result<Option<(String, String)>> {
+    fn consumers_difference(&mut self, key: &[u8], group: &[u8]) -> Result<Option<(String, String)>> {
         let (old, new) = self.both(&[b"XINFO", b"CONSUMERS", key, group])?;
         let (old, new) = (by_name(&old), by_name(&new));
         if let Some(found) = names_difference("consumers", &old, &new) {
             return Ok(Some(found));
         }
-        let mut pairs = old
-            .iter()
-            .filter_map(|(name, old)| Some((name, old, new.get(name)?)));
+        let mut pairs = old.iter().filter_map(|(name, old)| Some((name, old, new.get(name)?)));
         Ok(pairs.find_map(|(name, old, new)| {
             let (a, b) = field_difference("pending", old, new)?;
-            Some((
-                format!("consumer {}: {a}", short(name)),
-                format!("consumer {}: {b}", short(name)),
-            ))
+            Some((format!("consumer {}: {a}", short(name)), format!("consumer {}: {b}", short(name))))
         }))
     }
 
     /// Two id-ordered listings, read in pages from an id on and compared element by element.
-    fn paged_difference(
-        &mut self,
-        page: impl Fn(&str, &str) -> Command,
-        shape: fn(Value) -> Value,
-    ) -> Result<Option<(String, String)>> {
+    fn paged_difference(&mut self, page: impl Fn(&str, &str) -> Command, shape: fn(Value) -> Value) -> Result<Option<(String, String)>> {
         let count = PIECE_ELEMENTS.to_string();
         let (mut from, mut seen) = ("-".to_string(), 0);
         loop {
             let (old, new) = self.both_all(&page(&from, &count))?;
-            let shaped =
-                |reply: &Value| Value::Array(reply.items().iter().cloned().map(shape).collect());
+            let shaped = |reply: &Value| Value::Array(reply.items().iter().cloned().map(shape).collect());
             if let Some(found) = first_item_difference(&shaped(&old), &shaped(&new), seen) {
                 return Ok(Some(found));
             }
             seen += old.items().len();
-            let last = old
-                .items()
-                .last()
-                .and_then(|item| item.items().first())
-                .and_then(Value::bytes);
+            let last = old.items().last().and_then(|item| item.items().first()).and_then(Value::bytes);
             match last.and_then(next_id) {
                 Some(next) if old.items().len() == PIECE_ELEMENTS => from = next,
                 _ => return Ok(None),
@@ -894,8 +719,7 @@ impl<'a> Comparer<'a> {
         for name in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
             let (old, new) = (old.get(name), new.get(name));
             if old != new {
-                let show =
-                    |code: Option<&Vec<u8>>| code.map_or("nothing".to_string(), |code| short(code));
+                let show = |code: Option<&Vec<u8>>| code.map_or("nothing".to_string(), |code| short(code));
                 self.note(name, (Kind::Function, show(old), show(new)));
             }
         }
@@ -904,10 +728,7 @@ impl<'a> Comparer<'a> {
 
     fn digests(&mut self, db: u32) -> Result<()> {
         self.select(db)?;
-        ensure!(
-            self.old.selected && self.new.selected,
-            "only one side has database {db}"
-        );
+        ensure!(self.old.selected && self.new.selected, "only one side has database {db}");
         self.each_batch(
             |c| &mut c.old,
             |c, keys| {
@@ -920,11 +741,7 @@ impl<'a> Comparer<'a> {
             |c| &mut c.new,
             |c, keys| {
                 let heads = c.old.heads(keys)?;
-                let extra = keys
-                    .iter()
-                    .zip(heads)
-                    .filter(|(_, head)| head.is_none())
-                    .map(|(key, _)| key.clone());
+                let extra = keys.iter().zip(heads).filter(|(_, head)| head.is_none()).map(|(key, _)| key.clone());
                 let extra: Vec<_> = extra.collect();
                 c.report.keys_compared += extra.len() as u64;
                 c.digest_batch(&extra)
@@ -933,10 +750,7 @@ impl<'a> Comparer<'a> {
     }
 
     fn digest_batch(&mut self, keys: &[Vec<u8>]) -> Result<()> {
-        let questions: Vec<Command> = keys
-            .iter()
-            .map(|key| vec![b"DEBUG".to_vec(), b"DIGEST-VALUE".to_vec(), key.clone()])
-            .collect();
+        let questions: Vec<Command> = keys.iter().map(|key| vec![b"DEBUG".to_vec(), b"DIGEST-VALUE".to_vec(), key.clone()]).collect();
         let answers = (self.old.ask_all(&questions)?, self.new.ask_all(&questions)?);
         for ((key, old), new) in keys.iter().zip(answers.0).zip(answers.1) {
             let (old, new) = (ok(old)?, ok(new)?);
@@ -975,11 +789,7 @@ fn size_command(kind: &str) -> Option<&'static [u8]> {
 }
 
 fn small_size(kind: &str) -> i64 {
-    if kind == "string" {
-        SMALL_STRING_BYTES
-    } else {
-        SMALL_ELEMENTS
-    }
+    if kind == "string" { SMALL_STRING_BYTES } else { SMALL_ELEMENTS }
 }
 
 fn whole_command(kind: &str, key: &[u8]) -> Command {
@@ -1000,10 +810,7 @@ fn same_whole(kind: &str, old: &Value, new: &Value) -> bool {
     match kind {
         "string" => same_string(old, new),
         "list" => old == new,
-        "set" => {
-            sorted(old.items().iter().map(Value::bytes))
-                == sorted(new.items().iter().map(Value::bytes))
-        }
+        "set" => sorted(old.items().iter().map(Value::bytes)) == sorted(new.items().iter().map(Value::bytes)),
         "hash" => {
             let fields = |value: &Value| -> Vec<(Vec<u8>, Vec<u8>)> {
                 let bytes = |v: &Value| v.bytes().unwrap_or_default().to_vec();
@@ -1014,9 +821,7 @@ fn same_whole(kind: &str, old: &Value, new: &Value) -> bool {
         "zset" => {
             let scores = |value: &Value| -> Option<Vec<(Vec<u8>, u64)>> {
                 let pairs = value.pairs().into_iter();
-                let pairs: Option<Vec<_>> = pairs
-                    .map(|(m, s)| Some((m.bytes()?.to_vec(), score_bits(s)?)))
-                    .collect();
+                let pairs: Option<Vec<_>> = pairs.map(|(m, s)| Some((m.bytes()?.to_vec(), score_bits(s)?))).collect();
                 pairs.map(|pairs| sorted(pairs.into_iter()))
             };
             scores(old).is_some_and(|old| scores(new) == Some(old))
@@ -1038,12 +843,7 @@ fn same_hyperloglog(old: &[u8], new: &[u8]) -> bool {
     match (registers(old), registers(new)) {
         (Some(old), Some(new)) => old == new,
         // A damaged one is compared as it stands, but for the cache.
-        _ => {
-            has_hll_header(old)
-                && has_hll_header(new)
-                && old[..8] == new[..8]
-                && old[16..] == new[16..]
-        }
+        _ => has_hll_header(old) && has_hll_header(new) && old[..8] == new[..8] && old[16..] == new[16..],
     }
 }
 
@@ -1061,8 +861,7 @@ fn registers(bytes: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     if bytes[4] == 0 {
-        return (bytes.len() == HLL_DENSE_BYTES)
-            .then(|| dense_registers(&bytes[HLL_HEADER_BYTES..]));
+        return (bytes.len() == HLL_DENSE_BYTES).then(|| dense_registers(&bytes[HLL_HEADER_BYTES..]));
     }
     sparse_registers(&bytes[HLL_HEADER_BYTES..])
 }
@@ -1084,10 +883,7 @@ fn sparse_registers(body: &[u8]) -> Option<Vec<u8>> {
     while let Some(byte) = rest.next() {
         let (value, run) = match byte >> 6 {
             0 => (0, usize::from(byte & 0x3f) + 1),
-            1 => (
-                0,
-                (usize::from(byte & 0x3f) << 8 | usize::from(rest.next()?)) + 1,
-            ),
+            1 => (0, (usize::from(byte & 0x3f) << 8 | usize::from(rest.next()?)) + 1),
             _ => ((byte >> 2 & 0x1f) + 1, usize::from(byte & 0b11) + 1),
         };
         if registers.len() + run > HLL_REGISTERS {
@@ -1100,11 +896,7 @@ fn sparse_registers(body: &[u8]) -> Option<Vec<u8>> {
 
 /// The bits of a score: servers write the same number as `0.1` and as `0.10000000000000001`.
 fn score_bits(score: &Value) -> Option<u64> {
-    std::str::from_utf8(score.bytes()?)
-        .ok()?
-        .parse::<f64>()
-        .ok()
-        .map(f64::to_bits)
+    std::str::from_utf8(score.bytes()?).ok()?.parse::<f64>().ok().map(f64::to_bits)
 }
 
 fn sorted<T: Ord>(items: impl Iterator<Item = T>) -> Vec<T> {
@@ -1130,22 +922,13 @@ fn with(name: &[u8], key: &[u8]) -> Command {
 
 /// `HPTTL key FIELDS n field...`
 fn field_ttls_command<'v>(key: &[u8], fields: impl Iterator<Item = &'v Value>) -> Command {
-    let fields: Vec<Vec<u8>> = fields
-        .filter_map(|field| Some(field.bytes()?.to_vec()))
-        .collect();
-    [
-        with(b"HPTTL", key),
-        vec![b"FIELDS".to_vec(), fields.len().to_string().into_bytes()],
-        fields,
-    ]
-    .concat()
+    let fields: Vec<Vec<u8>> = fields.filter_map(|field| Some(field.bytes()?.to_vec())).collect();
+    [with(b"HPTTL", key), vec![b"FIELDS".to_vec(), fields.len().to_string().into_bytes()], fields].concat()
 }
 
 /// A reply of the SCAN family: the next cursor, `None` at the end, and the items.
 fn cursor_and_items(reply: &Value) -> Result<(Option<Vec<u8>>, &[Value])> {
-    let [cursor, items] = reply.items() else {
-        bail!("not a SCAN reply: {reply}")
-    };
+    let [cursor, items] = reply.items() else { bail!("not a SCAN reply: {reply}") };
     let cursor = cursor.bytes().context("a SCAN reply without cursor")?;
     Ok(((cursor != b"0").then(|| cursor.to_vec()), items.items()))
 }
@@ -1157,12 +940,7 @@ fn difference(same: bool, old: &Value, new: &Value) -> Option<(String, String)> 
 /// A field that both sides have and that differs; one that only one side knows is a matter of version.
 fn field_difference(name: &str, old: &Value, new: &Value) -> Option<(String, String)> {
     let (old, new) = (old.field(name)?, new.field(name)?);
-    (old != new).then(|| {
-        (
-            format!("{name} {}", brief(old)),
-            format!("{name} {}", brief(new)),
-        )
-    })
+    (old != new).then(|| (format!("{name} {}", brief(old)), format!("{name} {}", brief(new))))
 }
 
 /// The maps of a listing under the `name` that each carries.
@@ -1171,33 +949,15 @@ fn by_name(listing: &Value) -> BTreeMap<Vec<u8>, Value> {
     listing.items().iter().filter_map(named).collect()
 }
 
-fn names_difference(
-    what: &str,
-    old: &BTreeMap<Vec<u8>, Value>,
-    new: &BTreeMap<Vec<u8>, Value>,
-) -> Option<(String, String)> {
-    let show = |side: &BTreeMap<Vec<u8>, Value>| {
-        format!(
-            "{what} [{}]",
-            side.keys()
-                .map(|name| short(name))
-                .collect::<Vec<_>>()
-                .join(" ")
-        )
-    };
+fn names_difference(what: &str, old: &BTreeMap<Vec<u8>, Value>, new: &BTreeMap<Vec<u8>, Value>) -> Option<(String, String)> {
+    let show = |side: &BTreeMap<Vec<u8>, Value>| format!("{what} [{}]", side.keys().map(|name| short(name)).collect::<Vec<_>>().join(" "));
     (!old.keys().eq(new.keys())).then(|| (show(old), show(new)))
 }
 
 fn first_item_difference(old: &Value, new: &Value, offset: usize) -> Option<(String, String)> {
     let (old, new) = (old.items(), new.items());
     let at = (0..old.len().max(new.len())).find(|&at| old.get(at) != new.get(at))?;
-    let show = |side: &[Value]| {
-        format!(
-            "[{}] {}",
-            offset + at,
-            side.get(at).map_or("nothing".to_string(), brief)
-        )
-    };
+    let show = |side: &[Value]| format!("[{}] {}", offset + at, side.get(at).map_or("nothing".to_string(), brief));
     Some((show(old), show(new)))
 }
 
@@ -1208,14 +968,7 @@ fn first_difference(old: &[u8], new: &[u8]) -> Option<usize> {
 /// `[id, consumer, idle, deliveries]` without the idle time.
 fn without_idle(pending: Value) -> Value {
     let keep = |(at, item): (usize, &Value)| (at != 2).then(|| item.clone());
-    Value::Array(
-        pending
-            .items()
-            .iter()
-            .enumerate()
-            .filter_map(keep)
-            .collect(),
-    )
+    Value::Array(pending.items().iter().enumerate().filter_map(keep).collect())
 }
 
 /// The smallest stream id above `id`; servers below 6.2 know no exclusive ranges.
@@ -1231,20 +984,9 @@ fn next_id(id: &[u8]) -> Option<String> {
 
 /// Library name to engine and code.
 fn libraries(list: &Value) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let field = |library: &Value, name| {
-        library
-            .field(name)
-            .and_then(Value::bytes)
-            .unwrap_or_default()
-            .to_vec()
-    };
+    let field = |library: &Value, name| library.field(name).and_then(Value::bytes).unwrap_or_default().to_vec();
     let library = |item: &Value| {
-        let code = [
-            field(item, "engine"),
-            b" ".to_vec(),
-            field(item, "library_code"),
-        ]
-        .concat();
+        let code = [field(item, "engine"), b" ".to_vec(), field(item, "library_code")].concat();
         (field(item, "library_name"), code)
     };
     list.items().iter().map(library).collect()
@@ -1256,11 +998,7 @@ fn brief(value: &Value) -> String {
         Some(bytes) => short(bytes),
         None => {
             let text = value.to_string();
-            if text.chars().count() > 80 {
-                format!("{}...", text.chars().take(80).collect::<String>())
-            } else {
-                text
-            }
+            if text.chars().count() > 80 { format!("{}...", text.chars().take(80).collect::<String>()) } else { text }
         }
     }
 }
@@ -1268,10 +1006,6 @@ fn brief(value: &Value) -> String {
 fn short(bytes: &[u8]) -> String {
     const SHOWN: usize = 48;
     let head = &bytes[..bytes.len().min(SHOWN)];
-    let rest = if bytes.len() > SHOWN {
-        format!("... ({} bytes)", bytes.len())
-    } else {
-        String::new()
-    };
+    let rest = if bytes.len() > SHOWN { format!("... ({} bytes)", bytes.len()) } else { String::new() };
     format!("\"{}\"{rest}", head.escape_ascii())
 }

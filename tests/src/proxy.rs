@@ -71,12 +71,8 @@ impl Proxy {
 
     /// Everything but the process: for tests that expect a refusal (see [`Proxy::launch`]).
     pub fn prepare(old: &str, new: &str, options: Options) -> Result<Proxy> {
-        let dir = tempfile::Builder::new()
-            .prefix("twinlane-proxy-")
-            .tempdir()?;
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(ADMIN_TIMEOUT));
+        let dir = tempfile::Builder::new().prefix("twinlane-proxy-").tempdir()?;
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ADMIN_TIMEOUT));
         Ok(Proxy {
             old: as_url(old),
             new: as_url(new),
@@ -106,27 +102,17 @@ impl Proxy {
 
     /// A new client connection through the proxy.
     pub fn client(&self) -> Result<Client> {
-        Client::connect(self.address())
-            .with_context(|| format!("connecting to the proxy\n{}", self.log_tail()))
+        Client::connect(self.address()).with_context(|| format!("connecting to the proxy\n{}", self.log_tail()))
     }
 
     /// Starts the process without waiting for anything.
     pub fn launch(&mut self) -> Result<()> {
         let program = binary()?;
         fs::create_dir_all(self.state_dir())?;
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(&program);
         command
-            .args([
-                "serve",
-                "--listen",
-                &self.address(),
-                "--admin",
-                &format!("127.0.0.1:{}", self.admin),
-            ])
+            .args(["serve", "--listen", &self.address(), "--admin", &format!("127.0.0.1:{}", self.admin)])
             .args(["--old", &self.old, "--new", &self.new])
             .arg("--state-dir")
             .arg(self.state_dir())
@@ -135,11 +121,7 @@ impl Proxy {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.child = Some(
-            command
-                .spawn()
-                .with_context(|| format!("{}", program.display()))?,
-        );
+        self.child = Some(command.spawn().with_context(|| format!("{}", program.display()))?);
         Ok(())
     }
 
@@ -155,19 +137,13 @@ impl Proxy {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.try_wait()? {
-                bail!(
-                    "twinlane ended with {status} before it was ready\n{}",
-                    self.log_tail()
-                );
+                bail!("twinlane ended with {status} before it was ready\n{}", self.log_tail());
             }
             if self.get("/readyz").is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "twinlane is not ready after {timeout:?}\n{}",
-                    self.log_tail()
-                );
+                bail!("twinlane is not ready after {timeout:?}\n{}", self.log_tail());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -175,12 +151,7 @@ impl Proxy {
 
     /// The exit status, if the process has ended.
     pub fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self
-            .child
-            .as_mut()
-            .map(Child::try_wait)
-            .transpose()?
-            .flatten())
+        Ok(self.child.as_mut().map(Child::try_wait).transpose()?.flatten())
     }
 
     /// The process id, while it runs.
@@ -221,12 +192,8 @@ impl Proxy {
 
     /// `POST path` with a JSON body, whatever the status.
     pub fn post(&self, path: &str, body: &Json) -> Result<Answer> {
-        answer(
-            self.agent
-                .post(format!("{}{path}", self.admin_url()))
-                .send_json(body),
-        )
-        .with_context(|| format!("POST {path}\n{}", self.log_tail()))
+        answer(self.agent.post(format!("{}{path}", self.admin_url())).send_json(body))
+            .with_context(|| format!("POST {path}\n{}", self.log_tail()))
     }
 
     /// `GET /v1/status`.
@@ -255,18 +222,13 @@ impl Proxy {
         loop {
             let status = self.status()?;
             let mirror = &status["mirror"];
-            let behind = mirror["queued_effects"]
-                .as_u64()
-                .zip(mirror["dirty_keys"].as_u64());
+            let behind = mirror["queued_effects"].as_u64().zip(mirror["dirty_keys"].as_u64());
             calm = if behind == Some((0, 0)) { calm + 1 } else { 0 };
             if calm == 2 {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                bail!(
-                    "the mirror has not caught up after {timeout:?}: {status}\n{}",
-                    self.log_tail()
-                );
+                bail!("the mirror has not caught up after {timeout:?}: {status}\n{}", self.log_tail());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -274,9 +236,7 @@ impl Proxy {
 
     /// Everything the process has said, over all its lives.
     pub fn log(&self) -> String {
-        fs::read(self.log_path())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// The last lines of [`Proxy::log`], with a heading.
@@ -284,11 +244,7 @@ impl Proxy {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
-        format!(
-            "--- the proxy's log, last {} lines ---\n{}",
-            tail.len(),
-            tail.join("\n")
-        )
+        format!("--- the proxy's log, last {} lines ---\n{}", tail.len(), tail.join("\n"))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -321,11 +277,7 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 fn as_url(endpoint: &str) -> String {
-    if endpoint.contains("://") {
-        endpoint.to_string()
-    } else {
-        format!("redis://{endpoint}")
-    }
+    if endpoint.contains("://") { endpoint.to_string() } else { format!("redis://{endpoint}") }
 }
 
 fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer> {

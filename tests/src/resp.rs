@@ -91,20 +91,13 @@ impl Value {
     pub fn pairs(&self) -> Vec<(&Value, &Value)> {
         match self {
             Value::Map(pairs) => pairs.iter().map(|(k, v)| (k, v)).collect(),
-            other => other
-                .items()
-                .chunks_exact(2)
-                .map(|pair| (&pair[0], &pair[1]))
-                .collect(),
+            other => other.items().chunks_exact(2).map(|pair| (&pair[0], &pair[1])).collect(),
         }
     }
 
     /// The value under `name` in a map reply.
     pub fn field(&self, name: &str) -> Option<&Value> {
-        self.pairs()
-            .into_iter()
-            .find(|(k, _)| k.bytes() == Some(name.as_bytes()))
-            .map(|(_, v)| v)
+        self.pairs().into_iter().find(|(k, _)| k.bytes() == Some(name.as_bytes())).map(|(_, v)| v)
     }
 
     /// Any of the three nulls.
@@ -178,9 +171,7 @@ pub type Command = Vec<Vec<u8>>;
 
 /// Splits a line at white space into a command: `command("SET k v")`. For arguments without spaces.
 pub fn command(line: &str) -> Command {
-    line.split_ascii_whitespace()
-        .map(|word| word.as_bytes().to_vec())
-        .collect()
+    line.split_ascii_whitespace().map(|word| word.as_bytes().to_vec()).collect()
 }
 
 /// Appends one request in RESP to `out`.
@@ -218,17 +209,10 @@ impl Client {
 
     /// Connects; `timeout` then bounds the connect and each single read and write.
     pub fn connect_within(address: impl ToSocketAddrs, timeout: Duration) -> io::Result<Client> {
-        let address = address
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no address"))?;
+        let address = address.to_socket_addrs()?.next().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no address"))?;
         let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
-        let mut client = Client {
-            stream: BufReader::with_capacity(64 * 1024, stream),
-            pushes: VecDeque::new(),
-            outbox: Vec::new(),
-        };
+        let mut client = Client { stream: BufReader::with_capacity(64 * 1024, stream), pushes: VecDeque::new(), outbox: Vec::new() };
         client.set_timeout(timeout)?;
         Ok(client)
     }
@@ -264,10 +248,7 @@ impl Client {
     }
 
     /// All commands in one write, then all replies. Keep it to what fits the sockets' buffers (a few MB).
-    pub fn pipeline<A: AsRef<[u8]>, C: AsRef<[A]>>(
-        &mut self,
-        commands: &[C],
-    ) -> io::Result<Vec<Value>> {
+    pub fn pipeline<A: AsRef<[u8]>, C: AsRef<[A]>>(&mut self, commands: &[C]) -> io::Result<Vec<Value>> {
         self.outbox.clear();
         for arguments in commands {
             encode(arguments.as_ref(), &mut self.outbox);
@@ -350,29 +331,15 @@ fn read_items(stream: &mut impl BufRead, count: i64, depth: usize) -> io::Result
     (0..count).map(|_| read_value(stream, depth + 1)).collect()
 }
 
-fn read_pairs(
-    stream: &mut impl BufRead,
-    count: i64,
-    depth: usize,
-) -> io::Result<Vec<(Value, Value)>> {
-    (0..count)
-        .map(|_| {
-            Ok((
-                read_value(stream, depth + 1)?,
-                read_value(stream, depth + 1)?,
-            ))
-        })
-        .collect()
+fn read_pairs(stream: &mut impl BufRead, count: i64, depth: usize) -> io::Result<Vec<(Value, Value)>> {
+    (0..count).map(|_| Ok((read_value(stream, depth + 1)?, read_value(stream, depth + 1)?))).collect()
 }
 
 fn read_line(stream: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     stream.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
     if line.is_empty() {
-        return Err(io::Error::new(
-            ErrorKind::UnexpectedEof,
-            "the connection was closed",
-        ));
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed"));
     }
     if !line.ends_with(b"\r\n") {
         return Err(invalid("a header line without its end"));
@@ -392,10 +359,7 @@ fn read_bulk(stream: &mut impl BufRead, length: i64) -> io::Result<Option<Vec<u8
     let mut bytes = Vec::new();
     stream.take(length as u64 + 2).read_to_end(&mut bytes)?;
     if bytes.len() as i64 != length + 2 {
-        return Err(io::Error::new(
-            ErrorKind::UnexpectedEof,
-            "the connection was closed inside a reply",
-        ));
+        return Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed inside a reply"));
     }
     if !bytes.ends_with(b"\r\n") {
         return Err(invalid("a bulk string without its end"));

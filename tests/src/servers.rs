@@ -40,13 +40,7 @@ pub enum Version {
 
 impl Version {
     /// Every version, oldest first.
-    pub const ALL: [Version; 5] = [
-        Version::Redis50,
-        Version::Redis62,
-        Version::Redis70,
-        Version::Valkey81,
-        Version::Valkey91,
-    ];
+    pub const ALL: [Version; 5] = [Version::Redis50, Version::Redis62, Version::Redis70, Version::Valkey81, Version::Valkey91];
 
     /// The name that people and file names use.
     pub fn name(self) -> &'static str {
@@ -75,30 +69,17 @@ impl Version {
             return Ok(found);
         }
         let script = root().join("tests/servers/fetch.sh");
-        let fetched = Command::new("bash")
-            .arg(&script)
-            .status()
-            .with_context(|| format!("{}", script.display()))?;
-        self.find().with_context(|| {
-            format!(
-                "no {} ({} ended with {fetched})",
-                self.name(),
-                script.display()
-            )
-        })
+        let fetched = Command::new("bash").arg(&script).status().with_context(|| format!("{}", script.display()))?;
+        self.find().with_context(|| format!("no {} ({} ended with {fetched})", self.name(), script.display()))
     }
 
     fn find(self) -> Option<PathBuf> {
         let store = store();
         let candidates = match self {
             Version::Redis70 => {
-                let mut places: Vec<PathBuf> =
-                    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+                let mut places: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
                 places.push(store.join("debian/usr/bin"));
-                places
-                    .into_iter()
-                    .map(|place| place.join("redis-server"))
-                    .collect()
+                places.into_iter().map(|place| place.join("redis-server")).collect()
             }
             other => vec![store.join(other.name())],
         };
@@ -128,16 +109,8 @@ pub struct Server {
 impl Server {
     /// Starts a server on a free port of the loopback and waits until it answers.
     pub fn start(version: Version, options: Options) -> Result<Server> {
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("twinlane-{}-", version.name()))
-            .tempdir()?;
-        let mut server = Server {
-            version,
-            port: 0,
-            options,
-            dir,
-            child: None,
-        };
+        let dir = tempfile::Builder::new().prefix(&format!("twinlane-{}-", version.name())).tempdir()?;
+        let mut server = Server { version, port: 0, options, dir, child: None };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port()?;
             match server.launch() {
@@ -149,10 +122,7 @@ impl Server {
                 Err(error) => return Err(error),
             }
         }
-        bail!(
-            "no free port for {} in {PORT_ATTEMPTS} attempts",
-            version.name()
-        )
+        bail!("no free port for {} in {PORT_ATTEMPTS} attempts", version.name())
     }
 
     /// [`Server::start`] with nothing special.
@@ -187,15 +157,12 @@ impl Server {
 
     /// A new connection to it.
     pub fn client(&self) -> Result<Client> {
-        Client::connect(self.address())
-            .with_context(|| format!("connecting to {}", self.version.name()))
+        Client::connect(self.address()).with_context(|| format!("connecting to {}", self.version.name()))
     }
 
     /// What the server has logged so far.
     pub fn log(&self) -> String {
-        fs::read(self.log_path())
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
     /// SIGSTOP: connections stay open, nothing is answered any more.
@@ -218,21 +185,14 @@ impl Server {
         self.end();
         for entry in fs::read_dir(self.dir.path())? {
             let path = entry?.path();
-            if path.is_dir() {
-                fs::remove_dir_all(&path)?
-            } else {
-                fs::remove_file(&path)?
-            }
+            if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
         }
         self.launch()
     }
 
     /// Kills it if it runs, and starts it again with what its append-only file holds.
     pub fn restart_with_data(&mut self) -> Result<()> {
-        ensure!(
-            self.options.appendonly,
-            "a server without `appendonly` has no data to come back with"
-        );
+        ensure!(self.options.appendonly, "a server without `appendonly` has no data to come back with");
         self.end();
         self.launch()
     }
@@ -243,21 +203,9 @@ impl Server {
         let mut command = Command::new(&program);
         command
             .current_dir(self.dir.path())
-            .args([
-                "--port",
-                &self.port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--daemonize",
-                "no",
-            ])
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
             .args(["--dir", &self.dir.path().to_string_lossy()])
-            .args([
-                "--appendonly",
-                if self.options.appendonly { "yes" } else { "no" },
-            ])
+            .args(["--appendonly", if self.options.appendonly { "yes" } else { "no" }])
             // Every write reaches the kernel before its reply, which SIGKILL cannot undo; no fsync needed.
             .args(["--appendfsync", "no"])
             .stdin(Stdio::null())
@@ -270,40 +218,22 @@ impl Server {
             command.env("LD_LIBRARY_PATH", unpacked_libraries());
         }
         command.args(&self.options.args);
-        self.child = Some(
-            command
-                .spawn()
-                .with_context(|| format!("{}", program.display()))?,
-        );
+        self.child = Some(command.spawn().with_context(|| format!("{}", program.display()))?);
         self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .map(Child::try_wait)
-                .transpose()?
-                .flatten()
-            {
+            if let Some(status) = self.child.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 self.child = None;
-                bail!(
-                    "{} ended with {status} while starting:\n{}",
-                    self.version.name(),
-                    self.log()
-                );
+                bail!("{} ended with {status} while starting:\n{}", self.version.name(), self.log());
             }
             if self.answers() {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!(
-                    "{} does not answer after {START_TIMEOUT:?}:\n{}",
-                    self.version.name(),
-                    self.log()
-                );
+                bail!("{} does not answer after {START_TIMEOUT:?}:\n{}", self.version.name(), self.log());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -319,9 +249,7 @@ impl Server {
         };
         let commands = [resp::command("PING"), resp::command("INFO server")];
         match client.pipeline(&commands).as_deref() {
-            Ok([pong, info]) => {
-                pong.text() == "PONG" && info.text().contains(&format!("process_id:{pid}\r\n"))
-            }
+            Ok([pong, info]) => pong.text() == "PONG" && info.text().contains(&format!("process_id:{pid}\r\n")),
             _ => false,
         }
     }
@@ -368,10 +296,7 @@ pub fn free_port() -> Result<u16> {
 
 /// The repository.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn store() -> PathBuf {

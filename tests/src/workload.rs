@@ -38,11 +38,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            clients: 8,
-            keys: 4,
-            seed: 1,
-        }
+        Options { clients: 8, keys: 4, seed: 1 }
     }
 }
 
@@ -101,18 +97,7 @@ impl Workload {
         let spawn = |id: usize| {
             let (shared, address, keys) = (shared.clone(), address.to_string(), options.keys);
             let random = Random::new(options.seed, id as u64);
-            std::thread::spawn(move || {
-                Worker {
-                    id,
-                    address,
-                    keys,
-                    random,
-                    shared,
-                    counter: 0,
-                    cycle: 0,
-                }
-                .run()
-            })
+            std::thread::spawn(move || Worker { id, address, keys, random, shared, counter: 0, cycle: 0 }.run())
         };
         let threads = (0..options.clients).map(spawn).collect();
         Ok(Workload { shared, threads })
@@ -145,12 +130,7 @@ impl Workload {
             disconnects: count(&self.shared.disconnects),
             broken_promises: count(&self.shared.broken_promises),
             longest_pause: Duration::from_micros(count(&self.shared.longest_pause)),
-            complaints: self
-                .shared
-                .complaints
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            complaints: self.shared.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             counters,
         }
     }
@@ -158,10 +138,7 @@ impl Workload {
 
 impl Shared {
     fn complain(&self, what: String) {
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if complaints.len() < COMPLAINTS_MAX {
             complaints.push(what);
         }
@@ -185,9 +162,7 @@ fn prepare(address: &str, options: &Options) -> Result<()> {
     let mut client = Client::connect(address)?;
     for key in 0..options.keys {
         let reply = client.cmd(&format!("XGROUP CREATE stream:{key} workers $ MKSTREAM"))?;
-        let exists = reply
-            .error()
-            .is_some_and(|error| error.starts_with("BUSYGROUP"));
+        let exists = reply.error().is_some_and(|error| error.starts_with("BUSYGROUP"));
         anyhow::ensure!(reply.is_ok() || exists, "XGROUP CREATE answers {reply}");
     }
     Ok(())
@@ -212,8 +187,7 @@ impl Worker {
         while !self.stopped() {
             if let Err(error) = self.life() {
                 self.shared.disconnects.fetch_add(1, Ordering::Relaxed);
-                self.shared
-                    .complain(format!("client {} lost its connection: {error}", self.id));
+                self.shared.complain(format!("client {} lost its connection: {error}", self.id));
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
@@ -252,8 +226,7 @@ impl Worker {
     fn check_counter(&mut self, reply: &Value) {
         if reply.int() != Some(self.counter + 1) {
             let (key, last) = (self.counter_key(), self.counter);
-            self.shared
-                .broken(format!("{key} was {last}, and INCR answers {reply}"));
+            self.shared.broken(format!("{key} was {last}, and INCR answers {reply}"));
         }
         self.counter = reply.int().unwrap_or(self.counter);
     }
@@ -263,10 +236,7 @@ impl Worker {
         self.cycle += 1;
         let key = format!("own:{}:{}", self.id, self.random.below(OWN_KEYS));
         let value = format!("{}-{}", self.cycle, self.random.next());
-        let (set, get) = (
-            command(&format!("SET {key} {value}")),
-            command(&format!("GET {key}")),
-        );
+        let (set, get) = (command(&format!("SET {key} {value}")), command(&format!("GET {key}")));
         let found = if self.random.below(2) == 0 {
             self.round(client, &[set, get])?.pop()
         } else {
@@ -274,9 +244,7 @@ impl Worker {
             Some(self.one(client, get)?)
         };
         if found.as_ref().and_then(Value::bytes) != Some(value.as_bytes()) {
-            self.shared.broken(format!(
-                "{key} was set to {value}, and GET answers {found:?}"
-            ));
+            self.shared.broken(format!("{key} was set to {value}, and GET answers {found:?}"));
         }
         Ok(())
     }
@@ -299,13 +267,8 @@ impl Worker {
             self.check_error(command, reply);
         }
         match exec.items().last() {
-            Some(counter) if exec.items().len() == commands.len() - 2 => {
-                self.check_counter(&counter.clone())
-            }
-            _ => self.shared.broken(format!(
-                "EXEC of {} commands answers {exec}",
-                commands.len() - 2
-            )),
+            Some(counter) if exec.items().len() == commands.len() - 2 => self.check_counter(&counter.clone()),
+            _ => self.shared.broken(format!("EXEC of {} commands answers {exec}", commands.len() - 2)),
         }
         Ok(())
     }
@@ -313,21 +276,10 @@ impl Worker {
     /// Takes entries from a stream through the group, and acknowledges most of them.
     fn consume(&mut self, client: &mut Client) -> io::Result<()> {
         let stream = format!("stream:{}", self.key());
-        let read = format!(
-            "XREADGROUP GROUP workers w{} COUNT 3 STREAMS {stream} >",
-            self.id
-        );
+        let read = format!("XREADGROUP GROUP workers w{} COUNT 3 STREAMS {stream} >", self.id);
         let reply = self.one(client, command(&read))?;
-        let entries = reply
-            .items()
-            .first()
-            .and_then(|stream| stream.items().get(1))
-            .map(Value::items);
-        let ids = entries
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|entry| entry.items().first())
-            .map(Value::text);
+        let entries = reply.items().first().and_then(|stream| stream.items().get(1)).map(Value::items);
+        let ids = entries.unwrap_or_default().iter().filter_map(|entry| entry.items().first()).map(Value::text);
         for id in ids.collect::<Vec<_>>() {
             if self.random.below(4) > 0 {
                 self.one(client, command(&format!("XACK {stream} workers {id}")))?;
@@ -342,9 +294,7 @@ impl Worker {
     }
 
     fn batch(&mut self, client: &mut Client) -> io::Result<()> {
-        let commands: Vec<Command> = (0..2 + self.random.below(15))
-            .map(|_| self.contended())
-            .collect();
+        let commands: Vec<Command> = (0..2 + self.random.below(15)).map(|_| self.contended()).collect();
         self.round(client, &commands).map(drop)
     }
 
@@ -367,12 +317,8 @@ impl Worker {
     fn check_error(&self, command: &Command, reply: &Value) {
         if let Some(error) = reply.error() {
             self.shared.errors.fetch_add(1, Ordering::Relaxed);
-            let words: Vec<String> = command
-                .iter()
-                .map(|word| word[..word.len().min(60)].escape_ascii().to_string())
-                .collect();
-            self.shared
-                .complain(format!("{}: {error}", words.join(" ")));
+            let words: Vec<String> = command.iter().map(|word| word[..word.len().min(60)].escape_ascii().to_string()).collect();
+            self.shared.complain(format!("{}: {error}", words.join(" ")));
         }
     }
 
@@ -390,11 +336,7 @@ impl Worker {
         let n = self.random.below(40);
         let (id, pick) = (self.id, self.random.below(10));
         if self.random.below(400) == 0 {
-            return vec![
-                b"SET".to_vec(),
-                format!("big:{k}").into_bytes(),
-                vec![b'a' + id as u8 % 26; 100_000],
-            ];
+            return vec![b"SET".to_vec(), format!("big:{k}").into_bytes(), vec![b'a' + id as u8 % 26; 100_000]];
         }
         let line = match self.random.below(11) {
             0 => string(pick, k, l, n, id),
@@ -551,10 +493,7 @@ struct Random(u64);
 
 impl Random {
     fn new(seed: u64, stream: u64) -> Random {
-        Random(
-            (seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0x2545_f491_4f6c_dd1d)
-                | 1,
-        )
+        Random((seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0x2545_f491_4f6c_dd1d) | 1)
     }
 
     fn next(&mut self) -> u64 {

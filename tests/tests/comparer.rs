@@ -26,19 +26,10 @@ impl Pair {
 
     /// The kinds that the comparer reports, sorted, with their keys: `"missing k, ttl t"`.
     fn findings(&self) -> String {
-        let report = compare(
-            &self.servers[0].address(),
-            &self.servers[1].address(),
-            &Options::default(),
-        )
-        .unwrap();
+        let report = compare(&self.servers[0].address(), &self.servers[1].address(), &Options::default()).unwrap();
         assert_eq!(report.differing as usize, report.differences.len());
         let finding = |d: &twinlane_tests::compare::Difference| {
-            let db = if d.db == 0 {
-                String::new()
-            } else {
-                format!("{}/", d.db)
-            };
+            let db = if d.db == 0 { String::new() } else { format!("{}/", d.db) };
             format!("{} {db}{}", d.kind, d.key.escape_ascii())
         };
         let mut kinds: Vec<String> = report.differences.iter().map(finding).collect();
@@ -54,11 +45,7 @@ impl Pair {
         run(&mut self.new, both);
         run(&mut self.old, old);
         run(&mut self.new, new);
-        assert_eq!(
-            self.findings(),
-            expect,
-            "both {both:?}, old {old:?}, new {new:?}"
-        );
+        assert_eq!(self.findings(), expect, "both {both:?}, old {old:?}, new {new:?}");
     }
 
     /// `new` alone does something; before it both are equal.
@@ -75,13 +62,8 @@ fn run(client: &mut Client, lines: &[&str]) {
     }
 }
 
-const STREAM: &[&str] = &[
-    "XADD s 1-1 a 1",
-    "XADD s 2-1 b 2",
-    "XADD s 3-1 c 3",
-    "XGROUP CREATE s g 0",
-    "XREADGROUP GROUP g ann COUNT 2 STREAMS s >",
-];
+const STREAM: &[&str] =
+    &["XADD s 1-1 a 1", "XADD s 2-1 b 2", "XADD s 3-1 c 3", "XGROUP CREATE s g 0", "XREADGROUP GROUP g ann COUNT 2 STREAMS s >"];
 
 /// One of each type, each within the small reads.
 const ONE_OF_EACH: &[&str] = &[
@@ -126,20 +108,12 @@ fn plant_all(pair: &mut Pair) {
     pair.plant(each, &["PERSIST volatile"], "ttl volatile");
     pair.plant(each, &["PEXPIRE string 100000"], "ttl string");
     pair.plant(each, &["PEXPIRE volatile 103000"], "ttl volatile");
-    pair.plant(
-        each,
-        &["PEXPIRE volatile 97000", "APPEND volatile w"],
-        "ttl volatile, value volatile",
-    );
+    pair.plant(each, &["PEXPIRE volatile 97000", "APPEND volatile w"], "ttl volatile, value volatile");
     pair.plant(each, &["DEL volatile"], "missing volatile");
     pair.plant(each, &["SELECT 3", "SET string value"], "extra 3/string");
     pair.plant(&["SELECT 5", "SET k v"], &["SET k w"], "value 5/k");
     streams(pair);
-    if pair
-        .servers
-        .iter()
-        .all(|server| server.version().at_least_7())
-    {
+    if pair.servers.iter().all(|server| server.version().at_least_7()) {
         functions(pair);
     }
 }
@@ -158,36 +132,17 @@ fn streams(pair: &mut Pair) {
     pair.plant(STREAM, &["XCLAIM s g ben 0 1-1 RETRYCOUNT 1"], "value s");
     // The same consumers with the same counts, but not of the same entries.
     let shared = [STREAM, &["XCLAIM s g ben 0 1-1 RETRYCOUNT 1"]].concat();
-    let swapped = [
-        "XCLAIM s g ann 0 1-1 RETRYCOUNT 1",
-        "XCLAIM s g ben 0 2-1 RETRYCOUNT 1",
-    ];
+    let swapped = ["XCLAIM s g ann 0 1-1 RETRYCOUNT 1", "XCLAIM s g ben 0 2-1 RETRYCOUNT 1"];
     pair.plant(&shared, &swapped, "value s");
     // A consumer that waits for nothing.
-    pair.plant(
-        STREAM,
-        &["XREADGROUP GROUP g ben COUNT 1 STREAMS s 0"],
-        "value s",
-    );
-    pair.check(
-        &["XADD s 1-1 a 1"],
-        &[],
-        &["XDEL s 1-1", "XADD s 1-2 a 1"],
-        "value s",
-    );
+    pair.plant(STREAM, &["XREADGROUP GROUP g ben COUNT 1 STREAMS s 0"], "value s");
+    pair.check(&["XADD s 1-1 a 1"], &[], &["XDEL s 1-1", "XADD s 1-2 a 1"], "value s");
 }
 
 fn functions(pair: &mut Pair) {
-    let library = |body: &str| {
-        format!(
-            "#!lua name=lib\nredis.register_function('f', function(keys, args) return {body} end)"
-        )
-        .into_bytes()
-    };
+    let library = |body: &str| format!("#!lua name=lib\nredis.register_function('f', function(keys, args) return {body} end)").into_bytes();
     let load = |client: &mut Client, body: &str| {
-        let reply = client
-            .call(&[b"FUNCTION", b"LOAD", b"REPLACE", &library(body)])
-            .unwrap();
+        let reply = client.call(&[b"FUNCTION", b"LOAD", b"REPLACE", &library(body)]).unwrap();
         assert_eq!(reply, Value::Bulk(b"lib".to_vec()));
     };
     load(&mut pair.old, "1");
@@ -217,51 +172,28 @@ fn equal_shapes(pair: &mut Pair) {
     pair.check(&[], &["SET n 12"], &["SET n 1", "APPEND n 2"], "");
     let long = "x".repeat(300);
     let (add, rem) = (format!("ZADD z 1 {long}"), format!("ZREM z {long}"));
-    pair.check(
-        &[],
-        &["ZADD z 0.1 a inf b -inf c 1e300 d"],
-        &[&add, "ZADD z 0.1 a inf b -inf c 1e300 d", &rem],
-        "",
-    );
+    pair.check(&[], &["ZADD z 0.1 a inf b -inf c 1e300 d"], &[&add, "ZADD z 0.1 a inf b -inf c 1e300 d", &rem], "");
     // A HyperLogLog whose cardinality one side has cached, and one that is dense here and sparse there.
     pair.check(&["PFADD h a b c"], &["PFCOUNT h"], &["PFADD h a"], "");
     pair.check(&["PFADD h a b c"], &["PFCOUNT h"], &[], "");
-    pair.check(
-        &["CONFIG SET hll-sparse-max-bytes 3000"],
-        &[],
-        &["CONFIG SET hll-sparse-max-bytes 0"],
-        "",
-    );
+    pair.check(&["CONFIG SET hll-sparse-max-bytes 3000"], &[], &["CONFIG SET hll-sparse-max-bytes 0"], "");
     run(&mut pair.old, &["PFADD h a b c d"]);
     run(&mut pair.new, &["PFADD h a b c d"]);
-    let lengths = [
-        pair.old.cmd("STRLEN h").unwrap(),
-        pair.new.cmd("STRLEN h").unwrap(),
-    ];
+    let lengths = [pair.old.cmd("STRLEN h").unwrap(), pair.new.cmd("STRLEN h").unwrap()];
     assert_ne!(lengths[0], lengths[1], "one is sparse, one dense");
     assert_eq!(pair.findings(), "");
     run(&mut pair.new, &["PFADD h e"]);
     assert_eq!(pair.findings(), "value h");
     run(&mut pair.new, &["CONFIG SET hll-sparse-max-bytes 3000"]);
     // Times of delivery are not part of a stream's value.
-    pair.check(
-        STREAM,
-        &["XCLAIM s g ann 0 1-1 IDLE 5000 RETRYCOUNT 3"],
-        &["XCLAIM s g ann 0 1-1 RETRYCOUNT 3"],
-        "",
-    );
+    pair.check(STREAM, &["XCLAIM s g ann 0 1-1 IDLE 5000 RETRYCOUNT 3"], &["XCLAIM s g ann 0 1-1 RETRYCOUNT 3"], "");
     // TTLs within the tolerance, and a key that is about to die.
     pair.check(&[], &["SET k v PX 50000"], &["SET k v PX 51000"], "");
     pair.check(&[], &["SET k v PX 1500"], &[], "");
     pair.check(&[], &[], &["XADD k 1-1 a b", "PEXPIRE k 1500"], "");
     pair.check(&[], &["SET k v PX 5000"], &[], "missing k");
     // The proxy's own keys.
-    pair.check(
-        &[],
-        &["SET __twinlane:a 1"],
-        &["SET __twinlane:a 2", "SET __twinlane:b 1"],
-        "",
-    );
+    pair.check(&[], &["SET __twinlane:a 1"], &["SET __twinlane:a 2", "SET __twinlane:b 1"], "");
 }
 
 /// Where both sides let fields expire by themselves, a field's TTL counts like a key's.
@@ -275,12 +207,7 @@ fn ttls_of_hash_fields_are_compared() {
         let expire = "HPEXPIRE h 100000 FIELDS 1 a";
         pair.check(&[&hash, expire], &[], &[], "");
         pair.check(&[&hash, expire], &[], &["HPEXPIRE h 101000 FIELDS 1 a"], "");
-        pair.check(
-            &[&hash, expire],
-            &[],
-            &["HPEXPIRE h 110000 FIELDS 1 a"],
-            "ttl h",
-        );
+        pair.check(&[&hash, expire], &[], &["HPEXPIRE h 110000 FIELDS 1 a"], "ttl h");
         pair.check(&[&hash, expire], &[], &["HPERSIST h FIELDS 1 a"], "ttl h");
         pair.check(&[&hash], &[expire], &[], "ttl h");
     }
@@ -295,33 +222,15 @@ fn differences_deep_inside_big_values_are_found() {
         for start in (0..5_000).step_by(500) {
             let ids = start..start + 500;
             let each = |f: &dyn Fn(u32) -> String| ids.clone().map(f).collect::<Vec<_>>().join(" ");
-            run(
-                client,
-                &[&format!("RPUSH list {}", each(&|i| format!("e{i}")))],
-            );
-            run(
-                client,
-                &[&format!("SADD set {}", each(&|i| format!("e{i}")))],
-            );
-            run(
-                client,
-                &[&format!("HSET hash {}", each(&|i| format!("f{i} v{i}")))],
-            );
-            run(
-                client,
-                &[&format!("ZADD zset {}", each(&|i| format!("{i}.1 e{i}")))],
-            );
+            run(client, &[&format!("RPUSH list {}", each(&|i| format!("e{i}")))]);
+            run(client, &[&format!("SADD set {}", each(&|i| format!("e{i}")))]);
+            run(client, &[&format!("HSET hash {}", each(&|i| format!("f{i} v{i}")))]);
+            run(client, &[&format!("ZADD zset {}", each(&|i| format!("{i}.1 e{i}")))]);
             for id in ids {
                 run(client, &[&format!("XADD stream {id}-1 f {id}")]);
             }
         }
-        run(
-            client,
-            &[
-                "XGROUP CREATE stream g 0",
-                "XREADGROUP GROUP g c COUNT 4000 STREAMS stream >",
-            ],
-        );
+        run(client, &["XGROUP CREATE stream g 0", "XREADGROUP GROUP g c COUNT 4000 STREAMS stream >"]);
         let big = vec![b'x'; 3_000_000];
         assert!(client.call(&[b"SET", b"big", &big]).unwrap().is_ok());
     }
@@ -330,27 +239,11 @@ fn differences_deep_inside_big_values_are_found() {
         ("LSET list 4321 x", "LSET list 4321 e4321", "value list"),
         ("SREM set e4321", "SADD set e4321", "value set"),
         ("HSET hash f4321 x", "HSET hash f4321 v4321", "value hash"),
-        (
-            "ZADD zset 4321.100000000001 e4321",
-            "ZADD zset 4321.1 e4321",
-            "value zset",
-        ),
-        (
-            "SETRANGE big 2999999 y",
-            "SETRANGE big 2999999 x",
-            "value big",
-        ),
+        ("ZADD zset 4321.100000000001 e4321", "ZADD zset 4321.1 e4321", "value zset"),
+        ("SETRANGE big 2999999 y", "SETRANGE big 2999999 x", "value big"),
         ("SETRANGE big 3000000 y", "SET big x", "value big"),
-        (
-            "XACK stream g 3999-1",
-            "XGROUP DESTROY stream g",
-            "value big, value stream",
-        ),
-        (
-            "XDEL stream 4500-1",
-            "DEL stream",
-            "value big, value stream",
-        ),
+        ("XACK stream g 3999-1", "XGROUP DESTROY stream g", "value big, value stream"),
+        ("XDEL stream 4500-1", "DEL stream", "value big, value stream"),
     ];
     for (plant, undo, expect) in one_by_one {
         run(&mut pair.new, &[plant]);
@@ -365,27 +258,13 @@ fn one_wrong_key_among_many_is_found() {
     let mut pair = Pair::start(Version::Redis62, Version::Redis70);
     for client in [&mut pair.old, &mut pair.new] {
         for start in (0..20_000).step_by(1_000) {
-            let keys = (start..start + 1_000)
-                .map(|i| format!("key:{i} {i}"))
-                .collect::<Vec<_>>()
-                .join(" ");
+            let keys = (start..start + 1_000).map(|i| format!("key:{i} {i}")).collect::<Vec<_>>().join(" ");
             run(client, &[&format!("MSET {keys}")]);
         }
     }
-    run(
-        &mut pair.new,
-        &["SET key:7777 x", "DEL key:8888", "SET key:more 1"],
-    );
-    assert_eq!(
-        pair.findings(),
-        "extra key:more, missing key:8888, value key:7777"
-    );
-    let report = compare(
-        &pair.servers[0].address(),
-        &pair.servers[1].address(),
-        &Options::default(),
-    )
-    .unwrap();
+    run(&mut pair.new, &["SET key:7777 x", "DEL key:8888", "SET key:more 1"]);
+    assert_eq!(pair.findings(), "extra key:more, missing key:8888, value key:7777");
+    let report = compare(&pair.servers[0].address(), &pair.servers[1].address(), &Options::default()).unwrap();
     assert_eq!(report.keys_compared, 20_001);
     assert!(report.into_result().is_err());
 }

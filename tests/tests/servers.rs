@@ -14,16 +14,9 @@ fn every_version_runs_and_speaks_its_protocols() {
         let mut client = server.client().unwrap();
         assert!(client.cmd("SET k v").unwrap().is_ok(), "{version:?}");
         assert_eq!(client.hello3().is_ok(), version.has_resp3(), "{version:?}");
-        assert_eq!(
-            client.cmd("GET k").unwrap().bytes(),
-            Some(&b"v"[..]),
-            "{version:?}"
-        );
+        assert_eq!(client.cmd("GET k").unwrap().bytes(), Some(&b"v"[..]), "{version:?}");
         let digest = client.cmd("DEBUG DIGEST-VALUE k").unwrap();
-        assert!(
-            !version.at_least_7() || !digest.is_error(),
-            "{version:?}: {digest}"
-        );
+        assert!(!version.at_least_7() || !digest.is_error(), "{version:?}: {digest}");
     }
 }
 
@@ -40,14 +33,7 @@ fn a_frozen_server_is_silent_and_then_goes_on() {
 
 #[test]
 fn a_killed_server_comes_back_with_or_without_its_data() {
-    let mut server = Server::start(
-        Version::Redis70,
-        Options {
-            appendonly: true,
-            ..Options::default()
-        },
-    )
-    .unwrap();
+    let mut server = Server::start(Version::Redis70, Options { appendonly: true, ..Options::default() }).unwrap();
     let address = server.address();
     assert!(server.client().unwrap().cmd("SET k v").unwrap().is_ok());
     server.kill();

@@ -18,12 +18,7 @@ fn wait_for(workload: &Workload, commands: u64) {
 
 #[test]
 fn a_plain_server_keeps_every_promise() {
-    for version in [
-        Version::Redis62,
-        Version::Redis70,
-        Version::Valkey81,
-        Version::Valkey91,
-    ] {
+    for version in [Version::Redis62, Version::Redis70, Version::Valkey81, Version::Valkey91] {
         let server = Server::plain(version).unwrap();
         let workload = Workload::start(&server.address(), &Options::default()).unwrap();
         wait_for(&workload, 20_000);
@@ -31,12 +26,7 @@ fn a_plain_server_keeps_every_promise() {
         assert!(summary.is_clean(), "{version:?}: {summary:#?}");
         assert_eq!(summary.counters.len(), 8);
         // The comparer reads everything the workload makes, and a server is equal to itself.
-        let same = compare(
-            &server.address(),
-            &server.address(),
-            &compare::Options::default(),
-        )
-        .unwrap();
+        let same = compare(&server.address(), &server.address(), &compare::Options::default()).unwrap();
         assert!(same.is_equal() && same.keys_compared > 50, "{same}");
     }
 }
@@ -52,15 +42,6 @@ fn a_meddled_counter_and_a_killed_server_are_noticed() {
     server.kill();
     server.restart_empty().unwrap();
     let summary = workload.stop();
-    assert!(
-        summary.broken_promises >= 1 && summary.disconnects >= 1 && !summary.is_clean(),
-        "{summary:#?}"
-    );
-    assert!(
-        summary
-            .complaints
-            .iter()
-            .any(|what| what.contains("counter:3")),
-        "{summary:#?}"
-    );
+    assert!(summary.broken_promises >= 1 && summary.disconnects >= 1 && !summary.is_clean(), "{summary:#?}");
+    assert!(summary.complaints.iter().any(|what| what.contains("counter:3")), "{summary:#?}");
 }

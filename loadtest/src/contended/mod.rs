@@ -69,19 +69,13 @@ pub fn parse_flips(text: &str) -> Result<Vec<PlannedFlip>> {
     text.split(',')
         .filter(|part| !part.trim().is_empty())
         .map(|part| {
-            let (verb, at) = part
-                .trim()
-                .split_once('@')
-                .context("a flip is VERB@SECONDS")?;
+            let (verb, at) = part.trim().split_once('@').context("a flip is VERB@SECONDS")?;
             let direction = match verb {
                 "cutover" => Direction::Cutover,
                 "rollback" => Direction::Rollback,
                 other => anyhow::bail!("{other:?} is neither cutover nor rollback"),
             };
-            Ok(PlannedFlip {
-                direction,
-                at_seconds: at.parse().context("seconds")?,
-            })
+            Ok(PlannedFlip { direction, at_seconds: at.parse().context("seconds")? })
         })
         .collect()
 }
@@ -152,13 +146,7 @@ impl Shared {
     }
 
     fn surprised(&mut self, command: &[u8], own: bool, story: String) {
-        let name = String::from_utf8_lossy(
-            command
-                .split(|byte| *byte == b' ')
-                .next()
-                .unwrap_or_default(),
-        )
-        .into_owned();
+        let name = String::from_utf8_lossy(command.split(|byte| *byte == b' ').next().unwrap_or_default()).into_owned();
         *self.report.unexpected_by_command.entry(name).or_default() += 1;
         if own {
             self.report.wrong_own_replies += 1;
@@ -185,59 +173,27 @@ impl Shared {
 pub async fn run(mut options: Options) -> Result<Report> {
     let mut client = Client::connect(&options.target, 2).await?;
     options.selection.version = server_version(&mut client).await?;
-    if options.selection.also.iter().any(|name| name == "function")
-        && options.selection.version >= (7, 0)
-    {
-        let reply = client
-            .ask(&[
-                b"FUNCTION",
-                b"LOAD",
-                b"REPLACE",
-                table::FUNCTIONS.as_bytes(),
-            ])
-            .await?;
-        anyhow::ensure!(
-            reply == Value::Bulk(b"loadtest".to_vec()),
-            "FUNCTION LOAD answered {reply}"
-        );
+    if options.selection.also.iter().any(|name| name == "function") && options.selection.version >= (7, 0) {
+        let reply = client.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", table::FUNCTIONS.as_bytes()]).await?;
+        anyhow::ensure!(reply == Value::Bulk(b"loadtest".to_vec()), "FUNCTION LOAD answered {reply}");
     }
     let table = Rc::new(Table::parse(COMMANDS, &options.selection)?);
     let shas = match player::load_scripts(&mut client).await {
         Ok(shas) => Rc::new(shas),
-        Err(error)
-            if options
-                .selection
-                .without
-                .iter()
-                .any(|name| name == "evalsha") =>
-        {
+        Err(error) if options.selection.without.iter().any(|name| name == "evalsha") => {
             eprintln!("no scripts: {error:#}");
             Rc::default()
         }
         Err(error) => return Err(error),
     };
-    let shared = Rc::new(RefCell::new(Shared {
-        successes: vec![0; table.rows.len()],
-        ..Shared::default()
-    }));
+    let shared = Rc::new(RefCell::new(Shared { successes: vec![0; table.rows.len()], ..Shared::default() }));
     let options = Rc::new(options);
     let start = Instant::now();
     let deadline = start + Duration::from_secs_f64(options.seconds);
     let mut tasks = Vec::new();
     for id in 0..options.clients {
-        let resp = if options.resp == 0 {
-            2 + (id % 2) as u8
-        } else {
-            options.resp
-        };
-        let player = Player::new(
-            id,
-            resp,
-            table.clone(),
-            options.clone(),
-            shared.clone(),
-            shas.clone(),
-        );
+        let resp = if options.resp == 0 { 2 + (id % 2) as u8 } else { options.resp };
+        let player = Player::new(id, resp, table.clone(), options.clone(), shared.clone(), shas.clone());
         tasks.push(tokio::task::spawn_local(player.play(deadline)));
     }
     let flips = flip_as_planned(&options, start).await;
@@ -252,11 +208,7 @@ pub async fn run(mut options: Options) -> Result<Report> {
     report.flips = flips;
     report.seed = options.seed;
     report.rows = table.rows.len();
-    let never = table
-        .rows
-        .iter()
-        .zip(&shared.successes)
-        .filter(|(row, successes)| **successes == 0 && row.can_succeed());
+    let never = table.rows.iter().zip(&shared.successes).filter(|(row, successes)| **successes == 0 && row.can_succeed());
     report.rows_never_successful = never.map(|(row, _)| row.text.clone()).collect();
     report.good = report.unexpected_replies == 0
         && report.wrong_own_replies == 0
@@ -271,9 +223,7 @@ pub async fn run(mut options: Options) -> Result<Report> {
 /// without an answer, so then it may be larger.)
 async fn check_watched(options: &Options, shared: &RefCell<Shared>) -> Result<()> {
     let mut client = Client::connect(&options.target, 2).await?;
-    let reply = client
-        .ask(&[b"GET", &player::watched_key(options.run)])
-        .await?;
+    let reply = client.ask(&[b"GET", &player::watched_key(options.run)]).await?;
     let mut shared = shared.borrow_mut();
     shared.report.watched_raises = shared.watched_raises;
     let counted = match &reply {
@@ -281,10 +231,7 @@ async fn check_watched(options: &Options, shared: &RefCell<Shared>) -> Result<()
         _ => 0,
     };
     if counted != shared.watched_raises && shared.report.disconnects == 0 {
-        let story = format!(
-            "the watched counter is {counted} after {} answered raises",
-            shared.watched_raises
-        );
+        let story = format!("the watched counter is {counted} after {} answered raises", shared.watched_raises);
         shared.surprised(b"EXEC (watched)", true, story);
     }
     Ok(())
@@ -312,13 +259,8 @@ async fn server_version(client: &mut Client) -> Result<(u32, u32)> {
         Value::Bulk(text) | Value::Verbatim(text) => String::from_utf8_lossy(&text).into_owned(),
         other => anyhow::bail!("INFO answered {other:?}"),
     };
-    let version = info
-        .lines()
-        .find_map(|line| line.strip_prefix("redis_version:"))
-        .unwrap_or("7.0.0");
-    let mut parts = version
-        .split('.')
-        .map(|part| part.trim().parse().unwrap_or(0));
+    let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("7.0.0");
+    let mut parts = version.split('.').map(|part| part.trim().parse().unwrap_or(0));
     Ok((parts.next().unwrap_or(7), parts.next().unwrap_or(0)))
 }
 
@@ -353,10 +295,7 @@ impl Report {
             text += &format!("  unexpected {command:<12} {count}\n");
         }
         if !self.rows_never_successful.is_empty() {
-            text += &format!(
-                "  rows answered by errors only: {}\n",
-                self.rows_never_successful.join("; ")
-            );
+            text += &format!("  rows answered by errors only: {}\n", self.rows_never_successful.join("; "));
         }
         text
     }

@@ -62,30 +62,10 @@ struct Own {
 
 impl Player {
     /// A client with its own seed and protocol version.
-    pub fn new(
-        id: usize,
-        resp: u8,
-        table: Rc<Table>,
-        options: Rc<Options>,
-        shared: Rc<RefCell<Shared>>,
-        shas: Rc<Vec<Vec<u8>>>,
-    ) -> Player {
+    pub fn new(id: usize, resp: u8, table: Rc<Table>, options: Rc<Options>, shared: Rc<RefCell<Shared>>, shas: Rc<Vec<Vec<u8>>>) -> Player {
         let rng = Rng::new(options.seed.wrapping_mul(1_000_003) ^ id as u64);
         let (own, sent, bytes) = (Own::default(), Vec::new(), Vec::new());
-        Player {
-            id,
-            resp,
-            rng,
-            table,
-            options,
-            shared,
-            shas,
-            database: 0,
-            own,
-            sent,
-            bytes,
-            marks: 0,
-        }
+        Player { id, resp, rng, table, options, shared, shas, database: 0, own, sent, bytes, marks: 0 }
     }
 
     /// Plays until `deadline`. A lost connection is reported, and a new one begun with fresh keys, so that one
@@ -94,10 +74,7 @@ impl Player {
         while Instant::now() < deadline {
             if let Err(error) = self.play_connection(deadline).await {
                 let last: Vec<_> = self.sent.iter().map(|(command, _)| show(command)).collect();
-                let story = format!(
-                    "client {} (RESP{}) lost its connection: {error:#}; pipeline: {last:?}",
-                    self.id, self.resp
-                );
+                let story = format!("client {} (RESP{}) lost its connection: {error:#}; pipeline: {last:?}", self.id, self.resp);
                 self.shared.borrow_mut().disconnected(story);
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -110,8 +87,7 @@ impl Player {
         self.own = Own::default();
         for database in 0..OWN_DATABASES {
             self.select(database);
-            let keys =
-                ["counter", "list", "hash", "s0", "s1", "s2", "s3"].map(|name| self.own_key(name));
+            let keys = ["counter", "list", "hash", "s0", "s1", "s2", "s3"].map(|name| self.own_key(name));
             let mut args = vec![b"DEL".to_vec()];
             args.extend(keys);
             self.push(&args, Expect::SomeInt);
@@ -150,10 +126,7 @@ impl Player {
         let mut shared = self.shared.borrow_mut();
         shared.report.replies += sent.len() as u64;
         shared.report.pipelines += 1;
-        shared.report.longest_wait_ms = shared
-            .report
-            .longest_wait_ms
-            .max(start.elapsed().as_secs_f64() * 1e3);
+        shared.report.longest_wait_ms = shared.report.longest_wait_ms.max(start.elapsed().as_secs_f64() * 1e3);
         Ok(())
     }
 
@@ -178,17 +151,8 @@ impl Player {
         resp::encode(&["EXEC"], &mut block);
         client.send(&block).await?;
         let queued = [client.reply().await?, client.reply().await?];
-        if queued
-            != [
-                Value::Simple(b"OK".to_vec()),
-                Value::Simple(b"QUEUED".to_vec()),
-            ]
-        {
-            self.surprise(
-                b"MULTI SET (watched)",
-                "OK, QUEUED",
-                &Value::Array(queued.to_vec()),
-            );
+        if queued != [Value::Simple(b"OK".to_vec()), Value::Simple(b"QUEUED".to_vec())] {
+            self.surprise(b"MULTI SET (watched)", "OK, QUEUED", &Value::Array(queued.to_vec()));
         }
         match client.reply().await? {
             Value::Array(replies) if replies == [Value::Simple(b"OK".to_vec())] => {
@@ -229,38 +193,22 @@ impl Player {
 
     fn push<A: AsRef<[u8]>>(&mut self, args: &[A], expect: Expect) {
         resp::encode(args, &mut self.bytes);
-        let text = args
-            .iter()
-            .map(|arg| arg.as_ref())
-            .collect::<Vec<_>>()
-            .join(&b' ');
+        let text = args.iter().map(|arg| arg.as_ref()).collect::<Vec<_>>().join(&b' ');
         self.sent.push((text, expect));
     }
 
     fn select(&mut self, database: u64) {
         self.database = database;
         let index = database.to_string();
-        self.push(
-            &["SELECT", &index],
-            Expect::Exactly(Value::Simple(b"OK".to_vec())),
-        );
+        self.push(&["SELECT", &index], Expect::Exactly(Value::Simple(b"OK".to_vec())));
     }
 
     fn contended(&mut self) {
         let row = self.table.draw(&mut self.rng);
         let args = {
             let shared = self.shared.borrow();
-            let (keys, ids, shas) = (
-                self.options.keys,
-                shared.ids.as_slice(),
-                self.shas.as_slice(),
-            );
-            self.table.rows[row].generate(&mut Draw {
-                rng: &mut self.rng,
-                keys,
-                ids,
-                shas,
-            })
+            let (keys, ids, shas) = (self.options.keys, shared.ids.as_slice(), self.shas.as_slice());
+            self.table.rows[row].generate(&mut Draw { rng: &mut self.rng, keys, ids, shas })
         };
         self.push(&args, Expect::Row(row));
     }
@@ -268,10 +216,7 @@ impl Player {
     fn mark(&mut self) {
         self.marks += 1;
         let mark = format!("client {} mark {}", self.id, self.marks).into_bytes();
-        self.push(
-            &[b"ECHO".to_vec(), mark.clone()],
-            Expect::Exactly(Value::Bulk(mark)),
-        );
+        self.push(&[b"ECHO".to_vec(), mark.clone()], Expect::Exactly(Value::Bulk(mark)));
     }
 
     /// Rare and wide: two databases swapped, or one emptied. Never those that hold own keys.
@@ -306,10 +251,7 @@ impl Player {
             }
         }
         if ending == 0 {
-            self.push(
-                &["GET"],
-                Expect::Refused("ERR wrong number of arguments for 'get' command"),
-            );
+            self.push(&["GET"], Expect::Refused("ERR wrong number of arguments for 'get' command"));
         }
         let queued = Value::Simple(b"QUEUED".to_vec());
         let mut inside = Vec::new();
@@ -330,10 +272,7 @@ impl Player {
         if ending == 1 {
             self.push(&["DISCARD"], ok());
         } else if aborts {
-            self.push(
-                &["EXEC"],
-                Expect::Refused("EXECABORT Transaction discarded because of previous errors."),
-            );
+            self.push(&["EXEC"], Expect::Refused("EXECABORT Transaction discarded because of previous errors."));
         } else {
             self.push(&["EXEC"], Expect::Block(inside));
             before = (std::mem::take(&mut self.own), self.database);
@@ -345,11 +284,7 @@ impl Player {
     // ------------------------------------------------------------------------------------------- own keys
 
     fn own_key(&self, name: &str) -> Vec<u8> {
-        format!(
-            "own:{}:{}:{}:{name}",
-            self.options.run, self.id, self.database
-        )
-        .into_bytes()
+        format!("own:{}:{}:{}:{name}", self.options.run, self.id, self.database).into_bytes()
     }
 
     /// A command on a key of its own, and the one reply that is right.
@@ -361,8 +296,7 @@ impl Player {
         let database = self.database;
         let slot = self.rng.below(4);
         let string_key = self.own_key(&format!("s{slot}"));
-        let bulk =
-            |value: Option<Vec<u8>>| Expect::Exactly(value.map_or(Value::NilBulk, Value::Bulk));
+        let bulk = |value: Option<Vec<u8>>| Expect::Exactly(value.map_or(Value::NilBulk, Value::Bulk));
         let int = |value: usize| Expect::Exactly(Value::Int(value as i64));
         self.marks += 1;
         let fresh = format!("{}-{}", self.id, self.marks).into_bytes();
@@ -414,22 +348,11 @@ impl Player {
             _ => {
                 let field = self.rng.below(3);
                 let by = self.rng.between(-9, 9);
-                let number = self
-                    .own
-                    .hashes
-                    .entry(database)
-                    .or_default()
-                    .entry(field)
-                    .or_default();
+                let number = self.own.hashes.entry(database).or_default().entry(field).or_default();
                 *number += by;
                 let expect = Expect::Exactly(Value::Int(*number));
                 let key = self.own_key("hash");
-                let args = [
-                    b"HINCRBY".to_vec(),
-                    key,
-                    field.to_string().into_bytes(),
-                    by.to_string().into_bytes(),
-                ];
+                let args = [b"HINCRBY".to_vec(), key, field.to_string().into_bytes(), by.to_string().into_bytes()];
                 self.push(&args, expect);
             }
         }
@@ -452,14 +375,7 @@ impl Player {
         let right = match expect {
             Expect::Row(row) => self.table.rows[*row].allows(reply, self.resp),
             Expect::SomeInt => matches!(reply, Value::Int(_)),
-            Expect::Exactly(Value::NilBulk) => {
-                *reply
-                    == if self.resp == 3 {
-                        Value::Null
-                    } else {
-                        Value::NilBulk
-                    }
-            }
+            Expect::Exactly(Value::NilBulk) => *reply == if self.resp == 3 { Value::Null } else { Value::NilBulk },
             Expect::Exactly(value) => value == reply,
             Expect::Refused(start) => {
                 matches!(reply, Value::Error(text) if text.starts_with(start.as_bytes()))
@@ -484,16 +400,9 @@ impl Player {
     }
 
     fn surprise(&self, command: &[u8], expected: &str, reply: &Value) {
-        let story = format!(
-            "client {} (RESP{}) sent {}\n    expected {expected}\n    got      {}",
-            self.id,
-            self.resp,
-            show(command),
-            reply,
-        );
-        self.shared
-            .borrow_mut()
-            .surprised(command, expected.starts_with("exactly"), story);
+        let story =
+            format!("client {} (RESP{}) sent {}\n    expected {expected}\n    got      {}", self.id, self.resp, show(command), reply,);
+        self.shared.borrow_mut().surprised(command, expected.starts_with("exactly"), story);
     }
 }
 

@@ -51,24 +51,16 @@ pub struct Selection {
 impl Table {
     /// Reads the table and keeps the selected rows.
     pub fn parse(text: &str, selection: &Selection) -> Result<Table> {
-        let lines = || {
-            text.lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        };
+        let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let errors: HashMap<&str, &str> = definitions(lines(), "@error ");
         let shapes: HashMap<&str, &str> = definitions(lines(), "@shape ");
         let (mut rows, mut draw, mut family, mut on) = (Vec::new(), Vec::new(), "", true);
         for line in lines().filter(|line| !line.starts_with('@')) {
-            if let Some(section) = line
-                .strip_prefix('[')
-                .and_then(|line| line.strip_suffix(']'))
-            {
+            if let Some(section) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 (family, on) = selection.section(section)?;
                 continue;
             }
-            let (row, weight) = Row::parse(line, family, &errors, &shapes)
-                .with_context(|| format!("row {line:?}"))?;
+            let (row, weight) = Row::parse(line, family, &errors, &shapes).with_context(|| format!("row {line:?}"))?;
             if on {
                 draw.extend(std::iter::repeat_n(rows.len() as u32, weight));
                 rows.push(row);
@@ -90,56 +82,29 @@ impl Selection {
     /// A section line's name, and whether its rows take part.
     fn section<'a>(&self, section: &'a str) -> Result<(&'a str, bool)> {
         let (name, since) = section.split_once(">=").unwrap_or((section, "0.0"));
-        let (major, minor) = since
-            .trim()
-            .split_once('.')
-            .context("a version is MAJOR.MINOR")?;
+        let (major, minor) = since.trim().split_once('.').context("a version is MAJOR.MINOR")?;
         let new_enough = self.version >= (major.parse()?, minor.parse()?);
         let bare = name.trim().trim_start_matches('!');
-        let named = |names: &[String]| {
-            names
-                .iter()
-                .any(|name| bare.trim_end_matches('7') == name || bare == name)
-        };
-        let wanted = if self.only.is_empty() {
-            !name.starts_with('!') || named(&self.also)
-        } else {
-            named(&self.only)
-        };
+        let named = |names: &[String]| names.iter().any(|name| bare.trim_end_matches('7') == name || bare == name);
+        let wanted = if self.only.is_empty() { !name.starts_with('!') || named(&self.also) } else { named(&self.only) };
         Ok((bare, wanted && new_enough && !named(&self.without)))
     }
 }
 
 fn definitions<'a>(lines: impl Iterator<Item = &'a str>, mark: &str) -> HashMap<&'a str, &'a str> {
     let pair = |line: &'a str| line.strip_prefix(mark)?.trim().split_once(' ');
-    lines
-        .filter_map(pair)
-        .map(|(name, body)| (name, body.trim()))
-        .collect()
+    lines.filter_map(pair).map(|(name, body)| (name, body.trim())).collect()
 }
 
 impl Row {
-    fn parse(
-        line: &str,
-        family: &str,
-        errors: &HashMap<&str, &str>,
-        shapes: &HashMap<&str, &str>,
-    ) -> Result<(Row, usize)> {
+    fn parse(line: &str, family: &str, errors: &HashMap<&str, &str>, shapes: &HashMap<&str, &str>) -> Result<(Row, usize)> {
         let (template, rest) = line.split_once("=>").context("no =>")?;
         let (shape, rest) = rest.split_once('!').context("no !")?;
         let (mut names, mut weight) = (Vec::new(), 1);
         for word in rest.split_whitespace().filter(|word| *word != "-") {
-            match word
-                .strip_prefix('x')
-                .and_then(|digits| digits.parse().ok())
-            {
+            match word.strip_prefix('x').and_then(|digits| digits.parse().ok()) {
                 Some(given) => weight = given,
-                None => names.push(
-                    (*errors
-                        .get(word)
-                        .with_context(|| format!("unknown error {word}"))?)
-                    .to_owned(),
-                ),
+                None => names.push((*errors.get(word).with_context(|| format!("unknown error {word}"))?).to_owned()),
             }
         }
         let text = template.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -151,10 +116,7 @@ impl Row {
             text,
             shape: Shape::parse(&mut source.as_str(), shapes)?,
             errors: names,
-            expectation: line
-                .split_once("=>")
-                .map_or("", |(_, rest)| rest.trim())
-                .to_owned(),
+            expectation: line.split_once("=>").map_or("", |(_, rest)| rest.trim()).to_owned(),
         };
         Ok((row, weight))
     }
@@ -169,10 +131,7 @@ impl Row {
     /// Whether Redis could have answered this.
     pub fn allows(&self, reply: &Value, resp: u8) -> bool {
         match reply {
-            Value::Error(text) => self
-                .errors
-                .iter()
-                .any(|error| text.starts_with(error.as_bytes())),
+            Value::Error(text) => self.errors.iter().any(|error| text.starts_with(error.as_bytes())),
             reply => self.shape.fits(reply, resp),
         }
     }
@@ -184,9 +143,7 @@ impl Row {
 
     /// Unknown commands and wrong numbers of arguments are refused when they are queued, and abort the block.
     pub fn refused_at_queue_time(&self) -> bool {
-        let early = |error: &String| {
-            error.starts_with("ERR unknown command") || error.starts_with("ERR wrong number")
-        };
+        let early = |error: &String| error.starts_with("ERR unknown command") || error.starts_with("ERR wrong number");
         !self.can_succeed() && self.errors.iter().any(early)
     }
 
@@ -202,10 +159,7 @@ impl Row {
 enum Node {
     Word(String),
     Hole(Hole),
-    Group {
-        alternatives: Vec<Vec<Node>>,
-        repeated: bool,
-    },
+    Group { alternatives: Vec<Vec<Node>>, repeated: bool },
 }
 
 #[derive(Debug)]
@@ -217,28 +171,17 @@ enum Hole {
 }
 
 /// The families of keys; `{any}` draws one of them. `num` keys hold numbers most of the time.
-const FAMILIES: &[&str] = &[
-    "str", "num", "hash", "list", "set", "zset", "geo", "stream", "bits", "hll",
-];
+const FAMILIES: &[&str] = &["str", "num", "hash", "list", "set", "zset", "geo", "stream", "bits", "hll"];
 
 /// Scripts whose effects a second server would not repeat: the clock, a random member. Each declares its keys.
 pub const SCRIPTS: &[(&str, &str)] = &[
-    (
-        "time",
-        "local t=redis.call('TIME') local v=t[1]..'.'..t[2]..ARGV[1] redis.call('SET',KEYS[1],v) return v",
-    ),
+    ("time", "local t=redis.call('TIME') local v=t[1]..'.'..t[2]..ARGV[1] redis.call('SET',KEYS[1],v) return v"),
     (
         "random",
         "local m=redis.call('SRANDMEMBER',KEYS[1]) if m then redis.call('SREM',KEYS[1],m) redis.call('SADD',KEYS[2],m) end return m",
     ),
-    (
-        "incr",
-        "return redis.call('INCRBY',KEYS[1],math.random(1,9))",
-    ),
-    (
-        "mixed",
-        "redis.call('HSET',KEYS[1],ARGV[1],ARGV[2]) redis.call('LTRIM',KEYS[2],0,20) return redis.call('LPUSH',KEYS[2],ARGV[2])",
-    ),
+    ("incr", "return redis.call('INCRBY',KEYS[1],math.random(1,9))"),
+    ("mixed", "redis.call('HSET',KEYS[1],ARGV[1],ARGV[2]) redis.call('LTRIM',KEYS[2],0,20) return redis.call('LPUSH',KEYS[2],ARGV[2])"),
     ("read", "return redis.call('HKEYS',KEYS[1])"),
 ];
 
@@ -283,10 +226,7 @@ fn parse_nodes(lexer: &mut Lexer<'_>, inside: bool) -> Result<Vec<Vec<Node>>> {
                 let group = parse_nodes(lexer, true)?;
                 let repeated = lexer.rest.starts_with('+');
                 lexer.rest = lexer.rest.strip_prefix('+').unwrap_or(lexer.rest);
-                nodes.push(Node::Group {
-                    alternatives: group,
-                    repeated,
-                });
+                nodes.push(Node::Group { alternatives: group, repeated });
             }
             ")" if inside => {
                 closed = true;
@@ -304,19 +244,10 @@ fn parse_nodes(lexer: &mut Lexer<'_>, inside: bool) -> Result<Vec<Vec<Node>>> {
 }
 
 fn parse_word(word: &str) -> Result<Node> {
-    let Some(hole) = word
-        .strip_prefix('{')
-        .and_then(|word| word.strip_suffix('}'))
-    else {
+    let Some(hole) = word.strip_prefix('{').and_then(|word| word.strip_suffix('}')) else {
         return Ok(Node::Word(word.to_owned()));
     };
-    let script = |name: &str| {
-        SCRIPTS
-            .iter()
-            .find(|script| script.0 == name)
-            .map(|script| script.0)
-            .context("no such script")
-    };
+    let script = |name: &str| SCRIPTS.iter().find(|script| script.0 == name).map(|script| script.0).context("no such script");
     Ok(Node::Hole(if hole == "any" {
         Hole::Key("any")
     } else if let Some(family) = FAMILIES.iter().find(|family| **family == hole) {
@@ -337,10 +268,7 @@ fn generate(nodes: &[Node], draw: &mut Draw<'_>, args: &mut Vec<Vec<u8>>) {
         match node {
             Node::Word(word) => args.push(word.clone().into_bytes()),
             Node::Hole(hole) => args.push(draw.fill(hole)),
-            Node::Group {
-                alternatives,
-                repeated,
-            } => {
+            Node::Group { alternatives, repeated } => {
                 let times = if *repeated { draw.rng.between(1, 4) } else { 1 };
                 for _ in 0..times {
                     let chosen = draw.rng.below(alternatives.len() as u64) as usize;
@@ -353,8 +281,8 @@ fn generate(nodes: &[Node], draw: &mut Draw<'_>, args: &mut Vec<Vec<u8>>) {
 
 /// The holes that are not keys or scripts; [`Draw::fill`] fills them.
 const DRAWN: &[&str] = &[
-    "v", "empty", "int", "float", "m", "f", "nf", "e", "ttl", "pttl", "at", "pat", "off", "bitoff",
-    "idx", "n", "signed", "score", "lon", "lat", "km", "id", "newid", "db", "g", "c", "maxlen",
+    "v", "empty", "int", "float", "m", "f", "nf", "e", "ttl", "pttl", "at", "pat", "off", "bitoff", "idx", "n", "signed", "score", "lon",
+    "lat", "km", "id", "newid", "db", "g", "c", "maxlen",
 ];
 
 /// Where the drawn words come from.
@@ -374,16 +302,9 @@ impl Draw<'_> {
     fn fill(&mut self, hole: &Hole) -> Vec<u8> {
         match hole {
             Hole::Key(family) => self.key(family),
-            Hole::Lua(name) => SCRIPTS
-                .iter()
-                .find(|script| script.0 == *name)
-                .map_or("", |script| script.1)
-                .into(),
+            Hole::Lua(name) => SCRIPTS.iter().find(|script| script.0 == *name).map_or("", |script| script.1).into(),
             Hole::Sha(name) => {
-                let index = SCRIPTS
-                    .iter()
-                    .position(|script| script.0 == *name)
-                    .unwrap_or(0);
+                let index = SCRIPTS.iter().position(|script| script.0 == *name).unwrap_or(0);
                 self.shas.get(index).cloned().unwrap_or_default()
             }
             Hole::Drawn(name) => self.word(name),
@@ -393,19 +314,13 @@ impl Draw<'_> {
     /// Now and then a key of another family: that is where the WRONGTYPE errors come from.
     fn key(&mut self, family: &str) -> Vec<u8> {
         let stray = family == "any" || self.rng.one_in(60);
-        let family = if stray {
-            *self.rng.pick(FAMILIES)
-        } else {
-            family
-        };
+        let family = if stray { *self.rng.pick(FAMILIES) } else { family };
         format!("c:{family}:{}", self.rng.below(self.keys)).into_bytes()
     }
 
     fn word(&mut self, hole: &str) -> Vec<u8> {
         let rng = &mut *self.rng;
-        let now_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis()) as i64;
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()) as i64;
         let number = match hole {
             "v" => return value(rng),
             "empty" => return Vec::new(),
@@ -422,8 +337,7 @@ impl Draw<'_> {
             "id" if self.ids.is_empty() => return b"0-1".to_vec(),
             "id" => return rng.pick(self.ids).clone(),
             "newid" => {
-                return format!("{}-{}", now_ms + rng.between(-500, 500), rng.below(100))
-                    .into_bytes();
+                return format!("{}-{}", now_ms + rng.between(-500, 500), rng.below(100)).into_bytes();
             }
             "int" => rng.between(-100, 100),
             "ttl" => rng.between(1000, 100_000),
@@ -492,11 +406,7 @@ impl Shape {
             *text = rest;
             alternatives.push(Shape::one(text, shapes)?);
         }
-        Ok(if alternatives.len() == 1 {
-            alternatives.remove(0)
-        } else {
-            Shape::Either(alternatives)
-        })
+        Ok(if alternatives.len() == 1 { alternatives.remove(0) } else { Shape::Either(alternatives) })
     }
 
     fn one(text: &mut &str, shapes: &HashMap<&str, &str>) -> Result<Shape> {
@@ -541,22 +451,16 @@ impl Shape {
             "any" => Shape::Leaf(Leaf::Any),
             "none" => Shape::Leaf(Leaf::Never),
             alias => {
-                let body = *shapes
-                    .get(alias)
-                    .with_context(|| format!("unknown shape {alias}"))?;
+                let body = *shapes.get(alias).with_context(|| format!("unknown shape {alias}"))?;
                 return Shape::parse(&mut { body }, shapes);
             }
         })
     }
 
     fn fits(&self, reply: &Value, resp: u8) -> bool {
-        let all =
-            |shape: &Shape, values: &[Value]| values.iter().all(|value| shape.fits(value, resp));
+        let all = |shape: &Shape, values: &[Value]| values.iter().all(|value| shape.fits(value, resp));
         let turns = |key: &Shape, value: &Shape, flat: &[Value]| {
-            flat.len().is_multiple_of(2)
-                && flat
-                    .chunks(2)
-                    .all(|pair| key.fits(&pair[0], resp) && value.fits(&pair[1], resp))
+            flat.len().is_multiple_of(2) && flat.chunks(2).all(|pair| key.fits(&pair[0], resp) && value.fits(&pair[1], resp))
         };
         match (self, reply) {
             (Shape::Leaf(leaf), reply) => leaf.fits(reply, resp),
@@ -606,10 +510,7 @@ fn is_float(text: &[u8]) -> bool {
 
 fn is_id(text: &[u8]) -> bool {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| text.split_once('-'))
-        .is_some_and(|(ms, seq)| digits(ms) && digits(seq))
+    std::str::from_utf8(text).ok().and_then(|text| text.split_once('-')).is_some_and(|(ms, seq)| digits(ms) && digits(seq))
 }
 
 #[cfg(test)]
@@ -617,14 +518,7 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        Table::parse(
-            COMMANDS,
-            &Selection {
-                version: (7, 0),
-                ..Selection::default()
-            },
-        )
-        .unwrap()
+        Table::parse(COMMANDS, &Selection { version: (7, 0), ..Selection::default() }).unwrap()
     }
 
     fn fits(shape: &str, wire: &[u8], resp: u8) -> bool {
@@ -640,12 +534,7 @@ mod tests {
         for row in &table.rows {
             let name = row.text.split(' ').next().unwrap();
             for _ in 0..50 {
-                let args = row.generate(&mut Draw {
-                    rng: &mut rng,
-                    keys: 12,
-                    ids: &[],
-                    shas: &[],
-                });
+                let args = row.generate(&mut Draw { rng: &mut rng, keys: 12, ids: &[], shas: &[] });
                 assert_eq!(args[0], name.as_bytes());
                 let stray = |arg: &Vec<u8>| matches!(arg.as_slice(), b"(" | b")" | b"|" | b"+)");
                 assert!(!args.iter().any(stray), "{}: {args:?}", row.text);
@@ -664,24 +553,9 @@ mod tests {
             ("num", b",1.5\r\n", false, true),
             ("set<bulk>", b"*1\r\n$1\r\na\r\n", true, false),
             ("set<bulk>", b"~1\r\n$1\r\na\r\n", false, true),
-            (
-                "pairs<bulk,num>",
-                b"*2\r\n$1\r\na\r\n$1\r\n1\r\n",
-                true,
-                false,
-            ),
-            (
-                "pairs<bulk,num>",
-                b"*1\r\n*2\r\n$1\r\na\r\n,1\r\n",
-                false,
-                true,
-            ),
-            (
-                "map<bulk,bulk>",
-                b"%1\r\n$1\r\na\r\n$1\r\nb\r\n",
-                false,
-                true,
-            ),
+            ("pairs<bulk,num>", b"*2\r\n$1\r\na\r\n$1\r\n1\r\n", true, false),
+            ("pairs<bulk,num>", b"*1\r\n*2\r\n$1\r\na\r\n,1\r\n", false, true),
+            ("map<bulk,bulk>", b"%1\r\n$1\r\na\r\n$1\r\nb\r\n", false, true),
             ("tuple<>|tuple<bulk,num>", b"*0\r\n", true, true),
             ("none", b"+OK\r\n", false, false),
         ] {
@@ -693,14 +567,8 @@ mod tests {
     #[test]
     fn an_error_must_be_one_that_the_command_can_give() {
         let table = table();
-        let get = table
-            .rows
-            .iter()
-            .find(|row| row.text == "STRLEN {str}")
-            .unwrap();
-        let wrong = Value::Error(
-            b"WRONGTYPE Operation against a key holding the wrong kind of value".to_vec(),
-        );
+        let get = table.rows.iter().find(|row| row.text == "STRLEN {str}").unwrap();
+        let wrong = Value::Error(b"WRONGTYPE Operation against a key holding the wrong kind of value".to_vec());
         assert!(get.allows(&wrong, 2));
         assert!(!get.allows(&Value::Error(b"ERR internal".to_vec()), 2));
         assert!(!get.allows(&Value::Bulk(b"1".to_vec()), 2));

@@ -99,11 +99,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     if options.targets.is_empty() || options.workloads.is_empty() || options.rounds == 0 {
         bail!("nothing to run: at least one target, one workload, one round");
     }
-    let mut report = Report {
-        good: true,
-        rounds: options.rounds,
-        lines: Vec::new(),
-    };
+    let mut report = Report { good: true, rounds: options.rounds, lines: Vec::new() };
     for workload in &options.workloads {
         let mut visits = vec![Vec::new(); options.targets.len()];
         for round in 0..options.rounds {
@@ -111,20 +107,12 @@ pub async fn run(options: &Options) -> Result<Report> {
                 if round == 0 && workload.prefill {
                     prefill(workload, target).await?;
                 }
-                eprint!(
-                    "\r{}: round {} of {}, {}            ",
-                    workload.name,
-                    round + 1,
-                    options.rounds,
-                    target.name
-                );
+                eprint!("\r{}: round {} of {}, {}            ", workload.name, round + 1, options.rounds, target.name);
                 visits.push(visit(workload, target, options, round as u64).await?);
             }
         }
         eprintln!();
-        report
-            .lines
-            .extend(summarise(workload, &options.targets, visits));
+        report.lines.extend(summarise(workload, &options.targets, visits));
     }
     report.good = report.lines.iter().all(|line| line.median.errors == 0);
     Ok(report)
@@ -132,57 +120,31 @@ pub async fn run(options: &Options) -> Result<Report> {
 
 async fn prefill(workload: &Workload, target: &Target) -> Result<()> {
     // One batch of every key, in slices that leave the socket buffers room.
-    let pace = Pace::Closed {
-        depth: workload.keys.min(256) as usize,
-        think: Duration::ZERO,
-    };
-    let group = Group::connect(
-        &target.name,
-        &target.address,
-        pace,
-        vec![workload.prefill_source()],
-    )
-    .await?;
+    let pace = Pace::Closed { depth: workload.keys.min(256) as usize, think: Duration::ZERO };
+    let group = Group::connect(&target.name, &target.address, pace, vec![workload.prefill_source()]).await?;
     group.begin()?;
     while group.meter.borrow().replies < workload.keys {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let meter = group.meter.borrow();
         if meter.wrong + meter.disconnects > 0 {
-            bail!(
-                "{} refuses the keys that {:?} needs: {:?}",
-                target.name,
-                workload.name,
-                meter.stories
-            );
+            bail!("{} refuses the keys that {:?} needs: {:?}", target.name, workload.name, meter.stories);
         }
     }
     group.finish(Duration::from_secs(5)).await;
     Ok(())
 }
 
-async fn visit(
-    workload: &Workload,
-    target: &Target,
-    options: &Options,
-    round: u64,
-) -> Result<Visit> {
+async fn visit(workload: &Workload, target: &Target, options: &Options, round: u64) -> Result<Visit> {
     let sources = workload.sources(options.seed + round);
     let group = Group::connect(&target.name, &target.address, workload.pace(), sources).await?;
     group.begin()?;
     tokio::time::sleep(Duration::from_secs_f64(options.warmup_seconds)).await;
-    let cpu = |pids: &[u32]| {
-        pids.iter()
-            .map(|pid| proc_stat::cpu_ns(*pid).unwrap_or(0))
-            .sum::<u64>()
-    };
+    let cpu = |pids: &[u32]| pids.iter().map(|pid| proc_stat::cpu_ns(*pid).unwrap_or(0)).sum::<u64>();
     let (target_pid, own_pid) = (target.pid.as_slice(), [std::process::id()]);
     let before = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
     group.meter.borrow_mut().restart();
     let start = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(
-        options.seconds.unwrap_or(workload.seconds),
-    ))
-    .await;
+    tokio::time::sleep(Duration::from_secs_f64(options.seconds.unwrap_or(workload.seconds))).await;
     let seconds = start.elapsed().as_secs_f64();
     let after = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
     let (replies, latency) = {
@@ -192,8 +154,7 @@ async fn visit(
     let rss_kib = target.pid.and_then(proc_stat::rss_kib);
     group.finish(Duration::from_secs(5)).await;
     let meter = group.meter.borrow();
-    let per_command =
-        |index: usize| (after[index] - before[index]) as f64 / 1e3 / replies.max(1) as f64;
+    let per_command = |index: usize| (after[index] - before[index]) as f64 / 1e3 / replies.max(1) as f64;
     let quantile = |share| latency.value_at_quantile(share) as f64 / 1e6;
     Ok(Visit {
         rps: replies as f64 / seconds,
@@ -210,28 +171,15 @@ async fn visit(
 }
 
 fn summarise(workload: &Workload, targets: &[Target], visits: Vec<Vec<Visit>>) -> Vec<Line> {
-    let mut lines: Vec<Line> = targets
-        .iter()
-        .zip(visits)
-        .map(|(target, visits)| line(workload, target, visits))
-        .collect();
-    let direct = lines
-        .iter()
-        .find(|line| line.role == Role::Direct)
-        .map(|line| line.median.rps);
+    let mut lines: Vec<Line> = targets.iter().zip(visits).map(|(target, visits)| line(workload, target, visits)).collect();
+    let direct = lines.iter().find(|line| line.role == Role::Direct).map(|line| line.median.rps);
     let peers = || lines.iter().filter(|line| line.role == Role::Peer);
     let best_rps = peers().map(|line| line.median.rps).max_by(f64::total_cmp);
-    let best_cpu = peers()
-        .filter_map(|line| line.median.cpu_us)
-        .min_by(f64::total_cmp);
+    let best_cpu = peers().filter_map(|line| line.median.cpu_us).min_by(f64::total_cmp);
     for line in &mut lines {
         line.rps_to_direct = direct.map(|direct| line.median.rps / direct);
         line.rps_to_best_peer = best_rps.map(|best| line.median.rps / best);
-        line.cpu_to_best_peer = line
-            .median
-            .cpu_us
-            .zip(best_cpu)
-            .map(|(own, best)| own / best);
+        line.cpu_to_best_peer = line.median.cpu_us.zip(best_cpu).map(|(own, best)| own / best);
     }
     lines
 }
@@ -258,11 +206,7 @@ fn line(workload: &Workload, target: &Target, visits: Vec<Visit>) -> Line {
         workload: workload.name.clone(),
         target: target.name.clone(),
         role: target.role,
-        rps_spread: if median.rps > 0.0 {
-            (largest - smallest) / median.rps
-        } else {
-            0.0
-        },
+        rps_spread: if median.rps > 0.0 { (largest - smallest) / median.rps } else { 0.0 },
         median,
         rps_to_direct: None,
         rps_to_best_peer: None,
@@ -276,20 +220,14 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     let upper = *values.get(middle)?;
-    Some(if values.len() % 2 == 1 {
-        upper
-    } else {
-        (values[middle - 1] + upper) / 2.0
-    })
+    Some(if values.len() % 2 == 1 { upper } else { (values[middle - 1] + upper) / 2.0 })
 }
 
 impl Report {
     /// For people: a block per workload, a line per target.
     pub fn text(&self) -> String {
-        let mut text = format!(
-            "medians of {} rounds; CPU in µs per command; ratios: rps to direct, rps and CPU to the best peer\n",
-            self.rounds
-        );
+        let mut text =
+            format!("medians of {} rounds; CPU in µs per command; ratios: rps to direct, rps and CPU to the best peer\n", self.rounds);
         let mut workload = "";
         for line in &self.lines {
             if line.workload != workload {
@@ -312,9 +250,7 @@ impl Report {
                     "errors"
                 );
             }
-            let (visit, ratio) = (&line.median, |ratio: Option<f64>| {
-                ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"))
-            });
+            let (visit, ratio) = (&line.median, |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
             text += &format!(
                 "  {:<12}{:>9.0}{:>7.0}%{:>8}{:>8}{:>9.3}{:>9.3}{:>9.3}{:>9}{:>8}{:>9}{:>9.2}{:>8}{:>7}\n",
                 line.target,
@@ -329,17 +265,11 @@ impl Report {
                 ratio(line.cpu_to_best_peer),
                 ratio(visit.servers_cpu_us),
                 visit.generator_cpu_us,
-                visit
-                    .rss_kib
-                    .map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0)),
+                visit.rss_kib.map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0)),
                 visit.errors,
             );
         }
-        text + if self.good {
-            "\nno errors\n"
-        } else {
-            "\nTHERE WERE ERRORS\n"
-        }
+        text + if self.good { "\nno errors\n" } else { "\nTHERE WERE ERRORS\n" }
     }
 }
 

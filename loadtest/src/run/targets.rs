@@ -74,13 +74,7 @@ impl Target {
                 _ => bail!("{part:?} is neither pid=N nor role=direct|peer|floor|subject"),
             }
         }
-        let mut target = Target {
-            name: name.to_owned(),
-            address,
-            pid,
-            role,
-            started: None,
-        };
+        let mut target = Target { name: name.to_owned(), address, pid, role, started: None };
         if let Some(upstream) = target.address.strip_prefix("spawn:").map(str::to_owned) {
             target.start(&upstream)?;
         }
@@ -89,8 +83,7 @@ impl Target {
 
     fn start(&mut self, upstream: &str) -> Result<()> {
         let (port, stats) = (free_port()?, free_port()?);
-        let folder =
-            std::env::temp_dir().join(format!("loadtest-{}-{}", self.name, std::process::id()));
+        let folder = std::env::temp_dir().join(format!("loadtest-{}-{}", self.name, std::process::id()));
         std::fs::create_dir_all(&folder)?;
         let file = folder.join("config");
         let (config, mut command) = match self.name.as_str() {
@@ -99,10 +92,7 @@ impl Target {
                     "bench:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n  servers:\n   - {upstream}:1\n"
                 );
                 let mut command = Command::new("nutcracker");
-                command
-                    .arg("-c")
-                    .arg(&file)
-                    .args(["-a", "127.0.0.1", "-s", &stats.to_string()]);
+                command.arg("-c").arg(&file).args(["-a", "127.0.0.1", "-s", &stats.to_string()]);
                 command.arg("-o").arg(folder.join("log"));
                 (config, command)
             }
@@ -117,10 +107,7 @@ impl Target {
             other => bail!("{other} cannot be started here: start it and give its address and pid"),
         };
         std::fs::write(&file, config)?;
-        let child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
-            .spawn();
+        let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
         let child = child.with_context(|| format!("{} is not on PATH", self.name))?;
         self.pid = Some(child.id());
         self.address = format!("127.0.0.1:{port}");

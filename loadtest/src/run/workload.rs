@@ -118,14 +118,8 @@ impl Workload {
     /// From a file; `.json` is JSON, everything else TOML.
     pub fn read(path: &Path) -> Result<Workload> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let json = path
-            .extension()
-            .is_some_and(|extension| extension == "json");
-        let workload = if json {
-            serde_json::from_str(&text)?
-        } else {
-            Workload::parse(&text)?
-        };
+        let json = path.extension().is_some_and(|extension| extension == "json");
+        let workload = if json { serde_json::from_str(&text)? } else { Workload::parse(&text)? };
         Workload::checked(workload).with_context(|| path.display().to_string())
     }
 
@@ -156,49 +150,28 @@ impl Workload {
     /// How its requests fall due.
     pub fn pace(&self) -> Pace {
         match self.rate {
-            Some(rate) => Pace::Open {
-                rate,
-                depth: self.depth,
-            },
-            None => Pace::Closed {
-                depth: self.depth,
-                think: Duration::from_micros(self.think_us),
-            },
+            Some(rate) => Pace::Open { rate, depth: self.depth },
+            None => Pace::Closed { depth: self.depth, think: Duration::from_micros(self.think_us) },
         }
     }
 
     /// One source a connection.
     pub fn sources(&self, seed: u64) -> Vec<Box<dyn Source>> {
         let commands: Rc<Vec<Template>> = Rc::new(self.mix.iter().map(Template::new).collect());
-        let weights = self
-            .mix
-            .iter()
-            .enumerate()
-            .flat_map(|(index, command)| std::iter::repeat_n(index, command.weight));
+        let weights = self.mix.iter().enumerate().flat_map(|(index, command)| std::iter::repeat_n(index, command.weight));
         let draw: Rc<Vec<usize>> = Rc::new(weights.collect());
         let zipf = self.zipf.map(|theta| Rc::new(Zipf::new(self.keys, theta)));
         let source = |connection| {
             let rng = Rng::new(seed.wrapping_mul(7919) ^ connection as u64);
             let (commands, draw, zipf) = (commands.clone(), draw.clone(), zipf.clone());
-            Box::new(Mix {
-                commands,
-                draw,
-                zipf,
-                rng,
-                keys: self.keys,
-                size: self.value_bytes,
-            }) as Box<dyn Source>
+            Box::new(Mix { commands, draw, zipf, rng, keys: self.keys, size: self.value_bytes }) as Box<dyn Source>
         };
         (0..self.connections).map(source).collect()
     }
 
     /// Every key once, by `SET`.
     pub fn prefill_source(&self) -> Box<dyn Source> {
-        Box::new(Prefill {
-            next: 0,
-            size: self.value_bytes,
-            rng: Rng::new(1),
-        })
+        Box::new(Prefill { next: 0, size: self.value_bytes, rng: Rng::new(1) })
     }
 }
 
@@ -232,10 +205,7 @@ impl Template {
                 Word::Fixed(bytes)
             }
         };
-        Template {
-            words: args.iter().map(word).collect(),
-            reply: command.reply,
-        }
+        Template { words: args.iter().map(word).collect(), reply: command.reply }
     }
 
     fn fill(&self, key: u64, size: usize, out: &mut Vec<u8>) {
@@ -324,12 +294,7 @@ mod tests {
             let mut out = Vec::new();
             workload.sources(1)[0].request(&mut out);
             let mut scanner = resp::Scanner::default();
-            assert_eq!(
-                scanner.scan(&out).unwrap(),
-                Some(out.len()),
-                "{}",
-                workload.name
-            );
+            assert_eq!(scanner.scan(&out).unwrap(), Some(out.len()), "{}", workload.name);
         }
     }
 
@@ -337,14 +302,8 @@ mod tests {
     fn mistakes_in_a_file_are_named() {
         for (text, expect) in [
             ("name = 'x'\nmix = []", "empty"),
-            (
-                "name = 'x'\nzipf = 2.0\nmix = [{ args = ['PING'] }]",
-                "zipf",
-            ),
-            (
-                "name = 'x'\ncolour = 1\nmix = [{ args = ['PING'] }]",
-                "colour",
-            ),
+            ("name = 'x'\nzipf = 2.0\nmix = [{ args = ['PING'] }]", "zipf"),
+            ("name = 'x'\ncolour = 1\nmix = [{ args = ['PING'] }]", "colour"),
         ] {
             let error = format!("{:#}", Workload::parse(text).unwrap_err());
             assert!(error.contains(expect), "{error}");

@@ -30,13 +30,18 @@ pub(super) fn outcome(outcome: Outcome, dry_run: bool) -> Answer {
         Outcome::Done => Answer(StatusCode::OK, json!({"done": true})),
         Outcome::Flipped { primary, epoch, pause_us, held_requests } => {
             let pause_ms = pause_us as f64 / 1e3;
-            Answer(StatusCode::OK, json!({"done": true, "primary": primary, "epoch": epoch, "pause_ms": pause_ms, "held_requests": held_requests}))
+            Answer(
+                StatusCode::OK,
+                json!({"done": true, "primary": primary, "epoch": epoch, "pause_ms": pause_ms, "held_requests": held_requests}),
+            )
         }
         Outcome::Refused { reasons, aborted: false } if dry_run => {
             Answer(StatusCode::CONFLICT, json!({"done": false, "dry_run": true, "reasons": reasons}))
         }
         Outcome::Refused { reasons, aborted: false } => Answer(StatusCode::CONFLICT, json!({"done": false, "reasons": reasons})),
-        Outcome::Refused { reasons, aborted: true } => Answer(StatusCode::CONFLICT, json!({"done": false, "aborted": true, "reasons": reasons})),
+        Outcome::Refused { reasons, aborted: true } => {
+            Answer(StatusCode::CONFLICT, json!({"done": false, "aborted": true, "reasons": reasons}))
+        }
     }
 }
 

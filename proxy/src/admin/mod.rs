@@ -225,7 +225,9 @@ impl Request {
     fn options<T: Default + for<'de> Deserialize<'de>>(&self) -> Result<T, Failure> {
         let body = match &self.body {
             Ok(body) => body,
-            Err(error) => return Err(Failure::client(error.status(), "bad_body", format!("the body cannot be read: {}", error.body_text()))),
+            Err(error) => {
+                return Err(Failure::client(error.status(), "bad_body", format!("the body cannot be read: {}", error.body_text())));
+            }
         };
         if body.iter().all(u8::is_ascii_whitespace) {
             return Ok(T::default());

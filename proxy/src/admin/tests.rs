@@ -43,7 +43,8 @@ fn call(address: &str, method: &str, path: &str, kind: &str, body: &str) -> (u16
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     let length = body.len();
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
@@ -96,7 +97,10 @@ fn status_metrics_and_probes() {
     let address = serve();
     let (code, text) = call(&address, "GET", "/v1/status", "", "");
     let status: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!((code, &status["primary"], &status["mirror"]["lag_ms"], &status["old"]["role"]), (200, &json!("new"), &json!(40), &json!("mirror")));
+    assert_eq!(
+        (code, &status["primary"], &status["mirror"]["lag_ms"], &status["old"]["role"]),
+        (200, &json!("new"), &json!(40), &json!("mirror"))
+    );
     assert!(call(&address, "GET", "/metrics", "", "").1.contains("twinlane_epoch 4\n"));
     assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
     assert_eq!(call(&address, "GET", "/readyz", "", ""), (200, "ready\n".into()));

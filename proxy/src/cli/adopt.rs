@@ -88,10 +88,13 @@ fn propose(found: &Found, wish: &Wish, fresh: String) -> Result<Record, String> 
     let epochs = marks.iter().map(|(_, mark)| mark.epoch).chain(local.map(|record| record.epoch));
     let mut names = marks.iter().map(|(_, mark)| &mark.installation).chain(local.map(|record| &record.installation));
     let installation = match names.next() {
-        Some(first) if names.all(|name| name == first) => marks.first().map_or_else(|| local.map(|record| &record.installation), |(_, mark)| Some(&mark.installation)),
+        Some(first) if names.all(|name| name == first) => {
+            marks.first().map_or_else(|| local.map(|record| &record.installation), |(_, mark)| Some(&mark.installation))
+        }
         _ => None,
     };
-    let mut record = Record::first(installation.cloned().unwrap_or(fresh), found.addresses.clone(), new_data_of(found, wish, !marks.is_empty()));
+    let mut record =
+        Record::first(installation.cloned().unwrap_or(fresh), found.addresses.clone(), new_data_of(found, wish, !marks.is_empty()));
     record.epoch = epochs.max().unwrap_or(0) + 1;
     record.primary = primary;
     if let Some(local) = local {
@@ -153,7 +156,10 @@ fn show(local: Option<&Record>, addresses: &[String; 2], probes: [&Result<Probe,
 fn describe(record: &Record) -> String {
     let [old, new] = record.addresses();
     let mirroring = if record.mirroring { "on" } else { "off" };
-    format!("installation {}, epoch {}, primary {}, mirroring {mirroring}, old = {old}, new = {new}", record.installation, record.epoch, record.primary)
+    format!(
+        "installation {}, epoch {}, primary {}, mirroring {mirroring}, old = {old}, new = {new}",
+        record.installation, record.epoch, record.primary
+    )
 }
 
 fn endpoint(word: &str) -> Endpoint {

@@ -11,7 +11,10 @@ pub(super) fn status(status: &Value) -> String {
         let _ = writeln!(page, "{name:<10}{text}");
     };
     line("stage", word(&status["stage"]));
-    line("primary", format!("{}   epoch {}   mirroring {mirroring}   flip {}", word(&status["primary"]), status["epoch"], word(&status["flip"])));
+    line(
+        "primary",
+        format!("{}   epoch {}   mirroring {mirroring}   flip {}", word(&status["primary"]), status["epoch"], word(&status["flip"])),
+    );
     for name in ["old", "new"] {
         line(name, side(&status[name]));
     }
@@ -56,7 +59,11 @@ fn side(side: &Value) -> String {
 fn mirror(mirror: &Value) -> String {
     let mut text = format!(
         "{}   {} effects ({} bytes) behind   lag {} ms   {} keys in doubt",
-        word(&mirror["state"]), mirror["queued_effects"], mirror["queued_bytes"], mirror["lag_ms"], mirror["dirty_keys"]
+        word(&mirror["state"]),
+        mirror["queued_effects"],
+        mirror["queued_bytes"],
+        mirror["lag_ms"],
+        mirror["dirty_keys"]
     );
     if let Some(cause) = mirror["cause"].as_str() {
         let _ = write!(text, "\n{:<10}cause: {cause}", "");

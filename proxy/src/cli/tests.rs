@@ -40,7 +40,14 @@ fn every_verb_and_every_wrong_use() {
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }
-    for line in ["twinlane", "twinlane fly", "twinlane mirror", "twinlane cutover --force everything", "twinlane serve --ack maybe", "twinlane serve --set x"] {
+    for line in [
+        "twinlane",
+        "twinlane fly",
+        "twinlane mirror",
+        "twinlane cutover --force everything",
+        "twinlane serve --ack maybe",
+        "twinlane serve --set x",
+    ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), i32::from(exit::USAGE), "{line}");
     }

@@ -80,7 +80,10 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
     };
     let url = &side.url;
     if !url.is_set() {
-        return wrong(true, &format!("url: is needed; set it in the file, by TWINLANE__{}__URL or by --{endpoint}", endpoint.name().to_uppercase()));
+        return wrong(
+            true,
+            &format!("url: is needed; set it in the file, by TWINLANE__{}__URL or by --{endpoint}", endpoint.name().to_uppercase()),
+        );
     }
     wrong(!side.password.is_empty() && !url.password.is_empty(), "password: the URL has a password too; keep one of them");
     wrong(!url.username.is_empty() && url.password.is_empty() && side.password.is_empty(), "url: names a user; give a password too");

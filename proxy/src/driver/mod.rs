@@ -200,7 +200,10 @@ async fn save(shell: Rc<Shell>, record: sequencer::Record) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    tracing::error!("nobody knows whether epoch {} is durable: stopping rather than guess; the next start obeys what is on disk", record.epoch);
+    tracing::error!(
+        "nobody knows whether epoch {} is durable: stopping rather than guess; the next start obeys what is on disk",
+        record.epoch
+    );
     std::process::exit(1);
 }
 

@@ -96,7 +96,10 @@ async fn refuse_strangers(shell: &Rc<Shell>, side: Endpoint, conn: &mut Conn) ->
     let Some(mark) = conn.get_mark().await.map_err(|error| error.to_string())? else { return Ok(()) };
     let record = shell.record.borrow();
     if mark.installation != record.installation {
-        return Err(format!("it carries the record of another installation ({}, epoch {}); see `twinlane adopt`", mark.installation, mark.epoch));
+        return Err(format!(
+            "it carries the record of another installation ({}, epoch {}); see `twinlane adopt`",
+            mark.installation, mark.epoch
+        ));
     }
     // Our own commit may just be on its way into both marks.
     if mark.epoch > record.epoch + 1 {
@@ -140,7 +143,13 @@ async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
 }
 
 /// Opens one lane, as long as it takes: a server that runs a script is slow, not gone [H6, H46].
-async fn lane(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &str) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+async fn lane(
+    shell: &Rc<Shell>,
+    side: Endpoint,
+    db: Db,
+    role: &str,
+    run_id: &str,
+) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
     loop {
         match lane_now(shell, side, db, role, run_id).await {
             Err(error) if error.contains("BUSY ") => tokio::time::sleep(BUSY_RETRY).await,
@@ -153,7 +162,13 @@ async fn lane(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &st
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 /// Opens one lane: connected, authenticated, named, in its database. None when the server has no such database.
-async fn lane_now(shell: &Rc<Shell>, side: Endpoint, db: Db, role: &str, run_id: &str) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+async fn lane_now(
+    shell: &Rc<Shell>,
+    side: Endpoint,
+    db: Db,
+    role: &str,
+    run_id: &str,
+) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
     let text = |error: ConnError| error.to_string();
     let mut conn = Conn::open(&shell.targets[side.index()], &shell.name(&format!("{role}-{db}")), DEADLINE).await.map_err(text)?;
     // A lane's replies are read always, but a server that evicts clients by memory must not choose this one.

@@ -129,7 +129,8 @@ fn wrong_addresses(facts: &Facts<'_>, record: &Record) -> Option<String> {
     if known == given {
         return None;
     }
-    let swapped = if known == [given[1], given[0]] { " (the two are swapped; the names old and new never swap, also after a cutover)" } else { "" };
+    let swapped =
+        if known == [given[1], given[0]] { " (the two are swapped; the names old and new never swap, also after a cutover)" } else { "" };
     Some(format!(
         "the record says old = {}, new = {}, primary {} at epoch {}, but the configuration says old = {}, new = {}{swapped}. Put the \
          addresses back, or, if a server has moved, run `twinlane adopt`",

@@ -101,27 +101,45 @@ pub static METRICS: &[Metric] = &[
     row("twinlane_healthy", "gauge", &["endpoint"], "1 while the endpoint can serve its role", |s, _| {
         [(label("old"), number(s.old.healthy)), (label("new"), number(s.new.healthy))].into()
     }),
-    row("twinlane_gate_reasons", "gauge", &[], "Reasons for which a flip would be refused now; 0 when it would not", |s, _| one(s.gate.len() as f64)),
+    row("twinlane_gate_reasons", "gauge", &[], "Reasons for which a flip would be refused now; 0 when it would not", |s, _| {
+        one(s.gate.len() as f64)
+    }),
     row("twinlane_alarms", "gauge", &[], "Standing alarms; their words are in the status", |s, _| one(s.alarms.len() as f64)),
     row("twinlane_connections", "gauge", &["kind"], "Open connections: client, or lane to old or new", |s, _| {
-        [("client", s.clients), ("old", s.old.lanes), ("new", s.new.lanes)].map(|(kind, count)| (label(kind), Value::Number(count as f64))).into()
+        [("client", s.clients), ("old", s.old.lanes), ("new", s.new.lanes)]
+            .map(|(kind, count)| (label(kind), Value::Number(count as f64)))
+            .into()
     }),
-    row("twinlane_mirror_queue_effects", "gauge", &[], "Effects sent or waiting that the mirror has not confirmed", |s, _| one(s.mirror.queued_effects as f64)),
+    row("twinlane_mirror_queue_effects", "gauge", &[], "Effects sent or waiting that the mirror has not confirmed", |s, _| {
+        one(s.mirror.queued_effects as f64)
+    }),
     row("twinlane_mirror_queue_bytes", "gauge", &[], "Bytes of those effects", |s, _| one(s.mirror.queued_bytes as f64)),
     row("twinlane_mirror_lag_seconds", "gauge", &[], "Age of the oldest unconfirmed effect", |s, _| one(s.mirror.lag_ms as f64 / 1e3)),
     row("twinlane_mirror_state", "gauge", &["state"], "1 for the mirror's present state", |s, _| {
         MIRROR_STATES.iter().map(|state| (label(state), number(s.mirror.state == *state))).collect()
     }),
     row("twinlane_dirty_keys", "gauge", &[], "Keys in doubt now", |s, _| one(s.mirror.dirty_keys as f64)),
-    row("twinlane_unsynced_databases", "gauge", &[], "Databases of which nothing is known until a scan ends", |s, _| one(s.mirror.unsynced_databases.len() as f64)),
-    row("twinlane_scanned_keys", "gauge", &[], "Keys the running scan has visited; 0 when none runs", |s, _| one(s.mirror.scanned_keys as f64)),
-    row("twinlane_unmirrorable_keys", "gauge", &[], "Keys that no image can carry; they shut the gate", |s, _| one(s.mirror.unmirrorable_keys as f64)),
-    row("twinlane_commands_total", "counter", &["command", "class", "result"], "Commands answered, by class and by result (ok, error)", |_, c| {
-        let sample = |(command, class, ok, error): &(&'static str, &'static str, u64, u64)| {
-            [("ok", *ok), ("error", *error)].map(|(result, count)| (labels(&[command, class, result]), count_of(count)))
-        };
-        c.commands.iter().flat_map(sample).collect()
+    row("twinlane_unsynced_databases", "gauge", &[], "Databases of which nothing is known until a scan ends", |s, _| {
+        one(s.mirror.unsynced_databases.len() as f64)
     }),
+    row("twinlane_scanned_keys", "gauge", &[], "Keys the running scan has visited; 0 when none runs", |s, _| {
+        one(s.mirror.scanned_keys as f64)
+    }),
+    row("twinlane_unmirrorable_keys", "gauge", &[], "Keys that no image can carry; they shut the gate", |s, _| {
+        one(s.mirror.unmirrorable_keys as f64)
+    }),
+    row(
+        "twinlane_commands_total",
+        "counter",
+        &["command", "class", "result"],
+        "Commands answered, by class and by result (ok, error)",
+        |_, c| {
+            let sample = |(command, class, ok, error): &(&'static str, &'static str, u64, u64)| {
+                [("ok", *ok), ("error", *error)].map(|(result, count)| (labels(&[command, class, result]), count_of(count)))
+            };
+            c.commands.iter().flat_map(sample).collect()
+        },
+    ),
     row("twinlane_command_duration_seconds", "histogram", &["side"], "From sending a command or effect to its reply, by side", |_, c| {
         Endpoint::BOTH.map(|side| (label(side.name()), Value::Histogram(Box::new(c.latency[side.index()].clone())))).into()
     }),
@@ -129,23 +147,30 @@ pub static METRICS: &[Metric] = &[
     row("twinlane_images_total", "counter", &[], "Images taken, for whatever reason", |_, c| total(c.images)),
     row("twinlane_repairs_total", "counter", &[], "Keys healed by an image", |_, c| total(c.repairs)),
     row("twinlane_dirty_keys_total", "counter", &["cause"], "Keys that came into doubt, by cause", |_, c| words(&c.dirty_by_cause)),
-    row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| words(&c.mismatches)),
+    row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| {
+        words(&c.mismatches)
+    }),
     row("twinlane_mirror_refusals_total", "counter", &["error"], "Refusals of the whole mirror, by the first word of its error", |_, c| {
         c.side_refusals.iter().map(|(word, count)| (label(word), count_of(*count))).collect()
     }),
-    row("twinlane_ack_degraded_total", "counter", &[], "Replies delivered before the mirror had confirmed, under ack = both", |_, c| total(c.ack_degraded)),
+    row("twinlane_ack_degraded_total", "counter", &[], "Replies delivered before the mirror had confirmed, under ack = both", |_, c| {
+        total(c.ack_degraded)
+    }),
     row("twinlane_flips_total", "counter", &["result"], "Cutovers and rollbacks begun, by result (done, aborted)", |_, c| {
         [(label("done"), count_of(c.flips_done)), (label("aborted"), count_of(c.flips_aborted))].into()
     }),
     row("twinlane_clients_accepted_total", "counter", &[], "Client connections accepted", |_, c| total(c.accepted_sessions)),
-    row("twinlane_clients_closed_total", "counter", &["reason"], "Client connections that the proxy closed, by reason", |_, c| words(&c.closed_sessions)),
+    row("twinlane_clients_closed_total", "counter", &["reason"], "Client connections that the proxy closed, by reason", |_, c| {
+        words(&c.closed_sessions)
+    }),
     row("twinlane_client_bytes_total", "counter", &["direction"], "Bytes read from clients (in) and written to them (out)", |_, c| {
         [(label("in"), count_of(c.client_bytes.0)), (label("out"), count_of(c.client_bytes.1))].into()
     }),
 ];
 
 /// True without a snapshot.
-pub static UP: Metric = row("twinlane_serving", "gauge", &[], "1 while the data thread answers; 0 while the process starts or stalls", |_, _| vec![]);
+pub static UP: Metric =
+    row("twinlane_serving", "gauge", &[], "1 while the data thread answers; 0 while the process starts or stalls", |_, _| vec![]);
 /// True without a snapshot.
 pub static BUILD: Metric = row("twinlane_build_info", "gauge", &["version"], "Always 1; the version is the label", |_, _| vec![]);
 

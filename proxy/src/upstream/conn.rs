@@ -413,7 +413,10 @@ pub enum ConnError {
         reason: String,
     },
     /// The reserved key is not ours.
-    #[error("{side} ({address}): the key {} holds something that is not Twinlane's record ({reason}); delete or rename that key", Mark::KEY)]
+    #[error(
+        "{side} ({address}): the key {} holds something that is not Twinlane's record ({reason}); delete or rename that key",
+        Mark::KEY
+    )]
     BadMark {
         /// Which side.
         side: Endpoint,
@@ -430,9 +433,11 @@ impl ConnError {
     pub fn is_permanent(&self) -> bool {
         match self {
             ConnError::BadMark { .. } => true,
-            ConnError::Refused { message, .. } => ["WRONGPASS", "NOAUTH", "NOPERM", "WRONGTYPE", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"]
-                .iter()
-                .any(|word| message.starts_with(word)),
+            ConnError::Refused { message, .. } => {
+                ["WRONGPASS", "NOAUTH", "NOPERM", "WRONGTYPE", "ERR invalid password", "ERR AUTH", "ERR Client sent AUTH"]
+                    .iter()
+                    .any(|word| message.starts_with(word))
+            }
             _ => false,
         }
     }

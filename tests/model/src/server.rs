@@ -137,9 +137,8 @@ pub(crate) const CONTAINER: u8 = 2;
 pub(crate) const NOW: u8 = 4;
 
 static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
-    let families: [fn() -> Vec<Row>; 9] = [
-        connection::rows, keys::rows, strings::rows, lists::rows, hashes::rows, sets::rows, zsets::rows, streams::rows, scripts::rows,
-    ];
+    let families: [fn() -> Vec<Row>; 9] =
+        [connection::rows, keys::rows, strings::rows, lists::rows, hashes::rows, sets::rows, zsets::rows, streams::rows, scripts::rows];
     let mut rows: Vec<Row> = families.iter().flat_map(|family| family()).collect();
     rows.sort_by_key(|row| row.name);
     rows

@@ -96,14 +96,96 @@ fn every_write_row_has_effects_on_a_real_server() {
 
 /// Words of one space; an empty word is an empty argument.
 const CONVERSATION: &[&str] = &[
-    "FLUSHALL", "PING", "PING hi", "PING a b", "ECHO x", "ECHO", "NOSUCH", "nosuch a b", "GET", "get a b", "CLIENT", "CLIENT NOSUCH", "CLIENT KILL",
-    "XGROUP", "XGROUP NOSUCH a", "XGROUP CREATE a", "CLIENT SETNAME me", "CLIENT GETNAME", "CLIENT SETNAME", "SELECT 99", "SELECT abc", "SELECT -1",
-    "SELECT 1", "SET here 1", "SELECT 0", "EXISTS here", "HELLO 4", "HELLO x", "HELLO 3 NOSUCH", "CLIENT KILL ID 0", "CLIENT KILL ID 999999",
-    "CLIENT KILL ADDR 1.2.3.4:5", "CLIENT KILL 1.2.3.4:5", "CLIENT KILL NOSUCH 1", "CLIENT KILL ID", "CLIENT LIST NOSUCH", "CLIENT NO-EVICT ON", "CLIENT NO-EVICT x",
-    "EXEC", "DISCARD", "MULTI", "MULTI", "SET a 1", "INCR a", "LPUSH a x", "GET a", "EXEC", "MULTI", "NOSUCH", "SET a 2", "EXEC", "GET a", "MULTI", "SET a 3",
-    "DISCARD", "GET a", "MULTI", "GET", "DISCARD", "MULTI", "EXEC", "MULTI", "SELECT 1", "SET b 1", "EXEC", "DBSIZE", "SELECT 0", "DBSIZE", "MULTI", "HGETALL missing",
-    "SMEMBERS missing", "LPOP missing 1", "LPOP missing", "ZADD z 1.5 m", "ZSCORE z m", "ZRANGE z 0 -1 WITHSCORES", "ZPOPMIN z", "EXEC", "TYPE missing",
-    "HSET h f v", "HGETALL h", "SADD s m", "SMEMBERS s", "SPOP s 0", "SPOP s 5", "TTL h", "PERSIST h", "SWAPDB 0 1", "SWAPDB x 1", "FLUSHALL",
+    "FLUSHALL",
+    "PING",
+    "PING hi",
+    "PING a b",
+    "ECHO x",
+    "ECHO",
+    "NOSUCH",
+    "nosuch a b",
+    "GET",
+    "get a b",
+    "CLIENT",
+    "CLIENT NOSUCH",
+    "CLIENT KILL",
+    "XGROUP",
+    "XGROUP NOSUCH a",
+    "XGROUP CREATE a",
+    "CLIENT SETNAME me",
+    "CLIENT GETNAME",
+    "CLIENT SETNAME",
+    "SELECT 99",
+    "SELECT abc",
+    "SELECT -1",
+    "SELECT 1",
+    "SET here 1",
+    "SELECT 0",
+    "EXISTS here",
+    "HELLO 4",
+    "HELLO x",
+    "HELLO 3 NOSUCH",
+    "CLIENT KILL ID 0",
+    "CLIENT KILL ID 999999",
+    "CLIENT KILL ADDR 1.2.3.4:5",
+    "CLIENT KILL 1.2.3.4:5",
+    "CLIENT KILL NOSUCH 1",
+    "CLIENT KILL ID",
+    "CLIENT LIST NOSUCH",
+    "CLIENT NO-EVICT ON",
+    "CLIENT NO-EVICT x",
+    "EXEC",
+    "DISCARD",
+    "MULTI",
+    "MULTI",
+    "SET a 1",
+    "INCR a",
+    "LPUSH a x",
+    "GET a",
+    "EXEC",
+    "MULTI",
+    "NOSUCH",
+    "SET a 2",
+    "EXEC",
+    "GET a",
+    "MULTI",
+    "SET a 3",
+    "DISCARD",
+    "GET a",
+    "MULTI",
+    "GET",
+    "DISCARD",
+    "MULTI",
+    "EXEC",
+    "MULTI",
+    "SELECT 1",
+    "SET b 1",
+    "EXEC",
+    "DBSIZE",
+    "SELECT 0",
+    "DBSIZE",
+    "MULTI",
+    "HGETALL missing",
+    "SMEMBERS missing",
+    "LPOP missing 1",
+    "LPOP missing",
+    "ZADD z 1.5 m",
+    "ZSCORE z m",
+    "ZRANGE z 0 -1 WITHSCORES",
+    "ZPOPMIN z",
+    "EXEC",
+    "TYPE missing",
+    "HSET h f v",
+    "HGETALL h",
+    "SADD s m",
+    "SMEMBERS s",
+    "SPOP s 0",
+    "SPOP s 5",
+    "TTL h",
+    "PERSIST h",
+    "SWAPDB 0 1",
+    "SWAPDB x 1",
+    "FLUSHALL",
 ];
 
 fn modelled(row: &str) -> bool {
@@ -134,7 +216,8 @@ impl Pair {
         self.model.feed(self.conn, &encode(command), now);
         assert!(self.model.step(self.conn, now), "{}", show(command));
         let bytes = self.model.take_output(self.conn);
-        let (reply, used) = Reply::parse(&bytes).unwrap_or_else(|| panic!("the model answered {} to {}", bytes.escape_ascii(), show(command)));
+        let (reply, used) =
+            Reply::parse(&bytes).unwrap_or_else(|| panic!("the model answered {} to {}", bytes.escape_ascii(), show(command)));
         assert_eq!(used, bytes.len(), "the model answered more than one reply to {}: {}", show(command), bytes.escape_ascii());
         reply
     }
@@ -187,14 +270,21 @@ impl Pair {
             self.both(&["SELECT", db]);
             let (real, model) = self.both(&["KEYS", "*"]);
             if real.sorted() != model.sorted() {
-                wrong.push(format!("{row}: db {db} keys {} versus {}, after\n     {}", real.sorted(), model.sorted(), history.join("\n     ")));
+                wrong.push(format!(
+                    "{row}: db {db} keys {} versus {}, after\n     {}",
+                    real.sorted(),
+                    model.sorted(),
+                    history.join("\n     ")
+                ));
                 continue;
             }
             let Reply::Many(_, keys) = real else { panic!("KEYS answered {}", real.text()) };
             let mut looks = Vec::new();
             for key in &keys {
                 let Reply::Bulk(key) = key else { panic!("KEYS answered {}", key.text()) };
-                looks.extend(LOOKS.iter().map(|look| -> Command { look.split(' ').map(|word| if word == "KEY" { key.clone() } else { word.into() }).collect() }));
+                looks.extend(LOOKS.iter().map(|look| -> Command {
+                    look.split(' ').map(|word| if word == "KEY" { key.clone() } else { word.into() }).collect()
+                }));
             }
             let replies = self.real.ask_all(&looks);
             for (command, real) in looks.iter().zip(replies) {
@@ -216,14 +306,27 @@ impl Pair {
 
 /// Every key is looked at in every way: a WRONGTYPE is a reply as well.
 const LOOKS: &[&str] = &[
-    "TYPE KEY", "PTTL KEY", "GET KEY", "LRANGE KEY 0 -1", "HGETALL KEY", "SMEMBERS KEY", "ZRANGE KEY 0 -1 WITHSCORES", "XRANGE KEY - +",
-    "XINFO GROUPS KEY", "XINFO STREAM KEY", "XPENDING KEY g1 - + 100", "XINFO CONSUMERS KEY g1", "XPENDING KEY g2 - + 100",
+    "TYPE KEY",
+    "PTTL KEY",
+    "GET KEY",
+    "LRANGE KEY 0 -1",
+    "HGETALL KEY",
+    "SMEMBERS KEY",
+    "ZRANGE KEY 0 -1 WITHSCORES",
+    "XRANGE KEY - +",
+    "XINFO GROUPS KEY",
+    "XINFO STREAM KEY",
+    "XPENDING KEY g1 - + 100",
+    "XINFO CONSUMERS KEY g1",
+    "XPENDING KEY g2 - + 100",
 ];
 
 fn name(command: &Command) -> String {
     let first = String::from_utf8_lossy(&command[0]).to_lowercase();
     match (first.as_str(), command.get(1)) {
-        ("xgroup" | "xinfo" | "client" | "script" | "function", Some(sub)) => format!("{first}|{}", String::from_utf8_lossy(sub).to_lowercase()),
+        ("xgroup" | "xinfo" | "client" | "script" | "function", Some(sub)) => {
+            format!("{first}|{}", String::from_utf8_lossy(sub).to_lowercase())
+        }
         _ => first,
     }
 }
@@ -246,7 +349,13 @@ impl Rule {
             "spop" | "srandmember" | "randomkey" | "scan" | "dump" => Rule::Shape,
             "xadd" if has("*") || has("~") => Rule::Shape,
             "xtrim" if has("~") => Rule::Kind,
-            "eval" if command.get(1).is_some_and(|script| [b"TIME".as_slice(), b"random", b"SPOP"].iter().any(|word| script.windows(word.len()).any(|w| w == *word))) => Rule::Shape,
+            "eval"
+                if command.get(1).is_some_and(|script| {
+                    [b"TIME".as_slice(), b"random", b"SPOP"].iter().any(|word| script.windows(word.len()).any(|w| w == *word))
+                }) =>
+            {
+                Rule::Shape
+            }
             "incrbyfloat" | "hincrbyfloat" => Rule::Float,
             "smembers" | "sinter" | "sunion" | "sdiff" | "keys" | "hgetall" | "hkeys" | "hvals" => Rule::Unordered,
             "ttl" | "pttl" | "expiretime" | "pexpiretime" | "xpending" | "xinfo|consumers" | "xinfo|groups" | "xinfo|stream" => Rule::Time,
@@ -287,7 +396,8 @@ fn near(real: &Reply, model: &Reply) -> bool {
         (Reply::Many(b'%', x), Reply::Many(b'%', y)) => {
             x.len() == y.len()
                 && x.chunks(2).zip(y.chunks(2)).all(|(a, b)| {
-                    let unmodelled = ["entries-read", "lag", "radix-tree-keys", "radix-tree-nodes"].iter().any(|word| a[0].text().contains(word));
+                    let unmodelled =
+                        ["entries-read", "lag", "radix-tree-keys", "radix-tree-nodes"].iter().any(|word| a[0].text().contains(word));
                     a[0].text() == b[0].text() && (unmodelled || near(&a[1], &b[1]))
                 })
         }
@@ -337,8 +447,16 @@ impl Reply {
     fn text(&self) -> String {
         match self {
             Reply::Line(kind, line) => {
-                let words: Vec<&str> =
-                    line.split(' ').map(|word| if word.trim_end_matches(',').len() == 40 && word.bytes().all(|b| b.is_ascii_hexdigit() || b == b',') { "<sha>," } else { word }).collect();
+                let words: Vec<&str> = line
+                    .split(' ')
+                    .map(|word| {
+                        if word.trim_end_matches(',').len() == 40 && word.bytes().all(|b| b.is_ascii_hexdigit() || b == b',') {
+                            "<sha>,"
+                        } else {
+                            word
+                        }
+                    })
+                    .collect();
                 format!("{}{}", char::from(*kind), words.join(" "))
             }
             Reply::Bulk(data) => format!("\"{}\"", data.escape_ascii()),
@@ -364,7 +482,11 @@ impl Reply {
 }
 
 fn show(command: &Command) -> String {
-    command.iter().map(|word| if word.is_empty() { "\"\"".to_string() } else { word.escape_ascii().to_string() }).collect::<Vec<_>>().join(" ")
+    command
+        .iter()
+        .map(|word| if word.is_empty() { "\"\"".to_string() } else { word.escape_ascii().to_string() })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A connection to the real server.

@@ -94,8 +94,16 @@ fn an_image_carries_every_type_and_a_newer_version_is_refused() {
     new.rdb_version = 11;
     let conn = new.open();
     for line in [
-        "SET str v", "RPUSH list a b", "HSET hash f v", "SADD set a b c", "ZADD zset 1.5 a -inf b", "XADD stream 1-1 f v", "XADD stream 2-1 f v",
-        "XGROUP CREATE stream g 0", "XREADGROUP GROUP g c COUNT 1 STREAMS stream >", "XDEL stream 2-1",
+        "SET str v",
+        "RPUSH list a b",
+        "HSET hash f v",
+        "SADD set a b c",
+        "ZADD zset 1.5 a -inf b",
+        "XADD stream 1-1 f v",
+        "XADD stream 2-1 f v",
+        "XGROUP CREATE stream g 0",
+        "XREADGROUP GROUP g c COUNT 1 STREAMS stream >",
+        "XDEL stream 2-1",
     ] {
         ask(&mut new, conn, line, NOW);
     }
@@ -114,11 +122,36 @@ fn an_image_carries_every_type_and_a_newer_version_is_refused() {
 
 #[test]
 fn every_kind_of_difference_is_found_once() {
-    let base = ["SET str v", "HSET hash f v g w", "SADD set a b", "ZADD zset 1 a", "RPUSH list a b", "XADD stream 1-1 f v", "XGROUP CREATE stream g 0", "SET ttl v PX 10000"];
+    let base = [
+        "SET str v",
+        "HSET hash f v g w",
+        "SADD set a b",
+        "ZADD zset 1 a",
+        "RPUSH list a b",
+        "XADD stream 1-1 f v",
+        "XGROUP CREATE stream g 0",
+        "SET ttl v PX 10000",
+    ];
     let changes = [
-        "SET str w", "SET other v", "DEL str", "HSET hash f x", "HDEL hash g", "SADD set c", "ZADD zset 2 a", "LSET list 0 b", "XADD stream 2-1 f v", "XDEL stream 1-1",
-        "XGROUP CREATE stream h 0", "XGROUP SETID stream g 1-1", "XREADGROUP GROUP g c STREAMS stream >", "XGROUP CREATECONSUMER stream g c", "PEXPIRE ttl 90000", "PERSIST ttl",
-        "PEXPIRE str 90000", "RENAME str moved", "MOVE str 1",
+        "SET str w",
+        "SET other v",
+        "DEL str",
+        "HSET hash f x",
+        "HDEL hash g",
+        "SADD set c",
+        "ZADD zset 2 a",
+        "LSET list 0 b",
+        "XADD stream 2-1 f v",
+        "XDEL stream 1-1",
+        "XGROUP CREATE stream h 0",
+        "XGROUP SETID stream g 1-1",
+        "XREADGROUP GROUP g c STREAMS stream >",
+        "XGROUP CREATECONSUMER stream g c",
+        "PEXPIRE ttl 90000",
+        "PERSIST ttl",
+        "PEXPIRE str 90000",
+        "RENAME str moved",
+        "MOVE str 1",
     ];
     let build = |extra: &[&str]| {
         let mut server = ModelServer::new(1, 2);

@@ -8,10 +8,16 @@ use twinlane_model::{ModelServer, Rng, diff, invocations};
 #[test]
 fn a_thousand_histories_take_little_time() {
     let barrier = |row: &str| row.starts_with("FLUSH") || row == "SWAPDB";
-    let rows: Vec<&str> = invocations::rows().iter().copied().filter(|row| !barrier(row)).filter(|row| twinlane_model::server::implements(&row.to_lowercase().replace(' ', "|"))).collect();
+    let rows: Vec<&str> = invocations::rows()
+        .iter()
+        .copied()
+        .filter(|row| !barrier(row))
+        .filter(|row| twinlane_model::server::implements(&row.to_lowercase().replace(' ', "|")))
+        .collect();
     let mut rng = Rng::new(5);
     let pool: Vec<Vec<u8>> = invocations::prepare("SET", &mut rng).iter().map(|command| encode(command)).collect();
-    let mut history: Vec<Vec<u8>> = (0..300).flat_map(|_| invocations::generate(rows[rng.index(rows.len())], &mut rng, 1)).map(|command| encode(&command)).collect();
+    let mut history: Vec<Vec<u8>> =
+        (0..300).flat_map(|_| invocations::generate(rows[rng.index(rows.len())], &mut rng, 1)).map(|command| encode(&command)).collect();
     // The history uses the pool up; chance gets a full set once more at its end.
     history.extend(pool.iter().cloned());
     history.extend([["SPOP", "set:1"], ["SPOP", "set:2"], ["SPOP", "set:ints"], ["SPOP", "set:1"]].map(|command| encode(&command)));

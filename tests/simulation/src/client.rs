@@ -206,7 +206,10 @@ impl Client {
     pub fn receive(&mut self, bytes: &[u8], rules: &mut Rules) -> Result<(), String> {
         self.input.extend_from_slice(bytes);
         loop {
-            let scanned = self.scanner.scan(&self.input).map_err(|_| format!("I3: client {} got bytes that are no reply: {}", self.index, self.input.escape_ascii()))?;
+            let scanned = self
+                .scanner
+                .scan(&self.input)
+                .map_err(|_| format!("I3: client {} got bytes that are no reply: {}", self.index, self.input.escape_ascii()))?;
             let Some(scanned) = scanned else { return Ok(()) };
             let reply: Vec<u8> = self.input.drain(..scanned.len).collect();
             let Some(asked) = self.asked.pop_front() else {
@@ -214,7 +217,12 @@ impl Client {
             };
             rules.replies += 1;
             if scanned.resp3 && !self.resp3 {
-                return Err(format!("I3: client {} speaks RESP2 and got {} for {}", self.index, reply.escape_ascii(), asked.frame.escape_ascii()));
+                return Err(format!(
+                    "I3: client {} speaks RESP2 and got {} for {}",
+                    self.index,
+                    reply.escape_ascii(),
+                    asked.frame.escape_ascii()
+                ));
             }
             self.check(&asked, &reply, rules)?;
         }
@@ -277,7 +285,10 @@ impl Client {
             return Ok(());
         }
         let waits = self.waits_for();
-        Err(format!("I3: client {} was disconnected, and the primary was not lost with a write of its in flight (waits for `{waits}`)", self.index))
+        Err(format!(
+            "I3: client {} was disconnected, and the primary was not lost with a write of its in flight (waits for `{waits}`)",
+            self.index
+        ))
     }
 
     /// Where its own keys differ from what a server holds; asked when every request is answered.
@@ -286,7 +297,10 @@ impl Client {
             for (key, entry) in db {
                 let held = server.dbs.get(number).and_then(|db| db.get(key));
                 if held != Some(entry) {
-                    return Some(format!("db {number} key {}: the client's own server holds {entry:?}, the primary {held:?}", key.escape_ascii()));
+                    return Some(format!(
+                        "db {number} key {}: the client's own server holds {entry:?}, the primary {held:?}",
+                        key.escape_ascii()
+                    ));
                 }
             }
         }

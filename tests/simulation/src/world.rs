@@ -8,7 +8,7 @@ use crate::{Summary, commands};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Action, Ack, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
+use twinlane_core::sequencer::{Ack, Action, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
 
@@ -142,11 +142,7 @@ impl<'t> World<'t> {
             // The start of the real proxy leaves its mark on both sides before it serves.
             site.server.run(0, &[b"SET", RECORD_KEY, b"mark"], clock);
         }
-        let rules = Rules {
-            own: !plan.barriers,
-            strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }),
-            ..Rules::default()
-        };
+        let rules = Rules { own: !plan.barriers, strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }), ..Rules::default() };
         let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false);
         let initial = sites[0].server.snapshot();
         let clients = (0..plan.clients).map(|index| Client::new(index, plan.databases)).collect();
@@ -700,7 +696,10 @@ impl<'t> World<'t> {
         let named = &self.rules.named;
         let gone = self.kept.iter().flatten().find(|(db, key)| !named.contains(key) && !mirror.dbs[*db].contains_key(key));
         if let Some((db, key)) = gone {
-            self.violate(format!("I5: the primary lost its data, nobody decided, and key {} of database {db} is gone from the mirror", key.escape_ascii()));
+            self.violate(format!(
+                "I5: the primary lost its data, nobody decided, and key {} of database {db} is gone from the mirror",
+                key.escape_ascii()
+            ));
         }
     }
 

@@ -3,8 +3,8 @@
 //!
 //! `TWINLANE_HISTORIES=n` plays n of them (a night's worth, say), `TWINLANE_FIRST=n` begins at another seed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use twinlane_simulation::plan::Options;
 use twinlane_simulation::{Failure, Summary, run};
@@ -54,7 +54,10 @@ fn histories_keep_every_invariant() {
     let failures = failures.into_inner().unwrap();
     for failure in &failures {
         let what: String = failure.what.chars().take(600).collect();
-        println!("seed {}: {what}\n  TWINLANE_SEED={} cargo test -p twinlane-simulation --test histories replay -- --nocapture", failure.seed, failure.seed);
+        println!(
+            "seed {}: {what}\n  TWINLANE_SEED={} cargo test -p twinlane-simulation --test histories replay -- --nocapture",
+            failure.seed, failure.seed
+        );
     }
     assert!(failures.is_empty(), "{} histories failed", failures.len());
 }

@@ -37,10 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
-    let options = Options {
-        ttl_tolerance_ms: arguments.ttl_tolerance_ms,
-        ..Options::default()
-    };
+    let options = Options { ttl_tolerance_ms: arguments.ttl_tolerance_ms, ..Options::default() };
     let report = compare::compare(&arguments.old, &arguments.new, &options)?;
     println!("{report}");
     if !arguments.digest {

@@ -61,11 +61,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(outcome) => {
             print_summary(&outcome);
-            if outcome.held() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+            if outcome.held() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             eprintln!("\nThe demo could not be finished: {error:#}");
@@ -77,32 +73,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<Outcome> {
     let old = Server::plain(Version::Redis70)?;
     let new = Server::plain(Version::Redis70)?;
-    println!(
-        "old       redis-server at {}, in {}",
-        old.address(),
-        old.dir().display()
-    );
-    println!(
-        "new       redis-server at {}, in {}",
-        new.address(),
-        new.dir().display()
-    );
+    println!("old       redis-server at {}, in {}", old.address(), old.dir().display());
+    println!("new       redis-server at {}, in {}", new.address(), new.dir().display());
     let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
-    println!(
-        "twinlane  at {}, admin port at {}",
-        proxy.address(),
-        proxy.admin_url()
-    );
-    println!(
-        "load      {} clients, every type family, pipelines, MULTI, TTLs",
-        arguments.clients
-    );
+    println!("twinlane  at {}, admin port at {}", proxy.address(), proxy.admin_url());
+    println!("load      {} clients, every type family, pipelines, MULTI, TTLs", arguments.clients);
 
-    let load = Load {
-        clients: arguments.clients,
-        seed: arguments.seed,
-        ..Load::default()
-    };
+    let load = Load { clients: arguments.clients, seed: arguments.seed, ..Load::default() };
     let workload = Workload::start(&proxy.address(), &load)?;
     let phase = Duration::from_secs(arguments.seconds) / 4;
     let flips = flips(&proxy, &workload, phase);
@@ -116,36 +93,14 @@ fn run(arguments: &Arguments) -> Result<Outcome> {
 /// Cutover, rollback and cutover again, with a phase of plain traffic around each.
 fn flips(proxy: &Proxy, workload: &Workload, phase: Duration) -> Result<Vec<Flip>> {
     std::thread::sleep(phase);
-    println!(
-        "          {} commands so far, longest pause {:.1?}",
-        workload.commands(),
-        workload.take_longest_pause()
-    );
+    println!("          {} commands so far, longest pause {:.1?}", workload.commands(), workload.take_longest_pause());
     let steps = [("cutover", "new"), ("rollback", "old"), ("cutover", "new")];
-    steps
-        .into_iter()
-        .map(|(name, primary)| flip(proxy, workload, phase, name, primary))
-        .collect()
+    steps.into_iter().map(|(name, primary)| flip(proxy, workload, phase, name, primary)).collect()
 }
 
-fn flip(
-    proxy: &Proxy,
-    workload: &Workload,
-    phase: Duration,
-    name: &'static str,
-    primary: &str,
-) -> Result<Flip> {
-    let answer = ask_until_done(name, || {
-        if name == "cutover" {
-            proxy.cutover()
-        } else {
-            proxy.rollback()
-        }
-    })?;
-    let served = proxy.status()?["primary"]
-        .as_str()
-        .unwrap_or_default()
-        .to_string();
+fn flip(proxy: &Proxy, workload: &Workload, phase: Duration, name: &'static str, primary: &str) -> Result<Flip> {
+    let answer = ask_until_done(name, || if name == "cutover" { proxy.cutover() } else { proxy.rollback() })?;
+    let served = proxy.status()?["primary"].as_str().unwrap_or_default().to_string();
     if served != primary {
         bail!("after the {name} the primary is {served:?}, not {primary:?}");
     }
@@ -156,15 +111,8 @@ fn flip(
         "{name:<9} primary is {primary}; epoch {}, {} requests held, at most {held_ms:.2} ms",
         answer.body["epoch"], answer.body["held_requests"]
     );
-    println!(
-        "          {} commands so far, longest pause {seen:.1?}",
-        workload.commands()
-    );
-    Ok(Flip {
-        name,
-        held_ms,
-        seen,
-    })
+    println!("          {} commands so far, longest pause {seen:.1?}", workload.commands());
+    Ok(Flip { name, held_ms, seen })
 }
 
 fn ask_until_done(name: &str, ask: impl Fn() -> Result<Answer>) -> Result<Answer> {
@@ -174,10 +122,7 @@ fn ask_until_done(name: &str, ask: impl Fn() -> Result<Answer>) -> Result<Answer
         if answer.status == 200 && answer.body["done"] == true {
             return Ok(answer);
         }
-        println!(
-            "          {name} not yet: {} {}",
-            answer.status, answer.body
-        );
+        println!("          {name} not yet: {} {}", answer.status, answer.body);
         if answer.status != 409 || Instant::now() > deadline {
             bail!("{name} answers {}: {}", answer.status, answer.body);
         }
@@ -196,89 +141,49 @@ fn examine(old: &Server, new: &Server, load: Summary, flips: Vec<Flip>) -> Resul
         for (side, server) in [("old", old), ("new", new)] {
             let held = server.client()?.call(&[b"GET", key.as_bytes()])?;
             if held.text() != told.to_string() {
-                wrong_counters.push(format!(
-                    "{key}: the client was told {told}, {side} holds {held}"
-                ));
+                wrong_counters.push(format!("{key}: the client was told {told}, {side} holds {held}"));
             }
         }
     }
-    Ok(Outcome {
-        load,
-        flips,
-        keys,
-        report,
-        digests,
-        wrong_counters,
-    })
+    Ok(Outcome { load, flips, keys, report, digests, wrong_counters })
 }
 
 /// Keys of database 0 that are not the proxy's.
 fn own_keys(server: &Server) -> Result<u64> {
     let pattern = [RESERVED_PREFIX, b"*"].concat();
-    let replies = server
-        .client()?
-        .pipeline(&[vec![b"DBSIZE".to_vec()], vec![b"KEYS".to_vec(), pattern]])?;
+    let replies = server.client()?.pipeline(&[vec![b"DBSIZE".to_vec()], vec![b"KEYS".to_vec(), pattern]])?;
     let all = replies.first().and_then(Value::int).context("DBSIZE")?;
     Ok(all as u64 - replies.get(1).map_or(0, |keys| keys.items().len()) as u64)
 }
 
 impl Outcome {
     fn held(&self) -> bool {
-        self.load.is_clean()
-            && self.report.is_equal()
-            && self.digests.is_equal()
-            && self.wrong_counters.is_empty()
+        self.load.is_clean() && self.report.is_equal() && self.digests.is_equal() && self.wrong_counters.is_empty()
     }
 }
 
 fn print_summary(outcome: &Outcome) {
-    let Outcome {
-        load,
-        flips,
-        keys,
-        report,
-        digests,
-        wrong_counters,
-    } = outcome;
+    let Outcome { load, flips, keys, report, digests, wrong_counters } = outcome;
     println!();
     println!("commands sent and answered        {}", load.commands);
     println!("error replies                     {}", load.errors);
     println!("connections lost                  {}", load.disconnects);
     println!("own counters or writes not seen   {}", load.broken_promises);
-    println!(
-        "longest pause a client saw        {:.1?}",
-        load.longest_pause
-    );
+    println!("longest pause a client saw        {:.1?}", load.longest_pause);
     for flip in flips {
-        println!(
-            "  {:<9} held at most           {:.2} ms (longest pause in its phase {:.1?})",
-            flip.name, flip.held_ms, flip.seen
-        );
+        println!("  {:<9} held at most           {:.2} ms (longest pause in its phase {:.1?})", flip.name, flip.held_ms, flip.seen);
     }
     println!("keys on old, on new               {}, {}", keys[0], keys[1]);
-    println!(
-        "keys compared                     {} ({} about to expire)",
-        report.keys_compared, report.dying
-    );
+    println!("keys compared                     {} ({} about to expire)", report.keys_compared, report.dying);
     println!("keys that differ                  {}", report.differing);
     println!("keys whose DEBUG DIGEST differs   {}", digests.differing);
     println!("acknowledged counts not held      {}", wrong_counters.len());
     for line in load.complaints.iter().chain(wrong_counters) {
         println!("  {line}");
     }
-    for report in [report, digests]
-        .into_iter()
-        .filter(|report| !report.is_equal())
-    {
+    for report in [report, digests].into_iter().filter(|report| !report.is_equal()) {
         println!("{report}");
     }
     println!();
-    println!(
-        "{}",
-        if outcome.held() {
-            "Everything held."
-        } else {
-            "NOT everything held: see above."
-        }
-    );
+    println!("{}", if outcome.held() { "Everything held." } else { "NOT everything held: see above." });
 }

@@ -110,7 +110,8 @@ fn proxy_settles(proxy: &Proxy) -> Result<()> {
     loop {
         let status = proxy.status()?;
         let mirror = &status["mirror"];
-        if mirror["dirty_keys"] == 0 && mirror["queued_effects"] == 0 && mirror["unsynced_databases"].as_array().is_some_and(Vec::is_empty) {
+        if mirror["dirty_keys"] == 0 && mirror["queued_effects"] == 0 && mirror["unsynced_databases"].as_array().is_some_and(Vec::is_empty)
+        {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -32,7 +32,11 @@ pub fn unknown_command(request: &Request<'_>, major: u32) -> Vec<u8> {
 #[must_use]
 pub fn unknown_subcommand(request: &Request<'_>, major: u32) -> Vec<u8> {
     let container = String::from_utf8_lossy(request.arg(0)).to_ascii_uppercase();
-    let mut out = if major >= 7 { b"-ERR unknown subcommand '".to_vec() } else { b"-ERR Unknown subcommand or wrong number of arguments for '".to_vec() };
+    let mut out = if major >= 7 {
+        b"-ERR unknown subcommand '".to_vec()
+    } else {
+        b"-ERR Unknown subcommand or wrong number of arguments for '".to_vec()
+    };
     let sub = request.arg(1);
     out.extend_from_slice(&sub[..sub.len().min(128)]);
     out.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());

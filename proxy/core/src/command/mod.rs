@@ -278,9 +278,24 @@ impl Command {
     #[must_use]
     pub fn can_be_allowed(&self) -> bool {
         const CAN: [&str; 18] = [
-            "ACL DELUSER", "ACL DRYRUN", "ACL GETUSER", "ACL LIST", "ACL LOAD", "ACL LOG", "ACL SAVE", "ACL SETUSER", "ACL USERS",
-            "BGREWRITEAOF", "BGSAVE", "CONFIG HELP", "CONFIG RESETSTAT", "CONFIG REWRITE", "CONFIG SET", "LATENCY RESET",
-            "MEMORY PURGE", "SLOWLOG RESET",
+            "ACL DELUSER",
+            "ACL DRYRUN",
+            "ACL GETUSER",
+            "ACL LIST",
+            "ACL LOAD",
+            "ACL LOG",
+            "ACL SAVE",
+            "ACL SETUSER",
+            "ACL USERS",
+            "BGREWRITEAOF",
+            "BGSAVE",
+            "CONFIG HELP",
+            "CONFIG RESETSTAT",
+            "CONFIG REWRITE",
+            "CONFIG SET",
+            "LATENCY RESET",
+            "MEMORY PURGE",
+            "SLOWLOG RESET",
         ];
         self.class == Class::Refused && CAN.contains(&self.name)
     }

@@ -82,7 +82,8 @@ pub(super) fn xclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
         return Effect::Image;
     }
     let claimed = claimed_ids(done.reply);
-    let left: Vec<&[u8]> = (5..options_at).map(|at| request.arg(at)).filter(|id| !claimed.iter().any(|claimed| same_id(claimed, id))).collect();
+    let left: Vec<&[u8]> =
+        (5..options_at).map(|at| request.arg(at)).filter(|id| !claimed.iter().any(|claimed| same_id(claimed, id))).collect();
     let (key, group, consumer) = (request.arg(1), request.arg(2), request.arg(3));
     let last_id = (options_at..request.len()).find(|at| request.is(*at, "LASTID"));
     let mut frames = 0;
@@ -181,7 +182,11 @@ pub(super) fn xautoclaim(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
 
 /// Ids of claimed entries: the elements themselves with JUSTID, else the first of each.
 fn claimed_ids(entries: Reply<'_>) -> Vec<&[u8]> {
-    entries.elements().filter_map(|entry| if entry.is_aggregate() { entry.elements().next() } else { Some(entry) }).map(Reply::text).collect()
+    entries
+        .elements()
+        .filter_map(|entry| if entry.is_aggregate() { entry.elements().next() } else { Some(entry) })
+        .map(Reply::text)
+        .collect()
 }
 
 /// `5` and `5-0` name the same entry.

@@ -31,8 +31,9 @@ impl Shape {
     #[must_use]
     pub fn of(name: &str) -> Shape {
         match name {
-            "EXEC" | "LMPOP" | "ZMPOP" | "BLPOP" | "BRPOP" | "BLMPOP" | "BZPOPMIN" | "BZPOPMAX" | "BZMPOP" | "XRANGE"
-            | "XREVRANGE" => Shape::NullArray,
+            "EXEC" | "LMPOP" | "ZMPOP" | "BLPOP" | "BRPOP" | "BLMPOP" | "BZPOPMIN" | "BZPOPMAX" | "BZMPOP" | "XRANGE" | "XREVRANGE" => {
+                Shape::NullArray
+            }
             "LPOP" | "RPOP" => Shape::NullArrayFrom(3),
             "ZRANK" | "ZREVRANK" => Shape::NullArrayFrom(4),
             "GEOPOS" | "COMMAND INFO" => Shape::NullArrayElements,

@@ -69,11 +69,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
         }
         value = value * 10 + u64::from(digit - b'0');
     }
-    if negative {
-        (value <= 1 << 63).then(|| (value as i64).wrapping_neg())
-    } else {
-        i64::try_from(value).ok()
-    }
+    if negative { (value <= 1 << 63).then(|| (value as i64).wrapping_neg()) } else { i64::try_from(value).ok() }
 }
 
 #[cfg(test)]

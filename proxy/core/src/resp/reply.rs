@@ -325,9 +325,8 @@ mod tests {
 
     #[test]
     fn fingerprints_see_what_is_said_and_not_how() {
-        let same = |a: &[u8], b: &[u8], numeric| {
-            fingerprint([Reply(a)].into_iter(), numeric) == fingerprint([Reply(b)].into_iter(), numeric)
-        };
+        let same =
+            |a: &[u8], b: &[u8], numeric| fingerprint([Reply(a)].into_iter(), numeric) == fingerprint([Reply(b)].into_iter(), numeric);
         assert!(same(b"*2\r\n$1\r\na\r\n$1\r\n1\r\n", b"%1\r\n+a\r\n$1\r\n1\r\n", false));
         assert!(same(b"$-1\r\n", b"_\r\n", false));
         assert!(same(b",0.10000000000000001\r\n", b",0.1\r\n", false));

@@ -161,7 +161,8 @@ impl Sequencer {
     /// Lets the owner of a barrier or fence go on when what it waits for has been answered.
     pub(super) fn pump_fences(&mut self) -> bool {
         let waits = |side: &Side, fence: &Fence| {
-            !fence.sent && side.lane(LaneId::shared(crate::endpoint::Endpoint::Old, fence.db)).is_some_and(|lane| lane.answered >= fence.behind)
+            !fence.sent
+                && side.lane(LaneId::shared(crate::endpoint::Endpoint::Old, fence.db)).is_some_and(|lane| lane.answered >= fence.behind)
         };
         let side = &self.sides[self.primary().index()];
         let fence = self.fences.fences.iter().any(|fence| waits(side, fence));

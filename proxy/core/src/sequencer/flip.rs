@@ -67,9 +67,20 @@ impl Sequencer {
         };
         for side in Endpoint::BOTH {
             let state = &self.sides[side.index()];
-            say(state.is_up(), format!("`{side}` ({}) is not connected: {}", state.address, state.error.as_deref().unwrap_or("connecting")));
-            say(state.error.is_none() || !state.is_up(), format!("`{side}` is not healthy: {}", state.error.as_deref().unwrap_or_default()));
-            say(state.zombies_until <= self.now.us, format!("a dead connection of ours to `{side}` could not be killed and may still write; the gate opens again after the grace time"));
+            say(
+                state.is_up(),
+                format!("`{side}` ({}) is not connected: {}", state.address, state.error.as_deref().unwrap_or("connecting")),
+            );
+            say(
+                state.error.is_none() || !state.is_up(),
+                format!("`{side}` is not healthy: {}", state.error.as_deref().unwrap_or_default()),
+            );
+            say(
+                state.zombies_until <= self.now.us,
+                format!(
+                    "a dead connection of ours to `{side}` could not be killed and may still write; the gate opens again after the grace time"
+                ),
+            );
         }
         say(self.record.mirroring, "mirroring is off".into());
         if self.lost.is_some() && !force_primary_lost {
@@ -89,9 +100,15 @@ impl Sequencer {
         }
         if !lasting {
             let (_, age) = self.mirror_queue();
-            say(self.ledger.is_empty() || force_primary_lost, format!("{} keys are in doubt (dirty, or their image is not confirmed)", self.ledger.len()));
+            say(
+                self.ledger.is_empty() || force_primary_lost,
+                format!("{} keys are in doubt (dirty, or their image is not confirmed)", self.ledger.len()),
+            );
             say(self.mirror.mode != Mode::Collapsing, "the mirror is behind its bounds".into());
-            say(age <= self.settings.flip_lag_max_us, format!("the mirror is {} ms behind, more than {} ms", age / 1000, self.settings.flip_lag_max_us / 1000));
+            say(
+                age <= self.settings.flip_lag_max_us,
+                format!("the mirror is {} ms behind, more than {} ms", age / 1000, self.settings.flip_lag_max_us / 1000),
+            );
             say(!self.mirror_owes(), "a whole-database command waits for the mirror".into());
         }
         reasons
@@ -101,7 +118,11 @@ impl Sequencer {
         if !self.settings.backfill {
             return "not every key is known to be on the mirror, and the backfill is off".into();
         }
-        format!("not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited", self.scans.databases().len().max(1), self.scans.visited)
+        format!(
+            "not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited",
+            self.scans.databases().len().max(1),
+            self.scans.visited
+        )
     }
 
     pub(super) fn begin_flip(&mut self, ticket: u64, to: Endpoint, force_primary_lost: bool, dry_run: bool) {

@@ -93,7 +93,8 @@ impl Sequencer {
     /// The mirror answered an image.
     pub(super) fn confirm_image(&mut self, db: Db, key: &Arc<[u8]>, position: u64, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
         self.mirror.image_bytes = self.mirror.image_bytes.saturating_sub(len as usize);
-        let error = failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
+        let error =
+            failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
         match error {
             None => {
                 if self.ledger.state(db, key) == Some(State::Restoring(position)) {
@@ -273,7 +274,8 @@ fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64,
         }
         b"zset" => {
             let mut pairs: Vec<&[u8]> = Vec::new();
-            let flat: Vec<Reply<'_>> = zset.elements().flat_map(|item| if item.is_aggregate() { item.elements().collect() } else { vec![item] }).collect();
+            let flat: Vec<Reply<'_>> =
+                zset.elements().flat_map(|item| if item.is_aggregate() { item.elements().collect() } else { vec![item] }).collect();
             for pair in flat.chunks(2) {
                 pairs.extend([pair.get(1)?.text(), pair[0].text()]);
             }
@@ -376,7 +378,9 @@ fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<
 fn pending(group: Reply<'_>) -> Vec<(&[u8], &[u8], i64, i64)> {
     let entries = field(group, "pel").or_else(|| field(group, "pending")).into_iter().flat_map(Reply::elements);
     let parts = entries.map(|entry| entry.elements().collect::<Vec<Reply<'_>>>());
-    parts.filter_map(|parts| Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?))).collect()
+    parts
+        .filter_map(|parts| Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?)))
+        .collect()
 }
 
 /// `5-1` as numbers.

@@ -1,9 +1,9 @@
 //! What is the session's own business: who it is, which protocol it speaks, which database it uses. Nothing of this may reach a
 //! lane, which others share.
 
+use super::Sequencer;
 use super::lane::LaneId;
 use super::session::{Admit, ReplyMode, Session, SessionId, Wait};
-use super::Sequencer;
 use crate::command::Command;
 use crate::endpoint::Db;
 use crate::resp::encode::{parse_integer, push_bulk, push_header};

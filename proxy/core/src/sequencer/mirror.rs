@@ -234,12 +234,16 @@ impl Sequencer {
         let unknown = matches!(effect, Effect::Replay(_)) && !self.sides[self.mirror_side().index()].knows(command);
         // SET with KEEPTTL keeps what the mirror holds: it overwrites, and needs the key to be equal all the same.
         let keeps = !total && command.rule == Rule::Set;
-        let doubtful = !total && command.keys(request).any(|key| (keeps || key.used != KeyUse::Overwrite) && self.is_doubtful(db, key.name));
+        let doubtful =
+            !total && command.keys(request).any(|key| (keeps || key.used != KeyUse::Overwrite) && self.is_doubtful(db, key.name));
         if doubtful || unknown {
             return Way::Done(self.image_written(db, command, request, ack));
         }
         let aside = |key: &[u8]| self.ledger.state(db, key) == Some(State::Unmirrorable);
-        if request.frame.len() >= limits::BULK_BYTES_CERTAIN && self.ledger.unmirrorable() > 0 && command.keys(request).any(|key| aside(key.name)) {
+        if request.frame.len() >= limits::BULK_BYTES_CERTAIN
+            && self.ledger.unmirrorable() > 0
+            && command.keys(request).any(|key| aside(key.name))
+        {
             // It would break the mirror's connection again; something smaller, or a deletion, ends it.
             return Way::Done(false);
         }
@@ -279,7 +283,8 @@ impl Sequencer {
     /// Images of everything the command wrote. True when at least one is on its way.
     fn image_written(&mut self, db: Db, command: &'static Command, request: &Request<'_>, ack: Option<(SessionId, u64)>) -> bool {
         self.note_volatile(db, command, request);
-        let mut keys: Vec<(Db, Arc<[u8]>)> = command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())).collect();
+        let mut keys: Vec<(Db, Arc<[u8]>)> =
+            command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())).collect();
         let other = |at: usize| parse_integer(request.arg(at)).map(|index| index as Db);
         match command.rule {
             Rule::Move => keys.extend(other(2).map(|to| (to, request.arg(1).into()))),
@@ -290,7 +295,11 @@ impl Sequencer {
             }
             _ => {}
         }
-        let cause = if matches!(command.rule, Rule::Script | Rule::Image | Rule::Sort | Rule::GeoRadius | Rule::Move) { Cause::Image } else { Cause::Unsynced };
+        let cause = if matches!(command.rule, Rule::Script | Rule::Image | Rule::Sort | Rule::GeoRadius | Rule::Move) {
+            Cause::Image
+        } else {
+            Cause::Unsynced
+        };
         let mut pending = false;
         for (db, key) in keys {
             self.want_image(db, &key, cause);
@@ -474,7 +483,8 @@ impl Sequencer {
 
     pub(super) fn confirm_barrier(&mut self, reply: Reply<'_>, failed: Option<&[u8]>) {
         self.mirror.barrier_sent = false;
-        let error = failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|element| element.is_error()));
+        let error =
+            failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|element| element.is_error()));
         if let Some(error) = error {
             if self.side_refusal(error) {
                 return;
@@ -507,7 +517,15 @@ impl Sequencer {
     }
 
     /// The mirror answered a block of effects.
-    pub(super) fn confirm_block(&mut self, id: LaneId, block: &EffectBlock, frame: &[u8], reply: Reply<'_>, failed: Option<&[u8]>, at: u64) {
+    pub(super) fn confirm_block(
+        &mut self,
+        id: LaneId,
+        block: &EffectBlock,
+        frame: &[u8],
+        reply: Reply<'_>,
+        failed: Option<&[u8]>,
+        at: u64,
+    ) {
         if let Some(lane) = self.lane_mut(id) {
             lane.sourced -= usize::from(block.sourced);
         }
@@ -649,7 +667,10 @@ impl Sequencer {
         match &mut self.mirror.mode {
             Mode::Following if bytes > self.settings.queue_bytes_max || age > self.settings.queue_age_max_us => {
                 self.mirror.mode = Mode::Collapsing;
-                self.log(true, format!("`{side}` is behind ({bytes} bytes, {} ms): effects become dirty keys until it catches up", age / 1000));
+                self.log(
+                    true,
+                    format!("`{side}` is behind ({bytes} bytes, {} ms): effects become dirty keys until it catches up", age / 1000),
+                );
             }
             Mode::Paused { trial_at, .. } if now >= *trial_at => {
                 *trial_at = now + 1_000_000;
@@ -735,7 +756,9 @@ impl Sequencer {
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
-            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Census | What::Trial => return,
+            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Census | What::Trial => {
+                return;
+            }
         };
         self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {

@@ -358,11 +358,7 @@ impl Sequencer {
             touched_lanes: Vec::new(),
             touched_sessions: Vec::new(),
             alarms: Vec::new(),
-            totals: Totals {
-                commands: vec![(0, 0); table.rows().len()],
-                mismatches: vec![0; table.rows().len()],
-                ..Totals::default()
-            },
+            totals: Totals { commands: vec![(0, 0); table.rows().len()], mismatches: vec![0; table.rows().len()], ..Totals::default() },
             scratch: Scratch::default(),
             doubts: Vec::new(),
             settling: false,

@@ -44,7 +44,11 @@ impl Sequencer {
 
     /// No doubt of any kind, apart from images that are being confirmed.
     fn in_step(&self) -> bool {
-        self.scans.is_done() && self.ledger.dirty() == 0 && self.ledger.unmirrorable() == 0 && !self.mirror_owes() && self.sides.iter().all(super::sides::Side::is_up)
+        self.scans.is_done()
+            && self.ledger.dirty() == 0
+            && self.ledger.unmirrorable() == 0
+            && !self.mirror_owes()
+            && self.sides.iter().all(super::sides::Side::is_up)
     }
 
     fn side_status(&self, endpoint: Endpoint) -> SideStatus {

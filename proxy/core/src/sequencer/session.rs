@@ -1,8 +1,8 @@
 //! A session: one client connection. Its input waits here until its requests may enter a lane; its replies leave in the order
 //! of its requests, those of servers and those of our own.
 
-use super::{Now, Sequencer};
 use super::transaction::Multi;
+use super::{Now, Sequencer};
 use crate::endpoint::Db;
 use crate::limits;
 use crate::resp::request::{Parsed, Request, Resume, canonical, parse};
@@ -449,9 +449,10 @@ impl Sequencer {
     /// Replies whose wait for the mirror has lasted too long are delivered as they are; no error is invented [H28].
     pub(super) fn tick_acks(&mut self) {
         while let Some((deadline, id, number)) = self.sessions.acks.front().copied() {
-            let waits = self.sessions.get(id).is_some_and(|session| {
-                session.held.iter().any(|held| held.waits.is_some_and(|(waiting, _)| waiting == number))
-            });
+            let waits = self
+                .sessions
+                .get(id)
+                .is_some_and(|session| session.held.iter().any(|held| held.waits.is_some_and(|(waiting, _)| waiting == number)));
             if waits && deadline > self.now.us {
                 return;
             }
@@ -534,7 +535,9 @@ impl Sequencer {
             woken.extend(self.sessions.privileged.filter(|_| holder.is_none()));
         } else {
             self.sessions.privileged = None;
-            woken.extend(self.sessions.iter().filter(|session| session.waiting_bytes() >= limits::SESSION_WINDOW_BYTES).map(|session| session.id));
+            woken.extend(
+                self.sessions.iter().filter(|session| session.waiting_bytes() >= limits::SESSION_WINDOW_BYTES).map(|session| session.id),
+            );
         }
         // Their sockets were left alone, and nothing else would tell their tasks.
         woken.into_iter().for_each(|id| self.touch(id));
@@ -655,4 +658,3 @@ impl Sequencer {
         (count, longest)
     }
 }
-

@@ -245,7 +245,12 @@ impl Sequencer {
         let (generation, predecessors) = (side.generation, side.predecessors.clone());
         let mut databases = BTreeSet::from([0]);
         databases.extend(self.sessions.iter().map(|session| session.db));
-        self.actions.push_back(Action::ConnectSide { side: endpoint, generation, predecessors, databases: databases.into_iter().collect() });
+        self.actions.push_back(Action::ConnectSide {
+            side: endpoint,
+            generation,
+            predecessors,
+            databases: databases.into_iter().collect(),
+        });
     }
 
     /// A side is connected, its earlier connections are dead, its lanes are open.
@@ -331,7 +336,13 @@ impl Sequencer {
         self.mirror.typed_images = false;
         self.mirror.image_bytes = 0;
         if !first && (changed || !marked) {
-            self.log(true, format!("`{}` is another process, or has lost its keys: nothing is known of it until it has been copied anew", self.mirror_side()));
+            self.log(
+                true,
+                format!(
+                    "`{}` is another process, or has lost its keys: nothing is known of it until it has been copied anew",
+                    self.mirror_side()
+                ),
+            );
             self.unsync(&[]);
             self.refresh_keyspaces();
         }
@@ -400,7 +411,8 @@ impl Sequencer {
         let mut again = Vec::new();
         let mut suspected = false;
         // Who had a write in flight is known before anything is decided for anybody.
-        let closing: HashSet<SessionId> = if primary { lanes.iter().flatten().flat_map(sessions_in_doubt).collect() } else { HashSet::new() };
+        let closing: HashSet<SessionId> =
+            if primary { lanes.iter().flatten().flat_map(sessions_in_doubt).collect() } else { HashSet::new() };
         for (slot, lane) in lanes.into_iter().enumerate() {
             let Some(mut lane) = lane else { continue };
             let id = LaneId::of_slot(endpoint, slot);
@@ -535,7 +547,8 @@ impl Sequencer {
         if !down {
             return;
         }
-        let error = format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
+        let error =
+            format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
         for (id, flight, _) in std::mem::take(&mut self.again) {
             if let Some(owner) = Self::owner_of(&flight.what) {
                 self.deliver(owner, error.as_bytes(), true, None);

@@ -118,7 +118,9 @@ impl Sequencer {
         if !carried && !local {
             let error = match class {
                 // Never inside a transaction (redis 7.0.15 server.c processCommand, CMD_NO_MULTI).
-                _ if matches!(command.name, "SAVE" | "SHUTDOWN" | "SYNC" | "PSYNC") => "-ERR Command not allowed inside a transaction\r\n".to_owned(),
+                _ if matches!(command.name, "SAVE" | "SHUTDOWN" | "SYNC" | "PSYNC") => {
+                    "-ERR Command not allowed inside a transaction\r\n".to_owned()
+                }
                 Class::Later | Class::Refused => super::admit::refusal(command),
                 _ => format!("-ERR twinlane: {} inside MULTI is not supported\r\n", command.name),
             };

@@ -74,7 +74,8 @@ fn restore(g: &mut Gen) -> Command {
         2 => data.truncate(5),
         _ => {}
     }
-    let (ttl, absolute) = if g.one_in(4) { (g.at_millis(), true) } else { (g.one(&["0", "0", "0", "5000000", "100000000", "-1", "abc"]), false) };
+    let (ttl, absolute) =
+        if g.one_in(4) { (g.at_millis(), true) } else { (g.one(&["0", "0", "0", "5000000", "100000000", "-1", "abc"]), false) };
     let mut c = cmd!["RESTORE", g.target(), ttl, data];
     g.maybe(&mut c, 2, &["REPLACE"]);
     if absolute {

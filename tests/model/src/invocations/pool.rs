@@ -57,7 +57,19 @@ pub(super) fn fill(rng: &mut Rng) -> Vec<Command> {
     let long = |rng: &mut Rng| rng.between(100_000_000, 200_000_000).to_string();
     let mut c = vec![
         delete,
-        cmd!["MSET", "text:1", "Hello, World", "text:2", "abc", "text:empty", "", b"bin\x00\r\n\xff".as_slice(), b"\x00\r\n\xff value".as_slice(), "", "named nothing"],
+        cmd![
+            "MSET",
+            "text:1",
+            "Hello, World",
+            "text:2",
+            "abc",
+            "text:empty",
+            "",
+            b"bin\x00\r\n\xff".as_slice(),
+            b"\x00\r\n\xff value".as_slice(),
+            "",
+            "named nothing"
+        ],
         cmd!["SET", "text:ttl", "fading", "PX", long(rng)],
         cmd!["MSET", "num:1", rng.between(-100, 100), "num:max", i64::MAX, "num:min", i64::MIN],
         cmd!["SET", "num:ttl", rng.between(0, 1000), "PX", long(rng)],
@@ -145,7 +157,24 @@ impl Gen<'_> {
 
     /// A string value: text, empty, binary, numbers of all sorts.
     pub fn value(&mut self) -> Vec<u8> {
-        let words: &[&[u8]] = &[b"value", b"", b"\x00\r\n\xff$5\r\n", b"a", b"b", b"0", b"1", b"-7", b"007", b" 1", b"3.0", b"1e3", b"9223372036854775807", b"-9223372036854775808", b"nan", b"inf"];
+        let words: &[&[u8]] = &[
+            b"value",
+            b"",
+            b"\x00\r\n\xff$5\r\n",
+            b"a",
+            b"b",
+            b"0",
+            b"1",
+            b"-7",
+            b"007",
+            b" 1",
+            b"3.0",
+            b"1e3",
+            b"9223372036854775807",
+            b"-9223372036854775808",
+            b"nan",
+            b"inf",
+        ];
         match self.rng.below(12) {
             0 => vec![b'x'; self.rng.index(200)],
             1 => self.rng.next_u64().to_be_bytes().to_vec(),

@@ -12,7 +12,13 @@ pub(super) const ROWS: &[Invocation] = &[
     }),
     write("FCALL", |g| {
         let function = g.one(&["store", "store", "count", "draw", "fail", "nothing"]);
-        let key = if function == b"draw" { g.key(Kind::Set) } else if function == b"count" { g.key(Kind::Number) } else { g.target() };
+        let key = if function == b"draw" {
+            g.key(Kind::Set)
+        } else if function == b"count" {
+            g.key(Kind::Number)
+        } else {
+            g.target()
+        };
         cmd!["FCALL", function, g.one(&["1", "1", "1", "1", "1", "5", "-1", "x"]), key, g.value()]
     }),
     write("FUNCTION LOAD", |g| {
@@ -61,14 +67,21 @@ pub(super) const ROWS: &[Invocation] = &[
 ];
 
 /// SHA-1 of the scripts that EVALSHA calls.
-const SHAS: &[(&str, &str)] = &[("8cd00688c05c46bde4a2e60658ef20a2e5c0b248", known::INCREMENT), ("d3c21d0c2b9ca22f82737626a27bcaf5d288f99f", known::READ)];
+const SHAS: &[(&str, &str)] =
+    &[("8cd00688c05c46bde4a2e60658ef20a2e5c0b248", known::INCREMENT), ("d3c21d0c2b9ca22f82737626a27bcaf5d288f99f", known::READ)];
 
 /// Loads what the row calls.
 pub(super) fn prepare(row: &str) -> Vec<Command> {
     match row {
-        "EVALSHA" | "EVALSHA_RO" | "SCRIPT FLUSH" | "SCRIPT EXISTS" => SHAS.iter().map(|(_, script)| cmd!["SCRIPT", "LOAD", *script]).collect(),
+        "EVALSHA" | "EVALSHA_RO" | "SCRIPT FLUSH" | "SCRIPT EXISTS" => {
+            SHAS.iter().map(|(_, script)| cmd!["SCRIPT", "LOAD", *script]).collect()
+        }
         "FCALL" | "FCALL_RO" => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")]],
-        row if row.starts_with("FUNCTION") => vec![cmd!["FUNCTION", "FLUSH"], cmd!["FUNCTION", "LOAD", library("base", "")], cmd!["FUNCTION", "LOAD", library("other", "_other")]],
+        row if row.starts_with("FUNCTION") => vec![
+            cmd!["FUNCTION", "FLUSH"],
+            cmd!["FUNCTION", "LOAD", library("base", "")],
+            cmd!["FUNCTION", "LOAD", library("other", "_other")],
+        ],
         _ => Vec::new(),
     }
 }
@@ -106,9 +119,18 @@ fn eval(g: &mut Gen) -> Command {
         5 => cmd!["EVAL", known::UNLOCK, "1", g.key(Kind::Text), g.one(&["abc", "fading", "x"])],
         6 => cmd!["EVAL", known::WRITE_THEN_FAIL, "1", g.target(), g.value()],
         7 => cmd!["EVAL", known::READ, "1", g.key(Kind::Text)],
-        8 => cmd!["EVAL", "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i] or i) end return #KEYS", "2", g.target(), g.target(), g.value()],
+        8 => cmd![
+            "EVAL",
+            "for i = 1, #KEYS do redis.call('SET', KEYS[i], ARGV[i] or i) end return #KEYS",
+            "2",
+            g.target(),
+            g.target(),
+            g.value()
+        ],
         9 => cmd!["EVAL", "redis.call('EXPIRE', KEYS[1], ARGV[1]) return redis.call('TTL', KEYS[1]) > 0", "1", g.any_key(), g.seconds()],
-        10 => cmd!["EVAL", "return {KEYS, ARGV, 1, 'x', false, {ok='FINE'}}", g.one(&["1", "0", "2", "-1", "x", "9"]), g.target(), g.value()],
+        10 => {
+            cmd!["EVAL", "return {KEYS, ARGV, 1, 'x', false, {ok='FINE'}}", g.one(&["1", "0", "2", "-1", "x", "9"]), g.target(), g.value()]
+        }
         _ => cmd!["EVAL", "redis.call('DEL', KEYS[1]) error('on purpose')", "1", g.target()],
     }
 }

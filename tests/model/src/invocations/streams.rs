@@ -26,7 +26,8 @@ pub(super) const ROWS: &[Invocation] = &[
     }),
     write("XGROUP CREATE", |g| {
         let usual = ["g3", "g4", "g5", "\r\n"][g.rng.index(4)];
-        let mut c = cmd!["XGROUP", "CREATE", g.key(Kind::Stream), group(g, usual), g.one(&["$", "0", "3-0", "2", "7-7", "$", "0-1", "x", "-"])];
+        let mut c =
+            cmd!["XGROUP", "CREATE", g.key(Kind::Stream), group(g, usual), g.one(&["$", "0", "3-0", "2", "7-7", "$", "0-1", "x", "-"])];
         g.maybe(&mut c, 2, &["MKSTREAM"]);
         entries_read(g, &mut c);
         c
@@ -80,7 +81,8 @@ pub(super) const ROWS: &[Invocation] = &[
     }),
     write("XAUTOCLAIM", |g| {
         let idle = g.one(&["0", "0", "0", "100000000", "-1", "x"]);
-        let mut c = cmd!["XAUTOCLAIM", g.key(Kind::Stream), group(g, "g1"), consumer(g), idle, g.one(&["0", "0-0", "1-1", "(1-1", "3", "x", "-"])];
+        let mut c =
+            cmd!["XAUTOCLAIM", g.key(Kind::Stream), group(g, "g1"), consumer(g), idle, g.one(&["0", "0-0", "1-1", "(1-1", "3", "x", "-"])];
         if g.one_in(2) {
             c.extend(cmd!["COUNT", g.one(&["1", "2", "100", "0", "-1", "x"])]);
         }

@@ -103,7 +103,11 @@ fn hset(cx: &mut Ctx, a: &[&[u8]], old_reply: bool) -> Done {
     }
     let hash = cx.s.make_hash(cx.at, a[1])?;
     let created = a[2..].chunks(2).filter(|pair| store(hash, pair[0], pair[1].to_vec())).count();
-    if old_reply { cx.c.out.ok() } else { cx.c.out.len(created) }
+    if old_reply {
+        cx.c.out.ok()
+    } else {
+        cx.c.out.len(created)
+    }
     Ok(())
 }
 

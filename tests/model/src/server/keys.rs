@@ -139,7 +139,11 @@ fn rename(cx: &mut Ctx, a: &[&[u8]], only_new: bool) -> Done {
         }
         true
     };
-    if only_new { cx.c.out.flag(done) } else { cx.c.out.ok() }
+    if only_new {
+        cx.c.out.flag(done)
+    } else {
+        cx.c.out.ok()
+    }
     Ok(())
 }
 
@@ -256,8 +260,11 @@ fn scan(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         at += 2;
     }
     let (salt, now) = (cx.s.salt, cx.at.now);
-    let mut rest: Vec<(u64, &Vec<u8>, &Entry)> =
-        cx.s.dbs[cx.at.db].iter().map(|(key, entry)| (place(salt, key), key, entry)).filter(|(place, ..)| *place >= cursor.max(1)).collect();
+    let mut rest: Vec<(u64, &Vec<u8>, &Entry)> = cx.s.dbs[cx.at.db]
+        .iter()
+        .map(|(key, entry)| (place(salt, key), key, entry))
+        .filter(|(place, ..)| *place >= cursor.max(1))
+        .collect();
     rest.sort_unstable_by(|x, y| (x.0, x.1).cmp(&(y.0, y.1)));
     let mut end = rest.len().min(count as usize);
     while end > 0 && end < rest.len() && rest[end].0 == rest[end - 1].0 {

@@ -71,7 +71,11 @@ fn pop(cx: &mut Ctx, a: &[&[u8]], head: bool, name: &str) -> Done {
     }
     let count = a.get(2).map(|count| positive(count)).transpose()?;
     let Some(list) = cx.s.list(cx.at, a[1])? else {
-        if count.is_some() { cx.c.out.null_array() } else { cx.c.out.null() }
+        if count.is_some() {
+            cx.c.out.null_array()
+        } else {
+            cx.c.out.null()
+        }
         return Ok(());
     };
     match count {
@@ -190,7 +194,11 @@ fn shift(cx: &mut Ctx, from: &[u8], to: &[u8], from_head: bool, to_head: bool) -
     let item = cx.s.list(cx.at, from)?.and_then(|list| take(list, from_head)).unwrap_or_default();
     cx.c.out.bulk(&item);
     let list = cx.s.make_list(cx.at, to)?;
-    if to_head { list.push_front(item) } else { list.push_back(item) }
+    if to_head {
+        list.push_front(item)
+    } else {
+        list.push_back(item)
+    }
     cx.s.tidy(cx.at, from);
     Ok(())
 }

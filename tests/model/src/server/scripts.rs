@@ -37,8 +37,16 @@ fn eval(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         return Err("ERR Number of keys can't be negative".into());
     }
     let (keys, argv) = a[3..].split_at(count as usize);
-    let key = |at: usize| keys.get(at).copied().ok_or(Fail::from("ERR Lua redis lib command arguments must be strings or integers script: <sha>, on @user_script:1."));
-    let arg = |at: usize| argv.get(at).copied().ok_or(Fail::from("ERR Lua redis lib command arguments must be strings or integers script: <sha>, on @user_script:1."));
+    let key = |at: usize| {
+        keys.get(at)
+            .copied()
+            .ok_or(Fail::from("ERR Lua redis lib command arguments must be strings or integers script: <sha>, on @user_script:1."))
+    };
+    let arg = |at: usize| {
+        argv.get(at)
+            .copied()
+            .ok_or(Fail::from("ERR Lua redis lib command arguments must be strings or integers script: <sha>, on @user_script:1."))
+    };
     match std::str::from_utf8(a[1]).unwrap_or_default() {
         SET_TIME => {
             let now = cx.at.now as i64;

@@ -650,7 +650,11 @@ fn xreadgroup(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     }
     // The head comes last, because only now the number of streams served is known.
     let body = cx.c.out.bytes.split_off(mark);
-    if cx.c.out.resp3 { cx.c.out.map(served) } else { cx.c.out.array(served) }
+    if cx.c.out.resp3 {
+        cx.c.out.map(served)
+    } else {
+        cx.c.out.array(served)
+    }
     cx.c.out.bytes.extend_from_slice(&body);
     Ok(())
 }
@@ -737,9 +741,13 @@ fn xclaim(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         match more {
             _ if is(a[at], "FORCE") => force = true,
             _ if is(a[at], "JUSTID") => just_id = true,
-            Some(value) if is(a[at], "IDLE") => time = Some(now.wrapping_sub(parse_i64(value).ok_or("ERR Invalid IDLE option argument for XCLAIM")?)),
+            Some(value) if is(a[at], "IDLE") => {
+                time = Some(now.wrapping_sub(parse_i64(value).ok_or("ERR Invalid IDLE option argument for XCLAIM")?))
+            }
             Some(value) if is(a[at], "TIME") => time = Some(parse_i64(value).ok_or("ERR Invalid TIME option argument for XCLAIM")?),
-            Some(value) if is(a[at], "RETRYCOUNT") => retry = Some(parse_i64(value).ok_or("ERR Invalid RETRYCOUNT option argument for XCLAIM")?),
+            Some(value) if is(a[at], "RETRYCOUNT") => {
+                retry = Some(parse_i64(value).ok_or("ERR Invalid RETRYCOUNT option argument for XCLAIM")?)
+            }
             Some(value) if is(a[at], "LASTID") => last = strict_id(value, 0)?,
             _ => return Err(format!("ERR Unrecognized XCLAIM option '{}'", String::from_utf8_lossy(a[at])).into()),
         }
@@ -892,7 +900,9 @@ fn xpending(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     let found: Vec<&(StreamId, Pending)> = group
         .pending
         .iter()
-        .filter(|(id, p)| (start..=end).contains(id) && consumer.is_none_or(|c| p.consumer == c) && (now - p.delivered_ms) as i64 >= min_idle)
+        .filter(|(id, p)| {
+            (start..=end).contains(id) && consumer.is_none_or(|c| p.consumer == c) && (now - p.delivered_ms) as i64 >= min_idle
+        })
         .take(count)
         .collect();
     out.array(found.len());
@@ -915,7 +925,11 @@ fn xinfo_stream(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     let out = &mut cx.c.out;
     out.map(10);
     let first = stream.entries.first().map_or(StreamId::ZERO, |entry| entry.0);
-    for (name, number) in [("length", stream.entries.len()), ("radix-tree-keys", stream.entries.len().div_ceil(BLOCK)), ("radix-tree-nodes", stream.entries.len().div_ceil(BLOCK) + 1)] {
+    for (name, number) in [
+        ("length", stream.entries.len()),
+        ("radix-tree-keys", stream.entries.len().div_ceil(BLOCK)),
+        ("radix-tree-nodes", stream.entries.len().div_ceil(BLOCK) + 1),
+    ] {
         out.bulk(name.as_bytes());
         out.len(number);
     }

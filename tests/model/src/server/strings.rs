@@ -217,7 +217,11 @@ fn mset(cx: &mut Ctx, a: &[&[u8]], only_new: bool) -> Done {
     for pair in a[1..].chunks(2) {
         cx.s.put(cx.at, pair[0], Value::Str(pair[1].to_vec()), None);
     }
-    if only_new { cx.c.out.flag(true) } else { cx.c.out.ok() }
+    if only_new {
+        cx.c.out.flag(true)
+    } else {
+        cx.c.out.ok()
+    }
     Ok(())
 }
 

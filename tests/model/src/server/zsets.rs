@@ -162,7 +162,11 @@ fn zadd(cx: &mut Ctx, a: &[&[u8]]) -> Done {
 fn add(cx: &mut Ctx, key: &[u8], pairs: &[&[u8]], o: Options) -> Done {
     let scores: Vec<f64> = pairs.iter().step_by(2).map(|arg| float(arg)).collect::<Result<_, _>>()?;
     if cx.s.zset(cx.at, key)?.is_none() && o.xx {
-        if o.incr { cx.c.out.null() } else { cx.c.out.int(0) }
+        if o.incr {
+            cx.c.out.null()
+        } else {
+            cx.c.out.int(0)
+        }
         return Ok(());
     }
     let zset = cx.s.make_zset(cx.at, key)?;
@@ -318,11 +322,7 @@ fn pop(cx: &mut Ctx, a: &[&[u8]], lowest: bool) -> Done {
 
 fn take(zset: &mut Zset, count: usize, lowest: bool) -> Zset {
     let count = count.min(zset.len());
-    if lowest {
-        zset.drain(..count).collect()
-    } else {
-        zset.drain(zset.len() - count..).rev().collect()
-    }
+    if lowest { zset.drain(..count).collect() } else { zset.drain(zset.len() - count..).rev().collect() }
 }
 
 fn zmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
