@@ -130,7 +130,7 @@ impl Client {
     /// The next pipeline.
     pub fn pipeline(&mut self, r: &mut Rng, plan: &Plan, rules: &mut Rules) -> Vec<u8> {
         let mut out = Vec::new();
-        if self.life % 2 == 1 && !self.resp3 && self.own.executed == 0 && self.index % 2 == 0 {
+        if self.life % 2 == 1 && !self.resp3 && self.own.executed == 0 && self.index.is_multiple_of(2) {
             self.resp3 = true;
             self.ask(&encode(&["HELLO", "3"]), Check::Shape, rules, &mut out);
             let hello = encode(&["HELLO", "3"]);

@@ -254,7 +254,7 @@ impl<'t> World<'t> {
         match event {
             Event::Tick => self.tick(),
             Event::Act { client } => self.act(client),
-            Event::FromClient { client, life, bytes } => self.from_client(client, life, &bytes),
+            Event::FromClient { client, life, bytes } => self.hear_client(client, life, &bytes),
             Event::Write(id) => self.write_lane(id),
             Event::Feed { side, conn, bytes } => self.feed(side, conn, &bytes),
             Event::HangUp { side, conn } => self.sites[side.index()].server.hang_up(conn),
@@ -317,7 +317,7 @@ impl<'t> World<'t> {
             while let Some(id) = self.core.poll_session() {
                 self.core.handle_session_polled(id);
                 if let Some(client) = self.clients.iter().position(|client| client.session == Some(id)) {
-                    self.to_client(client);
+                    self.tell_client(client);
                 }
             }
             let clock = self.clock();
@@ -422,7 +422,7 @@ impl<'t> World<'t> {
         }
     }
 
-    fn from_client(&mut self, client: usize, life: u32, bytes: &[u8]) {
+    fn hear_client(&mut self, client: usize, life: u32, bytes: &[u8]) {
         let Some(session) = self.clients[client].session.filter(|_| self.clients[client].life == life) else { return };
         if !self.core.wants_input(session) && !self.core.is_closing(session) {
             // The socket is not read now.
@@ -453,7 +453,7 @@ impl<'t> World<'t> {
         bytes
     }
 
-    fn to_client(&mut self, client: usize) {
+    fn tell_client(&mut self, client: usize) {
         let Some(session) = self.clients[client].session else { return };
         let output = self.core.output(session).to_vec();
         if !output.is_empty() {
