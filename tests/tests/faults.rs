@@ -4,7 +4,7 @@
 //! I6). A primary may be slow: clients wait, as they would without us. A primary that dies and comes back with its data costs
 //! the connections that had a write in flight, nothing else: an error reply would say "not executed", which nobody knows (I2).
 //! A primary that comes back *without* its data is the one case in which the mirror is not made equal by itself: it holds the
-//! only good copy [H12], so the proxy says so, shuts the gate, deletes nothing, and waits for the operator, whose three
+//! only good copy (H12), so the proxy says so, shuts the gate, deletes nothing, and waits for the operator, whose three
 //! answers are the last three tests.
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.

@@ -2,7 +2,7 @@
 //!
 //! After a cutover the config file is a lie: it lists the endpoints, not their roles. A proxy that was killed and starts again
 //! must go on with `new`; one that has lost its state directory, or whose two URLs were swapped, must not serve at all,
-//! because whatever it believed, half of the time it would write an old copy over the good one [H9]. Each refusal says what
+//! because whatever it believed, half of the time it would write an old copy over the good one (H9). Each refusal says what
 //! was found and names the command that gets the operator out of it: `adopt`.
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.

@@ -23,11 +23,11 @@ pub enum Cause {
     MirrorReplyLost,
     /// The primary's reply was lost with its connection: nobody knows whether the write ran.
     InDoubt,
-    /// The effect was confirmed so late that the mirror's clock may have ended the key before [H2].
+    /// The effect was confirmed so late that the mirror's clock may have ended the key before (H2).
     Late,
     /// Not known to be equal.
     Unsynced,
-    /// Read as a source by an effect that came after a doubt [H13].
+    /// Read as a source by an effect that came after a doubt (H13).
     Contagion,
     /// The command has no repeatable effect (scripts, SORT STORE...).
     Image,
@@ -298,7 +298,7 @@ impl Ledger {
         self.flush(db);
     }
 
-    /// Two databases changed places [H35].
+    /// Two databases changed places (H35).
     pub fn swap(&mut self, a: Db, b: Db) {
         self.database(a.max(b));
         self.databases.swap(usize::from(a), usize::from(b));

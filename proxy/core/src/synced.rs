@@ -2,8 +2,8 @@
 //!
 //! Two kinds of knowledge: a whole database (a scan of the primary has ended in the mirror's present incarnation, nobody else
 //! writes there), and single keys (a total overwrite, a delete or an image was sent). The second is a fixed table of keyed 64-bit
-//! fingerprints: it forgets by overwriting and never invents [H36]. Both are claims about one incarnation of the mirror and are
-//! revoked with it [H14].
+//! fingerprints: it forgets by overwriting and never invents (H36). Both are claims about one incarnation of the mirror and are
+//! revoked with it (H14).
 
 use crate::endpoint::Db;
 use std::hash::{BuildHasher, Hasher};
@@ -99,7 +99,7 @@ impl Synced {
         }
     }
 
-    /// Two databases changed places [H35].
+    /// Two databases changed places (H35).
     pub fn swap(&mut self, a: Db, b: Db) {
         if usize::from(a.max(b)) < self.databases.len() {
             self.databases.swap(usize::from(a), usize::from(b));

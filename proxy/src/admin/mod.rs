@@ -3,7 +3,7 @@
 //!
 //! It has no credentials yet, so it listens on loopback only, and a web page that the operator happens to have open must not be
 //! able to use it: requests with a foreign `Host` (a rebound name) or `Origin` are refused. Every POST is audited.
-//! This room decides nothing about data; it turns requests into [`Operation`]s and [`Outcome`]s into JSON.
+//! This room decides nothing about data; it turns requests into `Operation`s and `Outcome`s into JSON.
 
 mod answer;
 mod guard;

@@ -2,7 +2,7 @@
 //!
 //! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn stays batched: all sockets
 //! that are ready are read first, and only then do the lanes write what was appended, once each. Async code here waits and
-//! hands over what came; [`Shell::flush`] carries out what the sequencer wants done.
+//! hands over what came; `Shell::flush` carries out what the sequencer wants done.
 
 mod clients;
 mod lanes;

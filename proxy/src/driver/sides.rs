@@ -1,5 +1,5 @@
 //! Connecting a side: ask what it is, kill what is left of earlier connections there, open the lanes; then look at it once a
-//! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it [H5, H6].
+//! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it (H5, H6).
 
 use super::{Shell, lanes};
 use crate::upstream::conn::{Conn, ConnError, Protocol, Reply};
@@ -91,7 +91,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
 /// Databases assumed where CONFIG is refused: what managed services offer at least.
 const DATABASES_UNTOLD: u32 = 16;
 
-/// A side that carries the record of another installation, or a newer one, is not served from [H9].
+/// A side that carries the record of another installation, or a newer one, is not served from (H9).
 async fn refuse_strangers(shell: &Rc<Shell>, side: Endpoint, conn: &mut Conn) -> Result<(), String> {
     let Some(mark) = conn.get_mark().await.map_err(|error| error.to_string())? else { return Ok(()) };
     let record = shell.record.borrow();
@@ -111,7 +111,7 @@ async fn refuse_strangers(shell: &Rc<Shell>, side: Endpoint, conn: &mut Conn) ->
     Ok(())
 }
 
-/// Kills our earlier connections on this server process, those we remember and those that carry our name [H1]. False when one
+/// Kills our earlier connections on this server process, those we remember and those that carry our name (H1). False when one
 /// may still be alive.
 async fn kill(conn: &mut Conn, run_id: &str, predecessors: &[LaneInfo], shell: &Shell) -> bool {
     let mut dead = true;
@@ -142,7 +142,7 @@ async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
     dead
 }
 
-/// Opens one lane, as long as it takes: a server that runs a script is slow, not gone [H6, H46].
+/// Opens one lane, as long as it takes: a server that runs a script is slow, not gone (H6, H46).
 async fn lane(
     shell: &Rc<Shell>,
     side: Endpoint,
@@ -205,7 +205,7 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
     }
 }
 
-/// Looks at a side once a second, until it is given up. Slowness is told, and ends nothing [H46].
+/// Looks at a side once a second, until it is given up. Slowness is told, and ends nothing (H46).
 async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
     let mut conn = Some(conn);
     loop {

@@ -28,7 +28,7 @@ impl Stream {
     }
 
     /// Makes the coming close (drop) a reset: bytes that the kernel has not sent yet are thrown away instead of reaching
-    /// the server after we gave the connection up. It does not take back what has left; only `CLIENT KILL` does [H1].
+    /// the server after we gave the connection up. It does not take back what has left; only `CLIENT KILL` does (H1).
     ///
     /// # Errors
     /// The system's, when the socket is already gone.

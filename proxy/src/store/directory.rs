@@ -67,7 +67,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unknown`]: nobody knows whether the record is durable. Go on holding and call again with the same
-    /// record (the bytes are written anew, so a retry is honest); never go on as if it had not been written [H8].
+    /// record (the bytes are written anew, so a retry is honest); never go on as if it had not been written (H8).
     pub fn commit(&mut self, record: &Record) -> Result<(), StoreError> {
         let first = self.record.is_none();
         self.write(record)?;

@@ -1,8 +1,8 @@
 //! The state directory: the durable word on who is primary (I8).
 //!
 //! The directory belongs to one process at a time. The record is a file of its own, because a decision must not queue
-//! behind other rows at the one moment when clients are held [H8]. A copy of its essence, the [`Mark`], is kept on both
-//! servers: a guard against a lost directory, never the authority [H9]. What to make of record and marks together is
+//! behind other rows at the one moment when clients are held (H8). A copy of its essence, the [`Mark`], is kept on both
+//! servers: a guard against a lost directory, never the authority (H9). What to make of record and marks together is
 //! [`judge_start`], a plain function.
 
 mod directory;

@@ -1,6 +1,6 @@
 //! One question, one answer: the client that probes servers, and that shakes hands for every connection to them.
 //!
-//! The hard case is the handshake: a refused `AUTH` or `HELLO` lets the next command run as the user before [H5], so each
+//! The hard case is the handshake: a refused `AUTH` or `HELLO` lets the next command run as the user before (H5), so each
 //! step is awaited before the next is sent. A connection that failed in the middle of a reply is broken for good, since
 //! nobody knows which reply would come next. Replies are parsed by `redis-protocol`, which is not for hostile input: only
 //! our own fixed questions are asked here. A handshaken connection becomes a lane by [`Conn::into_stream`].
@@ -239,7 +239,7 @@ impl Conn {
         Ok(rows.into_iter().filter_map(name).collect())
     }
 
-    /// This connection's id, and our address as the server sees it: what `CLIENT KILL` needs later [H1].
+    /// This connection's id, and our address as the server sees it: what `CLIENT KILL` needs later (H1).
     ///
     /// # Errors
     /// As [`Conn::ask`]; [`ConnError::Garbled`] when the server does not list us.

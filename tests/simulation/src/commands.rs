@@ -9,7 +9,7 @@ fn words(text: &[&str]) -> Command {
     text.iter().map(|word| word.as_bytes().to_vec()).collect()
 }
 
-/// A command on one of few keys of all types, that everybody writes. Sources and destinations meet on purpose [H13].
+/// A command on one of few keys of all types, that everybody writes. Sources and destinations meet on purpose (H13).
 pub fn contended(r: &mut Rng, large: bool) -> Command {
     let big = "v".repeat(if large && r.one_in(4) { 600 } else { 1 + r.index(6) });
     let number = r.below(1000).to_string();

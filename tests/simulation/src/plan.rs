@@ -10,7 +10,7 @@ use twinlane_model::server::implements;
 pub struct Options {
     /// Rules of the core that are turned off, to show that it is noticed.
     pub faults: Faults,
-    /// The simulated shell does not kill predecessors [H1].
+    /// The simulated shell does not kill predecessors (H1).
     pub no_kill: bool,
     /// Every event is noted.
     pub trace: bool,

@@ -211,7 +211,7 @@ impl World<'_> {
         self.flush();
     }
 
-    /// Closes our sockets to a side. The server notices at some time, or never: until then it executes what it was sent [H1].
+    /// Closes our sockets to a side. The server notices at some time, or never: until then it executes what it was sent (H1).
     pub fn drop_side(&mut self, side: Endpoint) {
         let sockets = std::mem::take(&mut self.sites[side.index()].sockets);
         for socket in sockets {

@@ -1,5 +1,5 @@
 //! Times to live. The mirror gets the time that remained when the primary's reply came, plus a margin, so that its clock never
-//! ends a key before the primary's does [H2]; absolute times are first turned into remaining ones on the primary's clock [H32].
+//! ends a key before the primary's does (H2); absolute times are first turned into remaining ones on the primary's clock (H32).
 
 use super::{Effect, Executed, Expect, rewritten};
 use crate::resp::encode::{number, parse_integer};

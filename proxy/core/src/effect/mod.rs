@@ -90,9 +90,9 @@ pub enum Effect {
 /// What rules need to know besides request and reply.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
-    /// The primary's wall clock now, in Unix milliseconds: ours plus its measured offset [H32].
+    /// The primary's wall clock now, in Unix milliseconds: ours plus its measured offset (H32).
     pub primary_unix_ms: i64,
-    /// Added to a remaining time, so that the mirror never expires a key before the primary does [H2].
+    /// Added to a remaining time, so that the mirror never expires a key before the primary does (H2).
     pub margin_ms: i64,
     /// The primary creates a stream consumer even when it read or claimed nothing (7.2 and later, RN 7.2:400).
     pub eager_consumers: bool,

@@ -1,5 +1,5 @@
 //! Cursors of SCAN, SSCAN, HSCAN and ZSCAN. A cursor means something only to the server that gave it, and another server
-//! accepts it silently and skips keys [H43]. So a cursor carries its side in its lowest bit, and an iteration that began before
+//! accepts it silently and skips keys (H43). So a cursor carries its side in its lowest bit, and an iteration that began before
 //! a flip ends where it began. Redis's cursors have about as many bits as the database has keys, so the bit costs nothing;
 //! cursors stay below 2^53, which every client's number type can hold.
 
@@ -50,7 +50,7 @@ impl Sequencer {
         self.send_elsewhere(id, command, &request, side)
     }
 
-    /// The iteration began on what is the mirror now. The session has nothing else unanswered meanwhile [H4].
+    /// The iteration began on what is the mirror now. The session has nothing else unanswered meanwhile (H4).
     fn send_elsewhere(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>, side: Endpoint) -> Admit {
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
         if !session.is_drained() {

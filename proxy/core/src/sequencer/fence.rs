@@ -2,7 +2,7 @@
 //! way.
 //!
 //! A *fence* stands around the keys of one large request, which travels on a lane of its own: commands that name those keys, or
-//! whose keys are not known, wait; everybody else goes on [H24]. The *barrier* stands around everything: a command that
+//! whose keys are not known, wait; everybody else goes on (H24). The *barrier* stands around everything: a command that
 //! touches several databases runs when nothing else is in flight.
 
 use super::lane::{Lane, LaneId, What};

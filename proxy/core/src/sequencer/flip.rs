@@ -1,8 +1,8 @@
 //! The flip: gate, arm, hold, drain, check, commit, swap, release.
 //!
 //! The hard case is doubt that appears during the drain: the last confirmation of the mirror may be a mismatch, and after the
-//! swap the wrong value would be the truth. So the conditions are evaluated again behind the drain, at that position [H7]. The
-//! decision to abort is taken before the record is written; once it is being written there is only forward [H8].
+//! swap the wrong value would be the truth. So the conditions are evaluated again behind the drain, at that position (H7). The
+//! decision to abort is taken before the record is written; once it is being written there is only forward (H8).
 
 use super::{Action, Record, Sequencer, mirror::Mode};
 use crate::endpoint::Endpoint;
@@ -153,7 +153,7 @@ impl Sequencer {
         }
     }
 
-    /// Waits, clients unaffected, for a moment in which the drain will be short [H42].
+    /// Waits, clients unaffected, for a moment in which the drain will be short (H42).
     fn arm(&mut self) -> bool {
         let Some(flip) = &self.flip else { return false };
         let (began, force) = (flip.began, flip.force_primary_lost);
@@ -218,7 +218,7 @@ impl Sequencer {
         false
     }
 
-    /// The regular look at the mirror is up to a second old; what it evicted meanwhile would be lost with the flip [H14].
+    /// The regular look at the mirror is up to a second old; what it evicted meanwhile would be lost with the flip (H14).
     fn ask_census(&mut self) -> bool {
         let id = super::lane::LaneId::shared(self.mirror_side(), 0);
         let now = self.now.us;

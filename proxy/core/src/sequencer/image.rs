@@ -3,7 +3,7 @@
 //! `DUMP` and `PTTL` are read in one block on the primary's lane; what was executed before is in it, what comes later follows it
 //! on the mirror's lane. So an image can neither overwrite something newer nor be crossed by something older. Where the mirror's
 //! version refuses the payload, the key is read type by type in one block instead: wrong types are errors inside EXEC and abort
-//! nothing [H34].
+//! nothing (H34).
 
 use super::lane::{LaneId, What};
 use super::{

@@ -35,7 +35,7 @@ impl LaneId {
     }
 }
 
-/// One life of a lane, as the server knows it [H1].
+/// One life of a lane, as the server knows it (H1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneInfo {
     /// `CLIENT ID`.

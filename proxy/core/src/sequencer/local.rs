@@ -59,7 +59,7 @@ impl Sequencer {
         Admit::Taken
     }
 
-    /// A session changes its lane only when it has nothing unanswered on the one it leaves [H4].
+    /// A session changes its lane only when it has nothing unanswered on the one it leaves (H4).
     fn select(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
         let primary = &self.sides[self.primary().index()];
         let (databases, major) = (primary.databases, primary.major);

@@ -2,7 +2,7 @@
 //!
 //! The hard case is the mirror that is away, slow, full or wrong: no client may notice (I6). So nothing waits for it here. What
 //! cannot be sent becomes a dirty key at once; what was sent and is not confirmed in time, or not as expected, becomes one later,
-//! and so does everything that was computed from it [H13].
+//! and so does everything that was computed from it (H13).
 
 use super::lane::{EffectBlock, EffectFlight, LaneId, What};
 use super::reply::each_request;
@@ -52,7 +52,7 @@ pub(super) struct Mirror {
     barrier_sent: bool,
     /// Databases that must be emptied before anything else reaches them.
     owed_flush: BTreeSet<Db>,
-    /// Keys of the effect that stood first when the last connection was lost [H27].
+    /// Keys of the effect that stood first when the last connection was lost (H27).
     suspects: Vec<(Db, Arc<[u8]>)>,
     /// The mirror answered a request with a protocol error: it closes the connection now, and we know for what.
     pub culprit_known: bool,
@@ -416,7 +416,7 @@ impl Sequencer {
     }
 
     /// The name that a database of the mirror's lanes has in ledger and knowledge: those have gone through a SWAPDB already that still
-    /// waits behind what is in flight on the mirror [H35].
+    /// waits behind what is in flight on the mirror (H35).
     pub(super) fn db_now(&self, db: Db) -> Db {
         self.mirror.barriers.iter().fold(db, |db, barrier| match barrier.databases[..] {
             [a, b] => swapped(db, a, b),
@@ -545,7 +545,7 @@ impl Sequencer {
         }
     }
 
-    /// Confirmed so late that the mirror's clock may have ended the key before the effect came [H2].
+    /// Confirmed so late that the mirror's clock may have ended the key before the effect came (H2).
     fn is_late(&self, db: Db, at: u64) -> bool {
         self.now.us.saturating_sub(at) > self.settings.expiry_margin_ms as u64 * 1000 && self.may_be_volatile(db)
     }
@@ -572,7 +572,7 @@ impl Sequencer {
         self.doubts.push((id, frame.to_vec(), cause, position));
     }
 
-    /// Doubt is contagious: effects that are already on the way and read a doubtful key make what they write doubtful [H13].
+    /// Doubt is contagious: effects that are already on the way and read a doubtful key make what they write doubtful (H13).
     fn spread(&mut self, id: LaneId, mut doubtful: HashSet<Vec<u8>>) {
         if self.settings.faults.no_contagion {
             return;
@@ -630,7 +630,7 @@ impl Sequencer {
         }
     }
 
-    /// A refusal of the whole side pauses the mirror [H27]. False when the error speaks of one key.
+    /// A refusal of the whole side pauses the mirror (H27). False when the error speaks of one key.
     pub(super) fn side_refusal(&mut self, error: Reply<'_>) -> bool {
         const SIDE: [&[u8]; 10] =
             [b"OOM", b"READONLY", b"MISCONF", b"NOREPLICAS", b"LOADING", b"MASTERDOWN", b"BUSY", b"NOAUTH", b"NOPERM", b"CLUSTERDOWN"];

@@ -86,7 +86,7 @@ pub enum NewData {
 /// Everything that is set from outside.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Added once to a remaining time to live, milliseconds [H2].
+    /// Added once to a remaining time to live, milliseconds (H2).
     pub expiry_margin_ms: i64,
     /// See [`Ack`].
     pub ack: Ack,
@@ -128,7 +128,7 @@ pub struct Settings {
     pub synced_slots: usize,
     /// See [`NewData`].
     pub new_data: NewData,
-    /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds [H1].
+    /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds (H1).
     pub zombie_grace_us: u64,
     /// Switches that turn a rule off, so that tests can show that they would notice.
     pub faults: Faults,
@@ -141,11 +141,11 @@ pub struct Faults {
     pub no_rewrite: bool,
     /// A mismatch marks nothing dirty.
     pub no_dirty: bool,
-    /// Doubt does not spread [H13].
+    /// Doubt does not spread (H13).
     pub no_contagion: bool,
-    /// Unsynced keys are treated as synced [H36].
+    /// Unsynced keys are treated as synced (H36).
     pub no_unsynced: bool,
-    /// The gate is not evaluated again behind the drain [H7].
+    /// The gate is not evaluated again behind the drain (H7).
     pub no_recheck: bool,
     /// Now and then an effect is held back and appended behind the next one.
     pub no_order: bool,
@@ -232,7 +232,7 @@ pub enum Action {
         side: Endpoint,
         /// To be given back with every report.
         generation: u64,
-        /// Connections whose bytes may still run on the server [H1].
+        /// Connections whose bytes may still run on the server (H1).
         predecessors: Vec<LaneInfo>,
         /// Databases to open lanes for.
         databases: Vec<Db>,
@@ -304,7 +304,7 @@ pub struct Sequencer {
     holding: bool,
     /// A record is being saved for something else than a flip.
     saving: VecDeque<(u64, Record)>,
-    /// Keys in doubt because of a connection that may still be alive on its server [H1].
+    /// Keys in doubt because of a connection that may still be alive on its server (H1).
     zombies: Vec<(Db, Box<[u8]>)>,
     /// Such a connection is of an earlier process: what it may write is not known.
     zombies_unknown: bool,

@@ -328,7 +328,7 @@ impl Sequencer {
         command.class == crate::command::Class::Cursor || matches!(command.name, "KEYS" | "DBSIZE" | "RANDOMKEY")
     }
 
-    /// Replies that list keys leave the reserved ones out, as far as that can be done [H31]; cursors name their side.
+    /// Replies that list keys leave the reserved ones out, as far as that can be done (H31); cursors name their side.
     fn hide_reserved(&mut self, id: LaneId, command: &Command, reply: Reply<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(reply.0.len());
         let push_keys = |keys: Reply<'_>, out: &mut Vec<u8>| {

@@ -2,7 +2,7 @@
 //! key: an image at a position. So a scan can never overwrite a newer value. Where everything on the mirror was put there by
 //! this proxy, the mirror is walked too, for keys that the primary does not have.
 //!
-//! A cursor is valid only for the server process that gave it [H43]: a lost side begins the database anew.
+//! A cursor is valid only for the server process that gave it (H43): a lost side begins the database anew.
 
 use super::lane::{LaneId, What};
 use super::{NewData, Sequencer};

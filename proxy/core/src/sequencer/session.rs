@@ -446,7 +446,7 @@ impl Sequencer {
         self.touch(id);
     }
 
-    /// Replies whose wait for the mirror has lasted too long are delivered as they are; no error is invented [H28].
+    /// Replies whose wait for the mirror has lasted too long are delivered as they are; no error is invented (H28).
     pub(super) fn tick_acks(&mut self) {
         while let Some((deadline, id, number)) = self.sessions.acks.front().copied() {
             let waits = self

@@ -1,9 +1,9 @@
 //! Connections to the two endpoints that come and go.
 //!
 //! The hard case is a connection that is closed here and not dead there: what it sent may run after its successor has read the
-//! key. So a side comes up only when its earlier connections have been killed by id [H1]; all lanes of a side live and die
-//! together [H4]; and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
-//! replies that did come, as a dying server would close them, and the keys are in doubt [H19].
+//! key. So a side comes up only when its earlier connections have been killed by id (H1); all lanes of a side live and die
+//! together (H4); and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
+//! replies that did come, as a dying server would close them, and the keys are in doubt (H19).
 
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, What};
 use super::reply::each_request;
@@ -88,7 +88,7 @@ pub(super) struct Side {
     known: Option<Vec<bool>>,
     lanes: Vec<Option<Lane>>,
     predecessors: Vec<LaneInfo>,
-    /// A dead connection could not be killed: it may write until then [H1].
+    /// A dead connection could not be killed: it may write until then (H1).
     pub zombies_until: u64,
     pub evicted_keys: Option<u64>,
     pub expires: HashMap<Db, u64>,
@@ -316,7 +316,7 @@ impl Sequencer {
         self.ask_again();
     }
 
-    /// The primary came back without its data: the mirror holds the better copy [H12]. Nothing is deleted there to match.
+    /// The primary came back without its data: the mirror holds the better copy (H12). Nothing is deleted there to match.
     pub(super) fn primary_lost_data(&mut self, how: &str) {
         self.lost = Some(self.position);
         self.synced.forget_all();
@@ -363,7 +363,7 @@ impl Sequencer {
         });
     }
 
-    /// Writes this installation's mark into the reserved key of both sides [H9]. A primary that lost its data gets none before
+    /// Writes this installation's mark into the reserved key of both sides (H9). A primary that lost its data gets none before
     /// the operator has decided, or a restart would forget the loss.
     pub(super) fn write_marks(&mut self) {
         for endpoint in Endpoint::BOTH {
@@ -558,7 +558,7 @@ impl Sequencer {
         self.sessions.resume |= self.anybody_waits();
     }
 
-    /// What a connection that could not be killed may have done in its grace time is doubted once more [H1].
+    /// What a connection that could not be killed may have done in its grace time is doubted once more (H1).
     fn tick_zombies(&mut self) {
         let now = self.now.us;
         if !self.sides.iter().any(|side| side.zombies_until != 0 && side.zombies_until <= now) {
@@ -574,7 +574,7 @@ impl Sequencer {
     }
 
     /// A side says how many keys it has evicted. "Synced" is a claim about the mirror, and a mirror that evicts breaks it by
-    /// itself [H14].
+    /// itself (H14).
     pub(super) fn note_evictions(&mut self, endpoint: Endpoint, evicted_keys: u64) {
         let before = self.sides[endpoint.index()].evicted_keys.replace(evicted_keys);
         if before.is_some_and(|before| evicted_keys > before) && endpoint == self.mirror_side() && self.record.mirroring {
