@@ -65,6 +65,9 @@ impl Sequencer {
             return;
         }
         self.ledger.set_state(db, key, State::Dirty);
+        if !reply.is_aggregate() {
+            self.mirror.images_rest_until = self.now.us + IMAGES_REST_US;
+        }
         if self.mirror_refuses(db).is_some() || !reply.is_aggregate() {
             return self.release_image_acks(db, key);
         }
@@ -150,7 +153,7 @@ impl Sequencer {
 
     /// Asks for images of dirty keys, oldest first, a bounded number at a time.
     pub(super) fn pump_repairs(&mut self) -> bool {
-        if self.ledger.dirty() == 0 || !self.may_repair() || !self.may_ask() {
+        if self.ledger.dirty() == 0 || !self.may_repair() || !self.may_ask() || self.now.us < self.mirror.images_rest_until {
             return false;
         }
         let mut moved = false;
@@ -191,6 +194,10 @@ fn push_dump(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
     push_request(frame, &[b"PTTL", key]);
     2
 }
+
+/// How long images rest when the primary could not tell what a key holds (out of memory, or busy with a script), microseconds: it
+/// is not to be asked as fast as it can refuse.
+const IMAGES_REST_US: u64 = 100_000;
 
 /// Remaining milliseconds for the mirror: 0 stands for ever.
 fn mirror_ttl(pttl: i64, margin_ms: i64) -> i64 {

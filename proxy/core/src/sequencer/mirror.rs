@@ -56,6 +56,8 @@ pub(super) struct Mirror {
     suspects: Vec<(Db, Arc<[u8]>)>,
     /// The mirror answered a request with a protocol error: it closes the connection now, and we know for what.
     pub culprit_known: bool,
+    /// The primary could not tell what a key holds: none is asked for until then, microseconds.
+    pub images_rest_until: u64,
     /// Bytes of images that are not confirmed.
     pub image_bytes: usize,
     /// The mirror's version refuses the primary's DUMP: images go type by type.

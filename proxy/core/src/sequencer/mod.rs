@@ -308,6 +308,8 @@ pub struct Sequencer {
     zombies: Vec<(Db, Box<[u8]>)>,
     /// Such a connection is of an earlier process: what it may write is not known.
     zombies_unknown: bool,
+    /// A mark was refused: both are written again then, microseconds.
+    marks_due: Option<u64>,
     /// Requests of a lost primary that are asked again on the new lanes.
     again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
     actions: VecDeque<Action>,
@@ -353,6 +355,7 @@ impl Sequencer {
             saving: VecDeque::new(),
             zombies: Vec::new(),
             zombies_unknown: false,
+            marks_due: None,
             again: Vec::new(),
             actions: VecDeque::new(),
             touched_lanes: Vec::new(),

@@ -132,7 +132,7 @@ impl Sequencer {
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::Restore { key, position } => self.confirm_image(self.db_now(id.db), &key, position, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
-            What::Mark => {}
+            What::Mark => self.check_mark(reply),
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
         }

@@ -10,6 +10,7 @@ use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
 use super::{Action, Now, RECORD_KEY, Sequencer};
+use crate::resp::reply::Reply;
 use crate::command::{Command, Rule, Table};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
@@ -363,9 +364,17 @@ impl Sequencer {
         });
     }
 
+    /// A server that is full refuses the mark; without it a restart would take the side for one that lost its data.
+    pub(super) fn check_mark(&mut self, reply: Reply<'_>) {
+        if reply.is_error() {
+            self.marks_due.get_or_insert(self.now.us + 1_000_000);
+        }
+    }
+
     /// Writes this installation's mark into the reserved key of both sides (H9). A primary that lost its data gets none before
     /// the operator has decided, or a restart would forget the loss.
     pub(super) fn write_marks(&mut self) {
+        self.marks_due = None;
         for endpoint in Endpoint::BOTH {
             if (endpoint == self.primary() && self.lost.is_some()) || (endpoint == self.mirror_side() && !self.record.mirroring) {
                 continue;
@@ -536,6 +545,9 @@ impl Sequencer {
 
     /// Time passes: lost sides are connected again; commands that have waited too long for the primary are answered.
     pub(super) fn tick_sides(&mut self) {
+        if self.marks_due.is_some_and(|due| due <= self.now.us) && self.may_ask() {
+            self.write_marks();
+        }
         for endpoint in Endpoint::BOTH {
             if matches!(self.sides[endpoint.index()].state, State::Down(at) if at <= self.now.us) {
                 self.connect(endpoint);
