@@ -10,12 +10,12 @@ use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
 use super::{Action, Now, RECORD_KEY, Sequencer};
-use crate::resp::reply::Reply;
 use crate::command::{Command, Rule, Table};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::push_request;
+use crate::resp::reply::Reply;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// What the shell found when it connected a side.
