@@ -45,6 +45,16 @@ pub const SYNCED_SLOTS: usize = 1 << 20;
 /// Databases a side may have: Redis allows more, managed services offer at most 64.
 pub const DATABASES_MAX: usize = 256;
 
+/// Connections to the primary that single sessions may hold for WATCH and WAIT. Past it the session that has waited longest with a
+/// WATCH loses its connection: its EXEC answers nil (H37). Servers allow 10,000 connections by default.
+pub const OWN_CONNECTIONS_MAX: usize = 256;
+
+/// Of those, connections kept for the next session when nobody needs them.
+pub const OWN_CONNECTIONS_FREE: usize = 16;
+
+/// Keys one session may watch. Past it WATCH is answered with an error.
+pub const WATCHED_KEYS_MAX: usize = 65_536;
+
 /// Images that may fail for one key in a row before it is set aside as unmirrorable.
 pub const IMAGE_ATTEMPTS_MAX: u32 = 5;
 

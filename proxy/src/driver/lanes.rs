@@ -35,6 +35,14 @@ impl Lanes {
         }
     }
 
+    /// Resets one connection.
+    pub fn drop_lane(&self, id: LaneId) {
+        if let Some(handle) = self.by_id.borrow_mut().remove(&id) {
+            handle.over.set(true);
+            handle.wake();
+        }
+    }
+
     /// Resets all connections to a side.
     pub fn drop_side(&self, side: Endpoint) {
         self.by_id.borrow_mut().retain(|id, handle| {
@@ -65,7 +73,7 @@ pub(super) fn run(shell: &Rc<Shell>, id: LaneId, generation: u64, stream: Stream
         let lost = poll_fn(|cx| turn(&shell, &handle, &mut stream, (id, generation), cx)).await;
         stream.reset();
         if let Some(error) = lost {
-            shell.lose(id.side, generation, &error);
+            shell.lose_lane(id, generation, &error);
         }
     }
 }

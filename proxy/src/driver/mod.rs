@@ -144,6 +144,7 @@ impl Shell {
             Action::OpenLane { lane, generation } => {
                 spawn_local(sides::open_lane(shell, lane, generation));
             }
+            Action::CloseLane { lane } => self.lanes.drop_lane(lane),
             Action::SaveRecord(record) => {
                 spawn_local(save(shell, record));
             }

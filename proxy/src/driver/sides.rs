@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::spawn_local;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, SideUp};
+use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, Role, SideUp};
 
 /// Longest wait for a step of a handshake.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -21,6 +21,17 @@ impl Shell {
         }
         self.lanes.drop_side(side);
         self.with(|core, now| core.handle_side_down(side, generation, error, now));
+    }
+
+    /// A lane's connection is gone.
+    pub(super) fn lose_lane(&self, id: LaneId, generation: u64, error: &str) {
+        if self.core.borrow().generation(id.side) != generation {
+            return;
+        }
+        self.with(|core, now| core.handle_lane_lost(id, generation, error, now));
+        if self.core.borrow().generation(id.side) != generation || !self.core.borrow().is_up(id.side) {
+            self.lanes.drop_side(id.side);
+        }
     }
 
     /// The name of a connection: `twinlane:<pair>:<instance>:<epoch>:<role>`.
@@ -38,7 +49,7 @@ pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, p
                 return;
             }
             for (db, stream) in streams {
-                spawn_local(lanes::run(&shell, LaneId { side, db, bulk: false }, generation, stream));
+                spawn_local(lanes::run(&shell, LaneId::shared(side, db), generation, stream));
             }
             shell.with(|core, now| core.handle_side_up(side, generation, up, now));
             watch(shell, side, generation, conn).await;
@@ -189,10 +200,14 @@ async fn lane_now(
 
 /// Opens a lane that came to be needed.
 pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
-    let role = if id.bulk { "bulk" } else { "lane" };
+    let role = match id.role {
+        Role::Shared => "lane",
+        Role::Bulk => "bulk",
+        Role::Own(_) => "own",
+    };
     let run_id = shell.core.borrow().run_id(id.side);
     let opened = lane(&shell, id.side, id.db, role, &run_id).await;
-    if shell.core.borrow().generation(id.side) != generation {
+    if shell.core.borrow().generation(id.side) != generation || shell.core.borrow().lane_is_gone(id) {
         return;
     }
     match opened {
@@ -201,6 +216,9 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
             shell.with(|core, now| core.handle_lane_open(id, generation, Ok(Some(info)), now));
         }
         Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
+        Err(error) if matches!(id.role, Role::Own(_)) => {
+            shell.with(|core, now| core.handle_lane_open(id, generation, Err(error), now));
+        }
         Err(error) => shell.lose(id.side, generation, &error),
     }
 }

@@ -102,6 +102,8 @@ pub(crate) struct Conn {
     read_at: usize,
     queue: Option<Vec<Vec<Vec<u8>>>>,
     queue_failed: bool,
+    /// Watched keys with what they held. A key that was written and holds the same again counts as unchanged here; in Redis as written.
+    watched: Vec<(usize, Vec<u8>, Option<Entry>)>,
     /// The server has closed it: nothing more is executed.
     pub closed: bool,
     /// The client has gone; what it sent is still executed.
@@ -217,6 +219,7 @@ impl ModelServer {
             queue_failed: false,
             closed: false,
             hung_up: false,
+            watched: Vec::new(),
         });
         id
     }
@@ -409,6 +412,7 @@ impl ModelServer {
             queue_failed: false,
             closed: false,
             hung_up: false,
+            watched: Vec::new(),
         };
         self.process(&mut conn, args, now_ms);
         conn.out.bytes
@@ -440,6 +444,11 @@ impl ModelServer {
             "multi" => self.multi(conn),
             "exec" => self.exec(conn, now),
             "discard" => self.discard(conn),
+            "watch" => self.watch(conn, args, now),
+            "unwatch" => {
+                conn.watched.clear();
+                conn.out.ok();
+            }
             _ => self.call(conn, row, args, now),
         }
     }
@@ -464,7 +473,20 @@ impl ModelServer {
         conn.out.ok();
     }
 
+    fn watch(&mut self, conn: &mut Conn, args: &[&[u8]], now: u64) {
+        if conn.queue.is_some() {
+            return conn.out.error("ERR WATCH inside MULTI is not allowed");
+        }
+        let at = At { db: conn.db, now };
+        for key in &args[1..] {
+            let held = self.entry(at, key).cloned();
+            conn.watched.push((conn.db, key.to_vec(), held));
+        }
+        conn.out.ok();
+    }
+
     fn discard(&mut self, conn: &mut Conn) {
+        conn.watched.clear();
         match conn.queue.take() {
             Some(_) => conn.out.ok(),
             None => conn.out.error("ERR DISCARD without MULTI"),
@@ -473,8 +495,12 @@ impl ModelServer {
 
     fn exec(&mut self, conn: &mut Conn, now: u64) {
         let Some(queue) = conn.queue.take() else { return conn.out.error("ERR EXEC without MULTI") };
+        let watched = std::mem::take(&mut conn.watched);
         if conn.queue_failed {
             return conn.out.error("EXECABORT Transaction discarded because of previous errors.");
+        }
+        if watched.into_iter().any(|(db, key, held)| self.entry(At { db, now }, &key) != held.clone().as_mut()) {
+            return conn.out.null_array();
         }
         let rows: Vec<(&Row, Vec<&[u8]>)> = queue
             .iter()

@@ -24,6 +24,8 @@ enum Check {
     Own,
     /// It is what the client's own server answers to EXEC; refused, the transaction is discarded there.
     OwnExec,
+    /// As `OwnExec`, of a transaction that watches: nil is a legal answer at any time.
+    OwnWatched,
     /// A number that nobody else got.
     Shared,
 }
@@ -167,7 +169,25 @@ impl Client {
     }
 
     fn transaction(&mut self, r: &mut Rng, plan: &Plan, rules: &mut Rules, out: &mut Vec<u8>, own: bool) {
-        let (check, exec) = if own { (Check::Own, Check::OwnExec) } else { (Check::Shape, Check::Shape) };
+        let watches = r.one_in(3);
+        let (check, exec) = match (own, watches) {
+            (true, true) => (Check::Own, Check::OwnWatched),
+            (true, false) => (Check::Own, Check::OwnExec),
+            (false, _) => (Check::Shape, Check::Shape),
+        };
+        if watches {
+            let key = if own { format!("{}n", self.prefix()) } else { "hs:0".into() };
+            self.ask(&encode(&["WATCH", key.as_str()]), check, rules, out);
+            // A dying primary takes it along.
+            if let Some(asked) = self.asked.back_mut() {
+                asked.writes = true;
+            }
+            if r.one_in(4) {
+                let prefix = self.prefix();
+                let command = if own { commands::own(r, &prefix, plan.large) } else { commands::contended(r, plan.large) };
+                self.ask(&encode(&command), check, rules, out);
+            }
+        }
         self.ask(&encode(&["MULTI"]), check, rules, out);
         for _ in 0..1 + r.index(4) {
             let prefix = self.prefix();
@@ -258,13 +278,17 @@ impl Client {
                 }
                 _ => wrong("the shared counter repeats, or runs backwards"),
             },
-            Check::Own | Check::OwnExec if unreachable || full => {
-                if asked.check == Check::OwnExec {
+            Check::OwnWatched if Reply(reply).is_null() => {
+                self.own_reply(&encode(&["DISCARD"]));
+                Ok(())
+            }
+            Check::Own | Check::OwnExec | Check::OwnWatched if unreachable || full => {
+                if asked.check != Check::Own {
                     self.own_reply(&encode(&["DISCARD"]));
                 }
                 Ok(())
             }
-            Check::Own | Check::OwnExec => {
+            Check::Own | Check::OwnExec | Check::OwnWatched => {
                 let expected = self.own_reply(&asked.frame);
                 if expected == reply { Ok(()) } else { wrong(&format!("its own server answers `{}`", expected.escape_ascii())) }
             }

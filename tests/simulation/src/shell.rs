@@ -2,7 +2,7 @@
 
 use crate::world::{Event, World};
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, RECORD_KEY, SideUp};
+use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, RECORD_KEY, Role, SideUp};
 use twinlane_model::server::encode;
 use twinlane_model::{ConnId, ModelServer, Rng};
 
@@ -192,8 +192,30 @@ impl World<'_> {
     /// The server closed a connection of ours.
     pub fn end_of_file(&mut self, side: Endpoint, conn: ConnId) {
         let Some(socket) = self.sites[side.index()].sockets.iter().find(|socket| socket.conn == conn) else { return };
-        let generation = socket.generation;
-        self.lose(side, generation, "the server closed the connection");
+        let (id, generation) = (socket.id, socket.generation);
+        if !matches!(id.role, Role::Own(_)) {
+            return self.lose(side, generation, "the server closed the connection");
+        }
+        self.close_lane(id);
+        let now = self.clock();
+        if side == self.core.primary() {
+            self.rules.losses += 1;
+        }
+        self.core.handle_lane_lost(id, generation, "the server closed the connection", now);
+        if !self.core.is_up(side) {
+            self.drop_side(side);
+        }
+        self.flush();
+    }
+
+    /// The proxy closes one connection; the server notices at once or later.
+    pub fn close_lane(&mut self, id: LaneId) {
+        let sockets = &mut self.sites[id.side.index()].sockets;
+        let Some(at) = sockets.iter().position(|socket| socket.id == id) else { return };
+        let socket = sockets.remove(at);
+        let after = self.rng.below(2_000);
+        self.sites[id.side.index()].strays.push(socket.conn);
+        self.at(self.now + after, Event::HangUp { side: id.side, conn: socket.conn });
     }
 
     /// A side is lost: its sockets are reset, the sequencer learns of it.
@@ -298,7 +320,7 @@ impl World<'_> {
             return self.at(at, Event::Open { side, generation, databases: databases.to_vec(), up: Box::new(up), process: self.process });
         }
         for db in databases.iter().filter(|db| usize::from(**db) < up.databases) {
-            let id = LaneId { side, db: *db, bulk: false };
+            let id = LaneId::shared(side, *db);
             let info = self.socket_for(id, generation);
             up.lanes.push((*db, info));
         }
@@ -330,7 +352,16 @@ impl World<'_> {
         }
         let now = self.now;
         let site = &self.sites[id.side.index()];
+        if self.core.lane_is_gone(id) {
+            return;
+        }
         if site.away_until > now || self.core.run_id(id.side) != site.server.run_id() {
+            if matches!(id.role, Role::Own(_)) {
+                self.rules.slow_start = true;
+                let now = self.clock();
+                self.core.handle_lane_open(id, generation, Err("refused".into()), now);
+                return self.flush();
+            }
             return self.lose(id.side, generation, "a lane could not be opened");
         }
         if site.frozen_until > now {

@@ -339,6 +339,7 @@ impl<'t> World<'t> {
                 let at = self.now + self.rng.below(3_000);
                 self.at(at, Event::OpenLane { id: lane, generation, process: self.process });
             }
+            Action::CloseLane { lane } => self.close_lane(lane),
             Action::SaveRecord(record) => self.save(record),
             Action::Answer { ticket, outcome } => self.answered(ticket, &outcome),
             Action::Log { warn, text } => self.note(|| format!("{} {text}", if warn { "WARN" } else { "info" })),

@@ -32,8 +32,10 @@ pub enum Class {
     Forward,
     /// The session's own business.
     Local,
-    /// MULTI, EXEC, DISCARD.
+    /// WATCH, UNWATCH, MULTI, EXEC, DISCARD.
     Transaction,
+    /// Holds its connection up: on one of the session's own.
+    Own,
     /// Will be carried by a later release; refused with a reason until then.
     Later,
     /// Administration of a server, or of a connection that is shared: refused.
@@ -53,14 +55,17 @@ impl Class {
             Class::Forward => "forward",
             Class::Local => "local",
             Class::Transaction => "tx",
+            Class::Own => "own",
             Class::Later => "later",
             Class::Refused => "refused",
         }
     }
 
     fn parse(word: &str) -> Option<Class> {
-        use Class::{Barrier, Cursor, Forward, Keyless, Later, Local, Read, Refused, Transaction, Write};
-        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Later, Refused].into_iter().find(|class| class.word() == word)
+        use Class::{Barrier, Cursor, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
+        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Own, Later, Refused]
+            .into_iter()
+            .find(|class| class.word() == word)
     }
 }
 

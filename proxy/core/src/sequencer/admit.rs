@@ -48,6 +48,7 @@ impl Sequencer {
             Class::Read | Class::Forward | Class::Write | Class::Keyless => self.send(id, command, request),
             Class::Cursor => self.send_cursor(id, command, request),
             Class::Barrier => self.send_barrier(id, command, request),
+            Class::Own => self.send_wait(id, request),
             Class::Later | Class::Refused => {
                 let error = refusal(command);
                 self.refuse_request(id, error.as_bytes())
@@ -122,8 +123,8 @@ impl Sequencer {
         out.then(|| format!("-ERR twinlane: `{}` has no database {index}, so it cannot be mirrored\r\n", self.mirror_side()))
     }
 
-    /// Whether a command may enter a lane of this database now. `keys` are those it names, None when they are not known.
-    fn may_enter(&mut self, id: SessionId, db: Db, command: &'static Command, request: Option<&Request<'_>>) -> Result<LaneId, Admit> {
+    /// Whether a command may enter a lane of this database now.
+    fn may_enter(&mut self, id: SessionId, db: Db, command: &'static Command, request: &Request<'_>) -> Result<LaneId, Admit> {
         let Some(session) = self.sessions.get(id) else { return Err(Admit::Taken) };
         if !session.has_window() {
             return Err(Admit::Wait(Wait::Window));
@@ -132,6 +133,11 @@ impl Sequencer {
         if stands {
             return Err(Admit::Wait(Wait::Gate));
         }
+        self.open_shared(id, db)
+    }
+
+    /// The shared lane of a database, once it is open.
+    fn open_shared(&mut self, id: SessionId, db: Db) -> Result<LaneId, Admit> {
         let lane = LaneId::shared(self.primary(), db);
         if self.lane(lane).is_some_and(super::lane::Lane::is_open) {
             return Ok(lane);
@@ -170,7 +176,7 @@ impl Sequencer {
         if request.frame.len() > self.settings.lane_frame_max {
             return self.send_bulk(id, command, request);
         }
-        let lane = match self.may_enter(id, db, command, Some(request)) {
+        let lane = match self.may_enter(id, db, command, request) {
             Ok(lane) => lane,
             Err(admit) => return admit,
         };
@@ -188,7 +194,7 @@ impl Sequencer {
                 }
             }
             Some((before, behind)) => {
-                let mut block = Block::begin(Some(id), true);
+                let mut block = Block::begin(Some(id), lane.db, true);
                 before.iter().for_each(|args| block.hide(args, Hidden::Silent));
                 block.show(command, request.frame);
                 behind.iter().for_each(|(args, kind)| block.hide(args, *kind));
@@ -272,14 +278,23 @@ impl Sequencer {
         Ok(lane)
     }
 
+    /// Whether nothing may enter any lane now.
+    pub(super) fn is_held(&self) -> bool {
+        self.holding || self.fences.has_barrier()
+    }
+
     /// Appends EXEC's block, as the transaction room made it.
     pub(super) fn enter_block(&mut self, id: SessionId, db: Db, alone: bool) -> Result<LaneId, Admit> {
         if alone {
             return self.raise_barrier(id, db);
         }
-        let Some(exec) = Table::get().named("EXEC") else { return Err(Admit::Taken) };
-        let lane = self.may_enter(id, db, exec, None)?;
-        Ok(lane)
+        if !self.sessions.get(id).is_some_and(super::session::Session::has_window) {
+            return Err(Admit::Wait(Wait::Window));
+        }
+        if self.is_held() {
+            return Err(Admit::Wait(Wait::Gate));
+        }
+        self.open_shared(id, db)
     }
 }
 

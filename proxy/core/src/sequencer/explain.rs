@@ -25,7 +25,7 @@ impl Sequencer {
         let asked_again = self.again.iter().any(|(lane, _, frame)| may_write(lane.db, frame, db, key));
         asked_again
             || Endpoint::BOTH.iter().any(|side| {
-                self.sides[side.index()].lanes().any(|(LaneId { db: home, .. }, lane)| {
+                self.sides[side.index()].all_lanes().any(|(LaneId { db: home, .. }, lane)| {
                     let mut at = lane.tape.front_at();
                     lane.in_flight.iter().any(|flight| {
                         let frame = lane.tape.frame(at, flight.len);

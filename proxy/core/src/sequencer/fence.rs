@@ -1,18 +1,18 @@
 //! Fences and the barrier: what keeps commands out of the lanes while something that the lanes' own order cannot place is under
 //! way.
 //!
-//! A *fence* stands around the keys of one large request, which travels on a lane of its own: commands that name those keys, or
+//! A *fence* stands around the keys of one large request, or of a transaction that watches, which travels on a lane of its own: commands that name those keys, or
 //! whose keys are not known, wait; everybody else goes on (H24). The *barrier* stands around everything: a command that
 //! touches several databases runs when nothing else is in flight.
 
-use super::lane::{Lane, LaneId, What};
+use super::lane::{Lane, LaneId, Role, What};
 use super::session::{Admit, SessionId, Wait};
 use super::{Sequencer, sides::Side};
 use crate::command::{Class, Command};
 use crate::endpoint::Db;
 use crate::resp::request::Request;
 
-/// One large request.
+/// One large request, or one transaction.
 #[derive(Debug)]
 struct Fence {
     owner: SessionId,
@@ -29,6 +29,8 @@ struct Fence {
 pub(super) struct Fences {
     fences: Vec<Fence>,
     barrier: Option<SessionId>,
+    /// Somebody waits for all fences to be gone: no new one is raised before.
+    yielding: bool,
     /// The barrier's command is on its way.
     barrier_sent: bool,
 }
@@ -39,23 +41,37 @@ impl Fences {
     }
 
     /// Whether a command has to wait.
-    pub fn stops(&self, id: SessionId, db: Db, command: &Command, request: Option<&Request<'_>>) -> bool {
+    pub fn stops(&mut self, id: SessionId, db: Db, command: &Command, request: &Request<'_>) -> bool {
         if self.is_empty() {
             return false;
         }
         if self.barrier.is_some() {
             return true;
         }
-        if self.fences.iter().any(|fence| fence.owner == id) {
+        if self.is_of(id) {
             return true;
         }
         let keyless = matches!(command.class, Class::Forward | Class::Keyless);
-        let Some(request) = request else { return true };
         let mut keys = command.keys(request).peekable();
         if keys.peek().is_none() || command.rule == crate::command::Rule::Script {
+            self.yielding |= !keyless;
             return !keyless;
         }
         keys.any(|key| self.fences_key(db, key.name))
+    }
+
+    /// Whether a transaction has to wait.
+    pub fn stops_block(&mut self, id: SessionId, db: Db, multi: &super::transaction::Multi) -> bool {
+        let mut stopped = false;
+        if !self.is_empty() {
+            multi.each(|command, request| stopped |= command.class != Class::Local && self.stops(id, db, command, request));
+        }
+        stopped
+    }
+
+    /// Whether a fence is this session's.
+    pub fn is_of(&self, id: SessionId) -> bool {
+        self.fences.iter().any(|fence| fence.owner == id)
     }
 
     /// Whether a fence stands around the key.
@@ -76,6 +92,7 @@ impl Fences {
     /// The session owns the barrier from now on, unless another one, or a fence, is in its way.
     pub fn take_barrier(&mut self, id: SessionId) -> bool {
         if !self.fences.is_empty() || self.barrier_sent {
+            self.yielding |= !self.fences.is_empty();
             return false;
         }
         *self.barrier.get_or_insert(id) == id
@@ -99,35 +116,49 @@ impl Sequencer {
         if !drained {
             return Admit::Wait(Wait::Drain);
         }
-        let shared = LaneId::shared(self.primary(), db);
-        let bulk = LaneId { bulk: true, ..shared };
+        let bulk = LaneId { role: Role::Bulk, ..LaneId::shared(self.primary(), db) };
         if !self.lane(bulk).is_some_and(Lane::is_open) {
             return self.wait_for_lane(id, bulk);
         }
-        let Some(appended) = self.lane(shared).filter(|lane| lane.is_open()).map(|lane| lane.appended) else {
-            return self.wait_for_lane(id, shared);
-        };
-        let Some(at) = self.fences.fences.iter().position(|fence| fence.owner == id) else {
-            let keys: Vec<Box<[u8]>> = command.keys(request).map(|key| key.name.into()).collect();
-            if keys.iter().any(|key| self.fences.fences_key(db, key)) {
-                return Admit::Wait(Wait::Gate);
-            }
-            self.fences.fences.push(Fence { owner: id, db, keys, behind: appended, sent: false });
-            return self.send_bulk(id, command, request);
-        };
-        let answered = self.lane(shared).map_or(0, |lane| lane.answered);
-        if answered < self.fences.fences[at].behind {
-            return Admit::Wait(Wait::Gate);
+        let keys = command.keys(request).map(|key| key.name.into()).collect();
+        if let Err(admit) = self.raise_fence(id, db, keys) {
+            return admit;
         }
-        self.fences.fences[at].sent = true;
         self.append_request(id, bulk, command, request);
         Admit::Taken
+    }
+
+    /// The session's fence stands around these keys and nothing is in flight on them: its request is sent now. Until then it waits.
+    pub(super) fn raise_fence(&mut self, id: SessionId, db: Db, keys: Vec<Box<[u8]>>) -> Result<(), Admit> {
+        let shared = LaneId::shared(self.primary(), db);
+        let Some((appended, answered)) = self.lane(shared).filter(|lane| lane.is_open()).map(|lane| (lane.appended, lane.answered)) else {
+            return Err(self.wait_for_lane(id, shared));
+        };
+        let stands = self.holding || self.fences.barrier.is_some();
+        let barred = self.fences.yielding || keys.iter().any(|key| self.fences.fences_key(db, key));
+        match self.fences.fences.iter_mut().find(|fence| fence.owner == id) {
+            _ if stands => Err(Admit::Wait(Wait::Gate)),
+            Some(fence) if answered >= fence.behind => {
+                fence.sent = true;
+                Ok(())
+            }
+            Some(_) => Err(Admit::Wait(Wait::Gate)),
+            None if barred => Err(Admit::Wait(Wait::Gate)),
+            None => {
+                let sent = answered >= appended;
+                self.fences.fences.push(Fence { owner: id, db, keys, behind: appended, sent });
+                if sent { Ok(()) } else { Err(Admit::Wait(Wait::Gate)) }
+            }
+        }
     }
 
     /// A session that waited behind a fence or owned the barrier is gone, or closes.
     pub(super) fn drop_fence_of(&mut self, id: SessionId) {
         let fences = self.fences.fences.len();
         self.fences.fences.retain(|fence| fence.owner != id || fence.sent);
+        if self.fences.fences.is_empty() {
+            self.fences.yielding = false;
+        }
         if self.fences.barrier == Some(id) && !self.fences.barrier_sent {
             self.fences.barrier = None;
             self.sessions.resume = true;
@@ -141,19 +172,25 @@ impl Sequencer {
     }
 
     /// A request on a bulk lane, or the barrier's command, was answered or lost.
-    pub(super) fn lower(&mut self, id: SessionId, bulk: bool) {
-        if bulk {
-            self.fences.fences.retain(|fence| fence.owner != id);
-        } else if self.fences.barrier == Some(id) {
-            self.fences.barrier = None;
-            self.fences.barrier_sent = false;
-        } else {
+    pub(super) fn lower(&mut self, id: SessionId) {
+        if self.fences.is_empty() {
             return;
         }
-        self.sessions.resume = true;
+        let fences = self.fences.fences.len();
+        self.fences.fences.retain(|fence| fence.owner != id || !fence.sent);
+        let mut lowered = self.fences.fences.len() < fences;
+        if self.fences.fences.is_empty() {
+            self.fences.yielding = false;
+        }
+        if self.fences.barrier == Some(id) && self.fences.barrier_sent {
+            self.fences.barrier = None;
+            self.fences.barrier_sent = false;
+            lowered = true;
+        }
+        self.sessions.resume |= lowered;
     }
 
-    /// The primary's lanes were lost: nothing that a fence waited for is in flight any more.
+    /// The primary's lanes were lost, or another side's took their place: nothing that a fence waited for is in flight any more.
     pub(super) fn forget_lanes(&mut self) {
         self.fences.fences.iter_mut().for_each(|fence| fence.behind = 0);
     }

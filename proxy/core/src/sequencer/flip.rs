@@ -164,7 +164,8 @@ impl Sequencer {
             return true;
         }
         // Images under way are drained; keys that wait for theirs are not worth a pause.
-        let quiet = self.fences.is_empty() && self.ledger.dirty() == 0 && self.mirror.mode == Mode::Following && !self.mirror_owes();
+        // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
+        let quiet = !self.fences.has_barrier() && self.ledger.dirty() == 0 && self.mirror.mode == Mode::Following && !self.mirror_owes();
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
@@ -271,6 +272,9 @@ impl Sequencer {
     fn swap(&mut self, flip: &Flip, record: &Record) {
         self.record = record.clone();
         let forced = flip.force_primary_lost;
+        // What was watched on the other side is watched no longer: EXEC answers nil once.
+        self.retire_own(self.mirror_side());
+        self.forget_lanes();
         self.reset_mirror();
         if forced {
             // The former primary has lost its data: it returns as a mirror of which nothing is known.

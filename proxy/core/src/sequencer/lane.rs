@@ -10,28 +10,46 @@ use crate::tape::Tape;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Names a lane: a side, a database, and whether it is the one that others share or the one for large requests.
+/// Who uses a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// All sessions of its database.
+    Shared,
+    /// Requests that would hold the shared lane up, under a fence.
+    Bulk,
+    /// One session at a time: WATCH and EXEC, subscriptions, what blocks. The number is never used again.
+    Own(u32),
+}
+
+/// Names a lane: a side, the database it was opened in, and who uses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneId {
     /// Which side.
     pub side: Endpoint,
     /// Which database.
     pub db: Db,
-    /// For requests that would hold the shared lane up.
-    pub bulk: bool,
+    /// Who uses it.
+    pub role: Role,
 }
 
 impl LaneId {
-    pub(super) fn shared(side: Endpoint, db: Db) -> LaneId {
-        LaneId { side, db, bulk: false }
+    /// The lane that all sessions of a database share.
+    #[must_use]
+    pub fn shared(side: Endpoint, db: Db) -> LaneId {
+        LaneId { side, db, role: Role::Shared }
     }
 
+    pub(super) fn is_shared(self) -> bool {
+        self.role == Role::Shared
+    }
+
+    /// Place of a lane that a database has once.
     pub(super) fn slot(self) -> usize {
-        usize::from(self.db) * 2 + usize::from(self.bulk)
+        usize::from(self.db) * 2 + usize::from(self.role == Role::Bulk)
     }
 
     pub(super) fn of_slot(side: Endpoint, slot: usize) -> LaneId {
-        LaneId { side, db: (slot / 2) as Db, bulk: slot % 2 == 1 }
+        LaneId { side, db: (slot / 2) as Db, role: if slot % 2 == 1 { Role::Bulk } else { Role::Shared } }
     }
 }
 
@@ -75,6 +93,12 @@ pub(super) enum What {
     Census,
     /// A write that asks a refusing mirror whether it accepts again.
     Trial,
+    /// WATCH, on a connection of the session's own.
+    Watch(SessionId),
+    /// A question of a session on a connection of its own; the reply is delivered as it is.
+    Ask(SessionId),
+    /// A command of ours whose reply says nothing.
+    Silent,
 }
 
 /// An effect that the mirror has not confirmed.

@@ -24,7 +24,6 @@ impl Sequencer {
                 Admit::Taken
             }
             "READONLY" | "READWRITE" | "ASKING" => self.error(id, "ERR This instance has cluster support disabled"),
-            "UNWATCH" => self.ok(id),
             "ACL WHOAMI" => {
                 let name = self.settings.client_auth.as_ref().map_or(&b"default"[..], |(name, _)| name).to_vec();
                 self.bulk(id, &name)
@@ -201,6 +200,7 @@ impl Sequencer {
             return Admit::Wait(Wait::Drain);
         }
         let open = self.settings.client_auth.is_none();
+        self.unwatch(id);
         if let Some(session) = self.sessions.get_mut(id) {
             session.multi = None;
             session.db = 0;

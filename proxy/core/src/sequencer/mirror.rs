@@ -212,7 +212,20 @@ impl Sequencer {
 
     /// Decides what becomes of an effect, and notes what follows for ledger and knowledge.
     fn way(&mut self, db: Db, command: &'static Command, request: &Request<'_>, effect: Effect, ack: Option<(SessionId, u64)>) -> Way {
-        if effect == Effect::Nothing || !self.record.mirroring {
+        if effect == Effect::Nothing {
+            return Way::Done(false);
+        }
+        if !self.record.mirroring {
+            // When mirroring begins, a scan must look into every database that has keys by then.
+            let numbers: &[usize] = match command.rule {
+                Rule::SwapDb => &[1, 2],
+                Rule::Move => &[2],
+                Rule::Copy => &[4, 5],
+                _ => &[],
+            };
+            for db in numbers.iter().filter_map(|at| parse_integer(request.arg(*at))) {
+                self.note_keyspace(db as Db);
+            }
             return Way::Done(false);
         }
         if self.settings.flush_policy(command.rule) == super::FlushPolicy::Alarm {
@@ -758,9 +771,16 @@ impl Sequencer {
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
-            What::Block(_) | What::ImageRead { .. } | What::ScanPage(_) | What::ScanTimes(_) | What::Mark | What::Census | What::Trial => {
-                return;
-            }
+            What::Block(_)
+            | What::ImageRead { .. }
+            | What::ScanPage(_)
+            | What::ScanTimes(_)
+            | What::Mark
+            | What::Census
+            | What::Trial
+            | What::Watch(_)
+            | What::Ask(_)
+            | What::Silent => return,
         };
         self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {

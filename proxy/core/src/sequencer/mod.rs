@@ -15,14 +15,16 @@ mod image;
 mod lane;
 mod local;
 mod mirror;
+mod own;
 mod reply;
 mod report;
 mod scan;
 mod session;
 mod sides;
 mod transaction;
+mod watch;
 
-pub use lane::{LaneId, LaneInfo};
+pub use lane::{LaneId, LaneInfo, Role};
 pub use session::SessionId;
 pub use sides::{Probe, SideUp};
 
@@ -244,6 +246,11 @@ pub enum Action {
         /// To be given back.
         generation: u64,
     },
+    /// Close one lane's connection; nothing is reported of it any more.
+    CloseLane {
+        /// Which lane.
+        lane: LaneId,
+    },
     /// Make the record durable; report with [`Sequencer::handle_record_saved`].
     SaveRecord(Record),
     /// An operation has its answer.
@@ -313,6 +320,8 @@ pub struct Sequencer {
     /// Requests of a lost primary that are asked again on the new lanes.
     again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
     actions: VecDeque<Action>,
+    /// Numbers the connections of sessions' own.
+    own_serial: u32,
     touched_lanes: Vec<LaneId>,
     touched_sessions: Vec<SessionId>,
     alarms: Vec<String>,
@@ -358,6 +367,7 @@ impl Sequencer {
             marks_due: None,
             again: Vec::new(),
             actions: VecDeque::new(),
+            own_serial: 0,
             touched_lanes: Vec::new(),
             touched_sessions: Vec::new(),
             alarms: Vec::new(),

@@ -115,13 +115,16 @@ impl Sequencer {
         match flight.what {
             What::Client { session, command } => {
                 self.answer_write(id, session, command, lent.frame(), reply, resp3);
-                self.lower(session, id.bulk);
+                self.lower(session);
             }
             What::Block(block) => {
                 let owner = block.session;
                 self.answer_block(id, &block, lent.frame(), reply, resp3, flight.failed.as_deref());
                 if let Some(owner) = owner {
-                    self.lower(owner, id.bulk);
+                    self.lower(owner);
+                    if !id.is_shared() {
+                        self.finish_own(owner);
+                    }
                 }
             }
             What::ImageRead { key, typed } => self.answer_image(id.db, &key, typed, reply),
@@ -135,11 +138,15 @@ impl Sequencer {
             What::Mark => self.check_mark(reply),
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
+            What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
+            What::Ask(session) => self.answer_ask(session, reply.0, flight.failed.as_deref()),
+            What::Silent => {}
         }
         if let Some(lane) = self.lane_mut(id) {
             lane.tape.give_back(lent);
         }
         self.release(id, len);
+        self.settle_own(id);
         if !self.doubts.is_empty() {
             self.settle_doubts();
         }
@@ -245,6 +252,8 @@ impl Sequencer {
             }
             return self.answer_aborted(block, reply, failed, resp3);
         }
+        // On a connection of a session's own, the block's database is not the connection's.
+        let id = LaneId { db: block.db, ..id };
         let ack = block.session.and_then(|session| self.next_ack(session));
         let mut spans = Spans::default();
         let mut frames = Vec::new();

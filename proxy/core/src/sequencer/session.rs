@@ -1,7 +1,9 @@
 //! A session: one client connection. Its input waits here until its requests may enter a lane; its replies leave in the order
 //! of its requests, those of servers and those of our own.
 
+use super::lane::LaneId;
 use super::transaction::Multi;
+use super::watch::Watch;
 use super::{Now, Sequencer};
 use crate::endpoint::Db;
 use crate::limits;
@@ -71,13 +73,20 @@ pub(super) struct Session {
     pub name: Vec<u8>,
     pub lib: [Vec<u8>; 2],
     pub multi: Option<Box<Multi>>,
+    /// Keys it watches.
+    pub watch: Option<Box<Watch>>,
+    /// Its own connection to the primary, if it has one.
+    pub own: Option<LaneId>,
+    /// Why it could not be given one.
+    pub own_failed: Option<String>,
     pub mode: ReplyMode,
     /// To be closed as soon as its output is written; nothing more is read.
     pub closing: bool,
     /// To be closed, for this reason, once everything it sent is answered.
     pub quitting: Option<&'static str>,
     pub wait: Option<Wait>,
-    /// Its one unanswered command is on the mirror (a cursor that began there).
+    /// Its one unanswered command is on another connection than its database's lane: the mirror's (a cursor that began there), or its
+    /// own.
     pub elsewhere: bool,
     /// When a flip began to hold its first request.
     pub held_since: Option<u64>,
@@ -108,6 +117,9 @@ impl Session {
             name: Vec::new(),
             lib: [Vec::new(), Vec::new()],
             multi: None,
+            watch: None,
+            own: None,
+            own_failed: None,
             mode: ReplyMode::On,
             closing: false,
             quitting: None,
@@ -262,6 +274,8 @@ impl Sequencer {
         if self.sessions.get(id).is_none() {
             return;
         }
+        self.unwatch(id);
+        self.release_own(id);
         if let Some(session) = self.sessions.slots[id.slot as usize].take() {
             self.sessions.input_bytes -= session.waiting_bytes();
             self.sessions.count -= 1;

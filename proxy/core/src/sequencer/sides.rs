@@ -5,7 +5,8 @@
 //! together (H4); and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
 //! replies that did come, as a dying server would close them, and the keys are in doubt (H19).
 
-use super::lane::{Lane, LaneId, LaneInfo, LaneState, What};
+use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
+use super::own::{Own, asker};
 use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
@@ -16,7 +17,7 @@ use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::push_request;
 use crate::resp::reply::Reply;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// What the shell found when it connected a side.
 #[derive(Debug, Clone, Default)]
@@ -88,6 +89,8 @@ pub(super) struct Side {
     /// Per row of the table; None: everything.
     known: Option<Vec<bool>>,
     lanes: Vec<Option<Lane>>,
+    /// Connections of sessions' own, by their number.
+    pub own: BTreeMap<u32, Own>,
     predecessors: Vec<LaneInfo>,
     /// A dead connection could not be killed: it may write until then (H1).
     pub zombies_until: u64,
@@ -116,6 +119,7 @@ impl Side {
             databases: 16,
             known: None,
             lanes: Vec::new(),
+            own: BTreeMap::new(),
             predecessors: Vec::new(),
             zombies_until: 0,
             evicted_keys: None,
@@ -135,18 +139,26 @@ impl Side {
     }
 
     pub fn lane(&self, id: LaneId) -> Option<&Lane> {
-        self.lanes.get(id.slot())?.as_ref()
+        match id.role {
+            Role::Own(number) => self.own.get(&number).map(|own| &own.lane),
+            Role::Shared | Role::Bulk => self.lanes.get(id.slot())?.as_ref(),
+        }
     }
 
-    /// Lanes with their database, whatever their state.
+    /// Lanes of databases, whatever their state; without those of sessions' own.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
         let side = |at| LaneId::of_slot(Endpoint::Old, at);
         self.lanes.iter().enumerate().filter_map(move |(at, lane)| lane.as_ref().map(|lane| (side(at), lane)))
     }
 
-    /// Nothing is in flight.
+    /// Every lane, those of sessions' own too.
+    pub fn all_lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
+        self.lanes().chain(self.own.values().map(|own| (own.id, &own.lane)))
+    }
+
+    /// Nothing is in flight that has a place in the order.
     pub fn is_idle(&self) -> bool {
-        self.lanes().all(|(_, lane)| lane.in_flight.is_empty())
+        self.lanes().all(|(_, lane)| lane.in_flight.is_empty()) && !self.own.values().any(Own::writes)
     }
 
     /// Age of the oldest request in flight.
@@ -168,7 +180,11 @@ impl Sequencer {
     }
 
     pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
-        self.sides[id.side.index()].lanes.get_mut(id.slot())?.as_mut()
+        let side = &mut self.sides[id.side.index()];
+        match id.role {
+            Role::Own(number) => side.own.get_mut(&number).map(|own| &mut own.lane),
+            Role::Shared | Role::Bulk => side.lanes.get_mut(id.slot())?.as_mut(),
+        }
     }
 
     /// The lane has something to write.
@@ -178,6 +194,12 @@ impl Sequencer {
         {
             self.touched_lanes.push(id);
         }
+    }
+
+    /// Whether the side is connected.
+    #[must_use]
+    pub fn is_up(&self, side: Endpoint) -> bool {
+        self.sides[side.index()].is_up()
     }
 
     /// The side's generation, to be given with everything that is reported of it.
@@ -234,6 +256,7 @@ impl Sequencer {
                 }
                 self.sessions.resume = true;
             }
+            Err(error) if matches!(id.role, Role::Own(_)) => self.lose_own(id, &error),
             Err(error) => return self.handle_side_down(id.side, generation, &error, now),
         }
         self.settle();
@@ -414,17 +437,22 @@ impl Sequencer {
     }
 
     fn lose_lanes(&mut self, endpoint: Endpoint) {
-        let lanes = std::mem::take(&mut self.sides[endpoint.index()].lanes);
+        let slots = std::mem::take(&mut self.sides[endpoint.index()].lanes).into_iter().enumerate();
+        let mut lanes: Vec<(LaneId, Lane)> =
+            slots.filter_map(|(slot, lane)| lane.map(|lane| (LaneId::of_slot(endpoint, slot), lane))).collect();
+        let own = std::mem::take(&mut self.sides[endpoint.index()].own);
+        for owner in own.values().filter_map(|own| own.owner) {
+            self.break_watch(owner);
+        }
+        lanes.extend(own.into_values().map(|own| (own.id, own.lane)));
         self.scans.restart();
         let primary = endpoint == self.primary();
         let mut again = Vec::new();
         let mut suspected = false;
         // Who had a write in flight is known before anything is decided for anybody.
         let closing: HashSet<SessionId> =
-            if primary { lanes.iter().flatten().flat_map(sessions_in_doubt).collect() } else { HashSet::new() };
-        for (slot, lane) in lanes.into_iter().enumerate() {
-            let Some(mut lane) = lane else { continue };
-            let id = LaneId::of_slot(endpoint, slot);
+            if primary { lanes.iter().flat_map(|(_, lane)| sessions_in_doubt(lane)).collect() } else { HashSet::new() };
+        for (id, mut lane) in lanes {
             if let Some(info) = lane.info.take() {
                 self.sides[endpoint.index()].predecessors.push(info);
             }
@@ -434,6 +462,9 @@ impl Sequencer {
                 let frame = lane.tape.frame(at, flight.len);
                 let sent = at < lane.tape.sent_to();
                 at += u64::from(flight.len);
+                if asker(&flight.what).is_some() {
+                    continue;
+                }
                 if primary {
                     let doubt = sent && Self::owner_of(&flight.what).is_none_or(|owner| closing.contains(&owner));
                     self.lose_request(id, flight, frame, doubt, &closing, &mut again);
@@ -447,8 +478,7 @@ impl Sequencer {
         }
         for session in closing {
             self.close(session, "primary_lost");
-            self.lower(session, false);
-            self.lower(session, true);
+            self.lower(session);
         }
         if primary {
             self.forget_lanes();
@@ -489,7 +519,11 @@ impl Sequencer {
     pub(super) fn doubt_request(&mut self, db: Db, frame: &[u8]) {
         let mut keys: Vec<(Db, Vec<u8>)> = Vec::new();
         let mut wide: Option<Vec<Db>> = None;
+        let mut db = db;
         each_request(frame, |command, request| {
+            if command.name == "SELECT" {
+                db = crate::resp::encode::parse_integer(request.arg(1)).map_or(db, |index| index as Db);
+            }
             keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.to_vec())));
             let number = |at: usize| crate::resp::encode::parse_integer(request.arg(at)).map(|index| index as Db);
             match command.rule {
@@ -523,7 +557,7 @@ impl Sequencer {
                 // Its lane is not there any more (a database without sessions, or a large request): as if it had been in doubt.
                 if let Some(owner) = Self::owner_of(&flight.what) {
                     self.close(owner, "primary_lost");
-                    self.lower(owner, id.bulk);
+                    self.lower(owner);
                 }
                 continue;
             }
@@ -561,10 +595,10 @@ impl Sequencer {
         }
         let error =
             format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
-        for (id, flight, _) in std::mem::take(&mut self.again) {
+        for (_, flight, _) in std::mem::take(&mut self.again) {
             if let Some(owner) = Self::owner_of(&flight.what) {
                 self.deliver(owner, error.as_bytes(), true, None);
-                self.lower(owner, id.bulk);
+                self.lower(owner);
             }
         }
         self.sessions.resume |= self.anybody_waits();
@@ -626,6 +660,8 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
                 let writes = block.elements.iter().any(|element| matches!(element, Element::Shown { command, .. } if writes(command)));
                 found.extend(block.session.filter(|_| sent && writes));
             }
+            // No write, and what it waited for is gone with the connection.
+            What::Watch(session) | What::Ask(session) => found.push(*session),
             _ => {}
         }
     }

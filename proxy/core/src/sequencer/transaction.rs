@@ -9,20 +9,21 @@ use super::lane::{LaneId, What};
 use super::session::{Admit, SessionId, Wait};
 use crate::command::{Class, Command, Rule};
 use crate::effect::wants_length;
+use crate::endpoint::Db;
 use crate::limits::MULTI_BYTES_MAX;
-use crate::resp::encode::push_header;
+use crate::resp::encode::{number, push_header};
 use crate::resp::request::Request;
 
 /// A transaction being queued.
 #[derive(Debug, Default)]
 pub(super) struct Multi {
     /// The queued requests, one behind the other.
-    frames: Vec<u8>,
-    elements: Vec<(&'static Command, usize, usize)>,
+    pub frames: Vec<u8>,
+    pub elements: Vec<(&'static Command, usize, usize)>,
     /// A command was refused at queue time.
     pub failed: bool,
     /// It touches more than the session's own database, or all keys.
-    alone: bool,
+    pub alone: bool,
 }
 
 /// What a hidden command of a block is for.
@@ -47,6 +48,8 @@ pub(super) enum Element {
 #[derive(Debug)]
 pub(super) struct Block {
     pub session: Option<SessionId>,
+    /// The database that it begins in.
+    pub db: Db,
     pub elements: Vec<Element>,
     /// The client sent one command, not a transaction: it gets that command's reply alone.
     pub single: bool,
@@ -57,8 +60,8 @@ const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 impl Block {
-    pub fn begin(session: Option<SessionId>, single: bool) -> Block {
-        Block { session, elements: Vec::new(), single, frame: MULTI.to_vec() }
+    pub fn begin(session: Option<SessionId>, db: Db, single: bool) -> Block {
+        Block { session, db, elements: Vec::new(), single, frame: MULTI.to_vec() }
     }
 
     pub fn show(&mut self, command: &'static Command, frame: &[u8]) {
@@ -83,10 +86,16 @@ impl Sequencer {
         }
     }
 
-    /// MULTI, EXEC or DISCARD.
-    pub(super) fn transaction(&mut self, id: SessionId, command: &'static Command, _request: &Request<'_>) -> Admit {
+    /// WATCH, UNWATCH, MULTI, EXEC or DISCARD.
+    pub(super) fn transaction(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let Some(session) = self.sessions.get_mut(id) else { return Admit::Taken };
         match (command.name, session.multi.is_some()) {
+            ("WATCH", _) => self.watch(id, command, request),
+            ("UNWATCH", _) => {
+                self.unwatch(id);
+                self.say(id, b"+OK\r\n");
+                Admit::Taken
+            }
             ("MULTI", false) => {
                 session.multi = Some(Box::default());
                 self.say(id, b"+OK\r\n");
@@ -99,9 +108,11 @@ impl Sequencer {
             }
             ("DISCARD", true) => {
                 session.multi = None;
+                self.unwatch(id);
                 self.say(id, b"+OK\r\n");
                 Admit::Taken
             }
+            ("EXEC", true) if session.watch.is_some() => self.exec_watching(id),
             ("EXEC", true) => self.exec(id),
             (name, _) => {
                 self.say(id, format!("-ERR {name} without MULTI\r\n").as_bytes());
@@ -114,7 +125,7 @@ impl Sequencer {
     pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let class = self.class_of(command);
         let carried = matches!(class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
-        let local = matches!(command.name, "SELECT" | "PING" | "ECHO");
+        let local = matches!(command.name, "SELECT" | "PING" | "ECHO" | "UNWATCH");
         if !carried && !local {
             let error = match class {
                 // Never inside a transaction (redis 7.0.15 server.c processCommand, CMD_NO_MULTI).
@@ -158,12 +169,13 @@ impl Sequencer {
             self.say(id, b"*0\r\n");
             return Admit::Taken;
         }
-        let alone = multi.alone || !self.fences.is_empty();
-        if alone && self.sessions.get(id).is_some_and(|session| !session.is_drained()) {
+        let alone = multi.alone;
+        if alone && !session.is_drained() {
             // A block that changes the session's database needs to be its only unanswered command.
             return Admit::Wait(Wait::Drain);
         }
-        let lane = match self.enter_block(id, db, alone) {
+        let fenced = !alone && self.fences.stops_block(id, db, multi);
+        let lane = match if fenced { Err(Admit::Wait(Wait::Gate)) } else { self.enter_block(id, db, alone) } {
             Ok(lane) => lane,
             Err(admit) => {
                 // Refused: the transaction has ended with it, as after every reply to EXEC.
@@ -174,33 +186,33 @@ impl Sequencer {
             }
         };
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.take()) else { return Admit::Taken };
-        self.append_transaction(id, lane, &multi);
+        self.append_transaction(id, lane, db, &multi);
         Admit::Taken
     }
 
-    fn append_transaction(&mut self, id: SessionId, lane: LaneId, multi: &Multi) {
-        let mut block = Block::begin(Some(id), false);
-        let mut spans = crate::resp::request::Spans::default();
+    pub(super) fn append_transaction(&mut self, id: SessionId, lane: LaneId, db: Db, multi: &Multi) {
+        let mut block = Block::begin(Some(id), db, false);
         let mut writes = false;
         let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
         let mut mark_lost = false;
-        for (command, at, len) in &multi.elements {
-            let frame = &multi.frames[*at..at + len];
-            crate::resp::request::parse(frame, &mut spans, &mut crate::resp::request::Resume::default(), true);
-            let request = Request { frame, spans: &spans };
-            block.show(command, frame);
+        let away = lane.db != db;
+        if away {
+            block.hide(&words(&[b"SELECT", &number(i64::from(db))]), Hidden::Silent);
+        }
+        multi.each(|command, request| {
+            block.show(command, request.frame);
             writes |= command.writes() || command.rule == Rule::PfCount;
             mark_lost |= matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb);
-            if wants_length(&request, command.name) {
+            if wants_length(request, command.name) {
                 block.hide(&words(&[b"XLEN", request.arg(1)]), Hidden::Length);
             }
-        }
-        if multi.alone {
+        });
+        if multi.alone || away {
             if mark_lost {
                 block.hide(&words(&[b"SELECT", b"0"]), Hidden::Silent);
                 block.hide(&words(&[b"SET", super::RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
             }
-            block.hide(&words(&[b"SELECT", &crate::resp::encode::number(i64::from(lane.db))]), Hidden::Silent);
+            block.hide(&words(&[b"SELECT", &number(i64::from(lane.db))]), Hidden::Silent);
         }
         self.append_block(lane, block);
         self.count_sent(id, writes);

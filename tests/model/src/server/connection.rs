@@ -17,10 +17,12 @@ pub(super) fn rows() -> Vec<Row> {
             Err("ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?".into())
         }),
         row("select", 2, 0, select),
-        // These three are executed by `process`; the handlers are never reached.
+        // These are executed by `process`; the handlers are never reached.
         row("multi", 1, NOW, |_, _| Ok(())),
         row("exec", 1, NOW, |_, _| Ok(())),
         row("discard", 1, NOW, |_, _| Ok(())),
+        row("watch", -2, NOW, |_, _| Ok(())),
+        row("unwatch", 1, 0, |_, _| Ok(())),
         row("info", -1, 0, info),
         row("time", 1, 0, time),
         row("client", -2, CONTAINER, |_, _| Ok(())),
