@@ -52,6 +52,16 @@ pub const OWN_CONNECTIONS_MAX: usize = 256;
 /// Of those, connections kept for the next session when nobody needs them.
 pub const OWN_CONNECTIONS_FREE: usize = 16;
 
+/// Sessions that may have subscriptions or MONITOR, each with a connection of its own to the primary. Past it they are answered with an
+/// error. Servers allow 10,000 connections by default.
+pub const FEEDS_MAX: usize = 10_000;
+
+/// Connections to the other side that a flip opens for subscribers at the same time.
+pub const FEEDS_OPENING_MAX: usize = 64;
+
+/// Channels and patterns one session may be subscribed to. Past it SUBSCRIBE is answered with an error.
+pub const SUBSCRIPTIONS_MAX: usize = 65_536;
+
 /// Keys one session may watch. Past it WATCH is answered with an error.
 pub const WATCHED_KEYS_MAX: usize = 65_536;
 

@@ -92,7 +92,7 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
 }
 
 /// Bounds that stop everything when they are zero. (`expiry_margin_ms` may be: it only brings doubt sooner.)
-fn positive(config: &Config) -> [(&'static str, u64); 9] {
+fn positive(config: &Config) -> [(&'static str, u64); 10] {
     let (mirror, limits) = (&config.mirror, &config.limits);
     [
         ("mirror.ack_timeout_ms", mirror.ack_timeout_ms),
@@ -102,6 +102,7 @@ fn positive(config: &Config) -> [(&'static str, u64); 9] {
         ("cutover.pause_budget_ms", config.cutover.pause_budget_ms),
         ("cutover.lag_max_ms", config.cutover.lag_max_ms),
         ("limits.client_output_bytes_max", limits.client_output_bytes_max as u64),
+        ("limits.subscriber_output_bytes_max", limits.subscriber_output_bytes_max as u64),
         ("limits.request_bytes_total_max", limits.request_bytes_total_max as u64),
         ("limits.lane_frame_max", limits.lane_frame_max as u64),
     ]

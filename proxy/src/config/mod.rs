@@ -144,6 +144,8 @@ pub struct Primary {
 pub struct Limits {
     /// Replies that may wait for one client.
     pub client_output_bytes_max: usize,
+    /// The same of a client with subscriptions or MONITOR.
+    pub subscriber_output_bytes_max: usize,
     /// Requests being received, all clients together.
     pub request_bytes_total_max: usize,
     /// Larger requests take a connection of their own.
@@ -358,7 +360,12 @@ impl Default for Primary {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { client_output_bytes_max: 256 << 20, request_bytes_total_max: 1 << 30, lane_frame_max: 1 << 20 }
+        Limits {
+            client_output_bytes_max: 256 << 20,
+            subscriber_output_bytes_max: 32 << 20,
+            request_bytes_total_max: 1 << 30,
+            lane_frame_max: 1 << 20,
+        }
     }
 }
 

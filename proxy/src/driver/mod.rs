@@ -251,6 +251,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         follow_loss: config.primary.on_loss == config::OnLoss::Follow,
         primary_wait_us: config.primary.wait_ms * 1000,
         client_output_max: config.limits.client_output_bytes_max,
+        subscriber_output_max: config.limits.subscriber_output_bytes_max,
         request_bytes_max: config.limits.request_bytes_total_max,
         lane_frame_max: config.limits.lane_frame_max,
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),

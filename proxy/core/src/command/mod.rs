@@ -34,6 +34,8 @@ pub enum Class {
     Local,
     /// WATCH, UNWATCH, MULTI, EXEC, DISCARD.
     Transaction,
+    /// SUBSCRIBE and its family, MONITOR: a connection of the session's own brings what nobody asked for.
+    Feed,
     /// Holds its connection up: on one of the session's own.
     Own,
     /// Will be carried by a later release; refused with a reason until then.
@@ -56,14 +58,15 @@ impl Class {
             Class::Local => "local",
             Class::Transaction => "tx",
             Class::Own => "own",
+            Class::Feed => "feed",
             Class::Later => "later",
             Class::Refused => "refused",
         }
     }
 
     fn parse(word: &str) -> Option<Class> {
-        use Class::{Barrier, Cursor, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
-        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Own, Later, Refused]
+        use Class::{Barrier, Cursor, Feed, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
+        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Own, Feed, Later, Refused]
             .into_iter()
             .find(|class| class.word() == word)
     }

@@ -17,6 +17,7 @@ impl Sequencer {
     pub(super) fn admit(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
         let (in_multi, authenticated) = (session.multi.is_some(), session.authenticated);
+        let listens = session.resp == 2 && session.is_subscriber();
         if session.elsewhere {
             return Admit::Wait(Wait::Drain);
         }
@@ -34,6 +35,10 @@ impl Sequencer {
         if !authenticated && !matches!(command.name, "AUTH" | "HELLO" | "QUIT" | "RESET") {
             return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n");
         }
+        if listens && command.class != Class::Feed && !matches!(command.name, "PING" | "QUIT" | "RESET") {
+            let error = only_subscriptions(command, self.sides[self.primary().index()].major);
+            return self.refuse_request(id, error.as_bytes());
+        }
         if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
             return self.queue(id, command, request);
         }
@@ -49,6 +54,8 @@ impl Sequencer {
             Class::Cursor => self.send_cursor(id, command, request),
             Class::Barrier => self.send_barrier(id, command, request),
             Class::Own => self.send_wait(id, request),
+            Class::Feed if command.name == "MONITOR" => self.monitor(id),
+            Class::Feed => self.subscribe(id, command, request),
             Class::Later | Class::Refused => {
                 let error = refusal(command);
                 self.refuse_request(id, error.as_bytes())
@@ -303,6 +310,17 @@ type Words = Vec<Vec<u8>>;
 
 /// Commands of ours before and behind a client's, in one block.
 type Companions = (Vec<Words>, Vec<(Words, Hidden)>);
+
+/// What a subscribed RESP2 connection is told (server.c processCommand).
+fn only_subscriptions(command: &Command, major: u32) -> String {
+    match major {
+        0..=5 => "-ERR only (P)SUBSCRIBE / (P)UNSUBSCRIBE / PING / QUIT allowed in this context\r\n".into(),
+        _ => format!(
+            "-ERR Can't execute '{}': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context\r\n",
+            command.error_name
+        ),
+    }
+}
 
 /// Why a command is not carried.
 pub(super) fn refusal(command: &Command) -> String {

@@ -169,7 +169,7 @@ impl Sequencer {
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
-        if quiet && short {
+        if quiet && short && self.prepare_feeds() {
             if let Some(flip) = &mut self.flip {
                 flip.phase = Phase::Draining;
                 flip.held_at = self.now.us;
@@ -195,9 +195,10 @@ impl Sequencer {
         let recheck = !self.settings.faults.no_recheck;
         let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
         if up && drained && settled && census == Census::Due && recheck {
+            self.mark_feeds();
             return self.ask_census();
         }
-        if up && drained && (settled || !recheck) {
+        if up && drained && (settled || !recheck) && (!recheck || self.feeds_are_marked()) {
             let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
             if !reasons.is_empty() {
                 self.end_flip(reasons);
@@ -248,6 +249,7 @@ impl Sequencer {
         let Some(flip) = self.flip.take() else { return };
         let aborted = flip.phase != Phase::Arming;
         self.holding = false;
+        self.turn_feeds(false);
         self.end_held();
         self.sessions.resume = true;
         if aborted {
@@ -288,6 +290,7 @@ impl Sequencer {
             self.realign();
         }
         self.write_marks();
+        self.turn_feeds(true);
         self.holding = false;
         self.totals.flips_done += 1;
         let (held_requests, pause_us) = self.end_held();

@@ -97,6 +97,10 @@ pub(super) enum What {
     Watch(SessionId),
     /// A question of a session on a connection of its own; the reply is delivered as it is.
     Ask(SessionId),
+    /// SUBSCRIBE or one of its family, with a confirmation for each name.
+    Subscription(SessionId),
+    /// A question whose answer marks a position in a session's feed.
+    Position(SessionId),
     /// A command of ours whose reply says nothing.
     Silent,
 }

@@ -50,6 +50,12 @@ impl Sequencer {
     }
 
     fn ping(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
+        if request.len() <= 2 && self.sessions.get(id).is_some_and(|session| session.resp == 2 && session.is_subscriber()) {
+            let mut out = b"*2\r\n$4\r\npong\r\n".to_vec();
+            push_bulk(&mut out, request.arg(1));
+            self.say(id, &out);
+            return Admit::Taken;
+        }
         match request.len() {
             1 => self.say(id, b"+PONG\r\n"),
             2 => return self.bulk(id, request.arg(1)),
@@ -201,6 +207,7 @@ impl Sequencer {
         }
         let open = self.settings.client_auth.is_none();
         self.unwatch(id);
+        self.end_feed(id);
         if let Some(session) = self.sessions.get_mut(id) {
             session.multi = None;
             session.db = 0;

@@ -780,6 +780,8 @@ impl Sequencer {
             | What::Trial
             | What::Watch(_)
             | What::Ask(_)
+            | What::Subscription(_)
+            | What::Position(_)
             | What::Silent => return,
         };
         self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);

@@ -9,6 +9,7 @@
 mod admit;
 mod cursor;
 mod explain;
+mod feed;
 mod fence;
 mod flip;
 mod image;
@@ -116,6 +117,8 @@ pub struct Settings {
     pub primary_wait_us: u64,
     /// Unread reply bytes of one client above which it is disconnected.
     pub client_output_max: usize,
+    /// The same of a client that is subscribed.
+    pub subscriber_output_max: usize,
     /// Bytes of requests being received, over all clients.
     pub request_bytes_max: usize,
     /// A request above this many bytes does not travel on a lane that others share.
@@ -183,6 +186,7 @@ impl Default for Settings {
             follow_loss: false,
             primary_wait_us: 5_000_000,
             client_output_max: 256 * 1024 * 1024,
+            subscriber_output_max: 32 * 1024 * 1024,
             request_bytes_max: 1024 * 1024 * 1024,
             lane_frame_max: 1024 * 1024,
             client_auth: None,
@@ -322,6 +326,8 @@ pub struct Sequencer {
     actions: VecDeque<Action>,
     /// Numbers the connections of sessions' own.
     own_serial: u32,
+    /// Sessions with a feed.
+    feeds: std::collections::BTreeSet<SessionId>,
     touched_lanes: Vec<LaneId>,
     touched_sessions: Vec<SessionId>,
     alarms: Vec<String>,
@@ -368,6 +374,7 @@ impl Sequencer {
             again: Vec::new(),
             actions: VecDeque::new(),
             own_serial: 0,
+            feeds: std::collections::BTreeSet::new(),
             touched_lanes: Vec::new(),
             touched_sessions: Vec::new(),
             alarms: Vec::new(),

@@ -1,5 +1,5 @@
 //! Connections of a session's own to the primary: for what a connection that others share cannot carry, because the server
-//! keeps a state for it (WATCH) or holds it up (WAIT).
+//! keeps a state for it (WATCH, subscriptions: `feed.rs`) or holds it up (WAIT).
 //!
 //! They are opened when a session needs one, kept for the next session, and bounded: a session that only waits with its WATCH
 //! gives its connection up to one that needs it, and its EXEC answers nil, as a server may answer at any time (H37). What is
@@ -13,11 +13,21 @@ use crate::limits;
 use crate::resp::encode::push_request;
 use crate::resp::request::Request;
 
+/// What such a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// WATCH and WAIT: one session after the other.
+    Command,
+    /// Subscriptions and MONITOR: it ends with its session's need.
+    Feed,
+}
+
 /// One such connection.
 #[derive(Debug)]
 pub(super) struct Own {
     pub id: LaneId,
     pub lane: Lane,
+    pub used: Use,
     /// Whose it is now.
     pub owner: Option<SessionId>,
     /// When it came to its owner, or became free, microseconds.
@@ -56,29 +66,32 @@ impl Sequencer {
         if !self.sides[primary.index()].is_up() {
             return Err(self.wait_for_lane(id, LaneId::shared(primary, db)));
         }
-        let free =
-            self.sides[primary.index()].own.values().find(|own| own.owner.is_none() && !own.leaving && own.id.db == db).map(|own| own.id);
+        let own = || self.sides[primary.index()].own.values().filter(|own| own.used == Use::Command);
+        let free = own().find(|own| own.owner.is_none() && !own.leaving && own.id.db == db).map(|own| own.id);
+        let full = own().count() >= limits::OWN_CONNECTIONS_MAX;
         if let Some(lane) = free {
             self.assign_own(lane, id);
             return if self.lane(lane).is_some_and(Lane::is_open) { Ok(lane) } else { Err(Admit::Wait(Wait::Gate)) };
         }
-        if self.sides[primary.index()].own.len() >= limits::OWN_CONNECTIONS_MAX && !self.free_one_own() {
+        if full && !self.free_one_own() {
             let error = format!("-ERR twinlane: all {} connections for WATCH and WAIT are in use\r\n", limits::OWN_CONNECTIONS_MAX);
             return Err(self.refuse_request(id, error.as_bytes()));
         }
-        self.open_own(id, primary, db);
+        self.open_own(id, primary, db, Use::Command);
         Err(Admit::Wait(Wait::Gate))
     }
 
-    fn open_own(&mut self, owner: SessionId, side: Endpoint, db: Db) -> LaneId {
+    pub(super) fn open_own(&mut self, owner: SessionId, side: Endpoint, db: Db, used: Use) -> LaneId {
         self.own_serial = self.own_serial.wrapping_add(1);
         let lane = LaneId { side, db, role: Role::Own(self.own_serial) };
-        let own = Own { id: lane, lane: Lane::new(), owner: None, since: self.now.us, leaving: false };
+        let own = Own { id: lane, lane: Lane::new(), used, owner: Some(owner), since: self.now.us, leaving: false };
         let side = &mut self.sides[side.index()];
         side.own.insert(self.own_serial, own);
         let generation = side.generation;
         self.actions.push_back(Action::OpenLane { lane, generation });
-        self.assign_own(lane, owner);
+        if used == Use::Command {
+            self.assign_own(lane, owner);
+        }
         lane
     }
 
@@ -144,7 +157,7 @@ impl Sequencer {
     /// Makes room for one more: closes a free one, else takes the longest idle watcher's. False when all are at work.
     fn free_one_own(&mut self) -> bool {
         let own = &self.sides[self.primary().index()].own;
-        let idle = |own: &&Own| own.lane.in_flight.is_empty() && own.lane.is_open();
+        let idle = |own: &&Own| own.used == Use::Command && own.lane.in_flight.is_empty() && own.lane.is_open();
         let watches = |own: &&Own| own.owner.is_some_and(|owner| !self.fences.is_of(owner));
         let free = own.values().filter(idle).find(|own| own.owner.is_none());
         let victim = free.or_else(|| own.values().filter(idle).filter(watches).min_by_key(|own| own.since));
@@ -170,7 +183,7 @@ impl Sequencer {
             // Nobody waits for the answer any more, and it may never come.
             return self.close_own(lane);
         }
-        let free = self.sides[lane.side.index()].own.values().filter(|own| own.owner.is_none()).count();
+        let free = self.sides[lane.side.index()].own.values().filter(|own| own.used == Use::Command && own.owner.is_none()).count();
         if !busy && free > limits::OWN_CONNECTIONS_FREE {
             self.close_own(lane);
         }
@@ -194,7 +207,8 @@ impl Sequencer {
 
     /// The roles have moved: connections to the side that was the primary go, those that are still owed a reply when it came.
     pub(super) fn retire_own(&mut self, side: Endpoint) {
-        let lanes: Vec<LaneId> = self.sides[side.index()].own.values().map(|own| own.id).collect();
+        let used = |own: &&Own| own.used == Use::Command;
+        let lanes: Vec<LaneId> = self.sides[side.index()].own.values().filter(used).map(|own| own.id).collect();
         for lane in lanes {
             let owner = self.own_mut(lane).and_then(|own| own.owner);
             if let Some(owner) = owner {
@@ -233,15 +247,22 @@ impl Sequencer {
     /// A connection of a session's own could not be opened, or ended.
     pub(super) fn lose_own(&mut self, lane: LaneId, error: &str) {
         let Some(own) = self.own_mut(lane) else { return };
-        let (owner, opening) = (own.owner, !own.lane.is_open());
+        let (owner, opening, used) = (own.owner, !own.lane.is_open(), own.used);
         let asked: Vec<SessionId> = own.lane.in_flight.iter().filter_map(|flight| asker(&flight.what)).collect();
         self.close_own(lane);
         for id in asked {
             self.close(id, "primary_lost");
         }
         let Some(owner) = owner else { return };
-        self.break_watch(owner);
-        if opening && let Some(session) = self.sessions.get_mut(owner) {
+        let wanted = lane.side == self.primary();
+        match used {
+            Use::Command => self.break_watch(owner),
+            Use::Feed => self.lose_feed(owner, lane),
+        }
+        if opening
+            && wanted
+            && let Some(session) = self.sessions.get_mut(owner)
+        {
             session.own_failed =
                 Some(format!("-ERR twinlane: `{}` cannot be reached; the command was not executed: {error}\r\n", lane.side));
         }
@@ -255,7 +276,7 @@ const WAIT_CHANNEL: &[u8] = b"__twinlane:wait";
 /// The session that a flight on a connection of its own answers.
 pub(super) fn asker(what: &What) -> Option<SessionId> {
     match what {
-        What::Watch(id) | What::Ask(id) => Some(*id),
+        What::Watch(id) | What::Ask(id) | What::Subscription(id) => Some(*id),
         _ => None,
     }
 }

@@ -79,12 +79,19 @@ impl Sequencer {
     }
 
     fn take_reply(&mut self, id: LaneId, reply: &[u8], scanned: Scanned) -> bool {
-        if reply[0] == b'>' {
-            return true;
+        if !id.is_shared() || reply[0] == b'>' {
+            // What nobody asked for.
+            if self.take_feed(id, Reply(reply)) {
+                return true;
+            }
         }
         let now = self.now.us;
         let Some(lane) = self.lane_mut(id) else { return true };
         let Some(front) = lane.in_flight.front_mut() else { return false };
+        if matches!(front.what, What::Subscription(_)) {
+            // An error for all of its names.
+            front.replies = 1;
+        }
         front.replies -= 1;
         if front.replies > 0 {
             if Reply(reply).is_error() && front.failed.is_none() {
@@ -140,6 +147,8 @@ impl Sequencer {
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
             What::Ask(session) => self.answer_ask(session, reply.0, flight.failed.as_deref()),
+            What::Subscription(session) => self.refuse_subscription(session, id, reply.0),
+            What::Position(session) => self.pass_mark(session, id),
             What::Silent => {}
         }
         if let Some(lane) = self.lane_mut(id) {

@@ -1,6 +1,7 @@
 //! A session: one client connection. Its input waits here until its requests may enter a lane; its replies leave in the order
 //! of its requests, those of servers and those of our own.
 
+use super::feed::Feed;
 use super::lane::LaneId;
 use super::transaction::Multi;
 use super::watch::Watch;
@@ -77,7 +78,9 @@ pub(super) struct Session {
     pub watch: Option<Box<Watch>>,
     /// Its own connection to the primary, if it has one.
     pub own: Option<LaneId>,
-    /// Why it could not be given one.
+    /// What it is sent without asking.
+    pub feed: Option<Box<Feed>>,
+    /// Why it could not be given a connection.
     pub own_failed: Option<String>,
     pub mode: ReplyMode,
     /// To be closed as soon as its output is written; nothing more is read.
@@ -119,6 +122,7 @@ impl Session {
             multi: None,
             watch: None,
             own: None,
+            feed: None,
             own_failed: None,
             mode: ReplyMode::On,
             closing: false,
@@ -145,7 +149,7 @@ impl Session {
         self.input.len() - self.input_at
     }
 
-    fn unread_bytes(&self) -> usize {
+    pub fn unread_bytes(&self) -> usize {
         self.output.len() - self.output_at + self.held.iter().map(|held| held.bytes.len()).sum::<usize>()
     }
 
@@ -177,6 +181,17 @@ impl Session {
             None => self.output.extend_from_slice(bytes),
             Some(last) if last.waits.is_none() => last.bytes.extend_from_slice(bytes),
             Some(_) => self.held.push_back(Held { waits: None, bytes: bytes.to_vec() }),
+        }
+    }
+
+    /// Something that the client did not ask for; CLIENT REPLY does not keep it back in RESP3 (networking.c prepareClientToWrite).
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.resp == 3 {
+            let mode = std::mem::replace(&mut self.mode, ReplyMode::On);
+            self.emit(bytes);
+            self.mode = mode;
+        } else if self.mode == ReplyMode::On {
+            self.emit(bytes);
         }
     }
 
@@ -276,6 +291,7 @@ impl Sequencer {
         }
         self.unwatch(id);
         self.release_own(id);
+        self.end_feed(id);
         if let Some(session) = self.sessions.slots[id.slot as usize].take() {
             self.sessions.input_bytes -= session.waiting_bytes();
             self.sessions.count -= 1;
@@ -354,7 +370,7 @@ impl Sequencer {
         self.sessions.get(id).is_none_or(|session| session.closing)
     }
 
-    fn touch(&mut self, id: SessionId) {
+    pub(super) fn touch(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(id)
             && !std::mem::replace(&mut session.touched, true)
         {
@@ -439,12 +455,17 @@ impl Sequencer {
         }
         self.touch(id);
         if over {
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.output = Vec::new();
-                session.output_at = 0;
-                session.held.clear();
-            }
+            self.drop_output(id);
             self.close(id, "output_bound");
+        }
+    }
+
+    /// Throws away what a client has not read; it is closed behind that.
+    pub(super) fn drop_output(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.output = Vec::new();
+            session.output_at = 0;
+            session.held.clear();
         }
     }
 

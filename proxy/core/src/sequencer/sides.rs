@@ -6,7 +6,7 @@
 //! replies that did come, as a dying server would close them, and the keys are in doubt (H19).
 
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
-use super::own::{Own, asker};
+use super::own::{Own, Use, asker};
 use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
@@ -441,8 +441,11 @@ impl Sequencer {
         let mut lanes: Vec<(LaneId, Lane)> =
             slots.filter_map(|(slot, lane)| lane.map(|lane| (LaneId::of_slot(endpoint, slot), lane))).collect();
         let own = std::mem::take(&mut self.sides[endpoint.index()].own);
-        for owner in own.values().filter_map(|own| own.owner) {
-            self.break_watch(owner);
+        for (lane, used, owner) in own.values().filter_map(|own| Some((own.id, own.used, own.owner?))) {
+            match used {
+                Use::Command => self.break_watch(owner),
+                Use::Feed => self.lose_feed(owner, lane),
+            }
         }
         lanes.extend(own.into_values().map(|own| (own.id, own.lane)));
         self.scans.restart();
@@ -661,7 +664,7 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
                 found.extend(block.session.filter(|_| sent && writes));
             }
             // No write, and what it waited for is gone with the connection.
-            What::Watch(session) | What::Ask(session) => found.push(*session),
+            What::Watch(session) | What::Ask(session) | What::Subscription(session) => found.push(*session),
             _ => {}
         }
     }
