@@ -24,6 +24,10 @@ pub const SESSION_WINDOW_BYTES: usize = 1024 * 1024;
 /// command is answered with an error and `EXEC` aborts, as for any other error at queue time.
 pub const MULTI_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// How often RANDOMKEY is asked again at once, in case it draws the reserved key: with one other key beside it, one answer in
+/// 2^24 is nil all the same.
+pub const RANDOM_KEYS_AGAIN: usize = 24;
+
 /// Images asked of the primary and not yet answered. Each holds the lane for one `DUMP`; more wait as dirty keys.
 pub const IMAGES_ASKED_MAX: usize = 64;
 

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
-use twinlane_core::sequencer::{Sequencer, SessionId};
+use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
 /// One connection.
 struct Client {
@@ -107,7 +108,9 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener, max_clients:
 }
 
 async fn session(shell: Rc<Shell>, stream: TcpStream) {
-    let id = shell.core.borrow_mut().handle_client_open(shell.now());
+    let text = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?:0".into(), |address| address.to_string().into_boxed_str());
+    let addresses = Addresses { peer: text(stream.peer_addr()), local: text(stream.local_addr()) };
+    let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
     let (mut reader, writer) = stream.into_split();
     let client = Rc::new(Client { writer, waker: RefCell::new(None), over: Cell::new(false), paused: Cell::new(false) });
     shell.clients.by_session.borrow_mut().insert(id, client.clone());

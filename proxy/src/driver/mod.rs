@@ -254,6 +254,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         subscriber_output_max: config.limits.subscriber_output_bytes_max,
         request_bytes_max: config.limits.request_bytes_total_max,
         lane_frame_max: config.limits.lane_frame_max,
+        clients_max: config.listen.max_clients,
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         seed: random()?,

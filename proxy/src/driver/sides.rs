@@ -74,6 +74,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
     let keyspace = conn.keyspace().await.map_err(text)?.into_iter().filter(|(_, keys)| keys.keys > 0).map(|(db, _)| db).collect();
     let count = conn.databases().await.map_err(text)?.unwrap_or(DATABASES_UNTOLD) as usize;
     let commands = conn.commands().await.map_err(text)?;
+    let client_line = conn.client_line().await.map_err(text)?;
     let (major, minor) = info.major_minor();
     let redis = info.product == "redis";
     let mut up = SideUp {
@@ -84,6 +85,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
         resp: if conn.protocol() == Protocol::Resp3 { 3 } else { 2 },
         databases: count,
         commands: commands.into_iter().collect(),
+        client_line,
         mark,
         keyspace,
         killed,

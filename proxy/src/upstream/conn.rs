@@ -253,6 +253,15 @@ impl Conn {
         Ok((id, addr))
     }
 
+    /// How the server describes one connection in `CLIENT LIST`; empty where it tells nobody.
+    ///
+    /// # Errors
+    /// As [`Conn::call`].
+    pub async fn client_line(&mut self) -> Result<String, ConnError> {
+        let reply = self.call(&[b"CLIENT", b"LIST"]).await?;
+        Ok(reply.text().and_then(|lines| lines.lines().next()).unwrap_or_default().to_owned())
+    }
+
     /// Kills another connection, by id and address together so that a reused id is never hit; returns how many died.
     ///
     /// # Errors

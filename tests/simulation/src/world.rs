@@ -8,7 +8,7 @@ use crate::{Summary, commands};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Ack, Action, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
+use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
 
@@ -403,7 +403,7 @@ impl<'t> World<'t> {
         self.at(at, Event::Act { client });
         if self.clients[client].session.is_none() {
             let clock = self.clock();
-            let session = self.core.handle_client_open(clock);
+            let session = self.core.handle_client_open(Addresses::default(), clock);
             self.clients[client].begin(session, self.plan.databases);
         } else if !self.clients[client].is_idle() {
             return;

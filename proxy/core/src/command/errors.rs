@@ -39,13 +39,20 @@ pub fn unknown_subcommand(request: &Request<'_>, major: u32) -> Vec<u8> {
     };
     let sub = request.arg(1);
     out.extend_from_slice(&sub[..sub.len().min(128)]);
-    out.extend_from_slice(format!("'. Try {container} HELP.").as_bytes());
+    // The period came with 6.0 (redis 5.0.14 networking.c addReplySubcommandSyntaxError).
+    out.extend_from_slice(format!("'. Try {container} HELP{}", if major >= 6 || container == "COMMAND" { "." } else { "" }).as_bytes());
     one_line(out)
 }
 
-/// `-ERR wrong number of arguments`.
+/// `-ERR wrong number of arguments`. Before 7.0 a subcommand had no number of arguments of its own.
 #[must_use]
-pub fn wrong_arity(command: &Command, major: u32) -> Vec<u8> {
+pub fn wrong_arity(command: &Command, request: &Request<'_>, major: u32) -> Vec<u8> {
+    if major < 7 && command.name == "CLIENT KILL" {
+        return b"-ERR syntax error\r\n".to_vec();
+    }
+    if major < 7 && request.len() > 1 && command.name.contains(' ') {
+        return unknown_subcommand(request, major);
+    }
     let name = if major >= 7 { command.error_name.as_str() } else { command.error_name.split('|').next().unwrap_or_default() };
     format!("-ERR wrong number of arguments for '{name}' command\r\n").into_bytes()
 }

@@ -308,6 +308,20 @@ impl Command {
         self.class == Class::Refused && CAN.contains(&self.name)
     }
 
+    /// Whether Redis `major.minor` has it.
+    #[must_use]
+    pub fn is_since(&self, major: u32, minor: u32) -> bool {
+        // Older than the reference says, wherever their container is.
+        if self.name.ends_with(" HELP") {
+            return true;
+        }
+        let mut parts = self.since.split('.').map(str::parse::<u32>);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(first)), Some(Ok(second))) => (first, second) <= (major, minor),
+            _ => false,
+        }
+    }
+
     /// The name without its subcommand.
     #[must_use]
     pub fn container(&self) -> &'static str {

@@ -16,7 +16,7 @@ pub enum Shape {
     NullArray,
     /// As `NullArray` when the request has at least this many arguments (LPOP key count; ZRANK key member WITHSCORE).
     NullArrayFrom(usize),
-    /// Null elements are `*-1` (GEOPOS, COMMAND INFO).
+    /// Null elements are `*-1` (GEOPOS).
     NullArrayElements,
     /// The fourth element, when null, is `*-1` (XPENDING's summary).
     NullArrayFourth,
@@ -36,7 +36,7 @@ impl Shape {
             }
             "LPOP" | "RPOP" => Shape::NullArrayFrom(3),
             "ZRANK" | "ZREVRANK" => Shape::NullArrayFrom(4),
-            "GEOPOS" | "COMMAND INFO" => Shape::NullArrayElements,
+            "GEOPOS" => Shape::NullArrayElements,
             "XPENDING" => Shape::NullArrayFourth,
             "XREAD" | "XREADGROUP" => Shape::Pairs,
             "ZRANGE" | "ZREVRANGE" | "ZRANGEBYSCORE" | "ZREVRANGEBYSCORE" | "ZINTER" | "ZUNION" | "ZDIFF" | "ZPOPMIN" | "ZPOPMAX"

@@ -9,6 +9,7 @@ use super::{FlushPolicy, RECORD_KEY, RESERVED_PREFIX, Sequencer};
 use crate::command::{Class, Command, Rule, Table, unknown_command, unknown_subcommand, wrong_arity};
 use crate::effect::wants_length;
 use crate::endpoint::Db;
+use crate::limits::RANDOM_KEYS_AGAIN;
 use crate::resp::encode::{number, push_request};
 use crate::resp::request::Request;
 
@@ -18,10 +19,13 @@ impl Sequencer {
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
         let (in_multi, authenticated) = (session.multi.is_some(), session.authenticated);
         let listens = session.resp == 2 && session.is_subscriber();
-        if session.elsewhere {
+        if session.elsewhere || session.changing {
             return Admit::Wait(Wait::Drain);
         }
+        // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand).
+        let silent = !authenticated && self.sides[self.primary().index()].is_since(None, Some((9, 0)));
         let command = match self.look_up(request) {
+            Err(_) if silent => return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n"),
             Ok(command) => command,
             Err(error) => {
                 // POST and Host: are what a browser sends that was tricked into speaking to a cache (server.c securityWarningCommand).
@@ -38,6 +42,13 @@ impl Sequencer {
         if listens && command.class != Class::Feed && !matches!(command.name, "PING" | "QUIT" | "RESET") {
             let error = only_subscriptions(command, self.sides[self.primary().index()].major);
             return self.refuse_request(id, error.as_bytes());
+        }
+        if self.is_paused(id, command, request) {
+            return Admit::Wait(Wait::Pause);
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.about.last = Some(command);
+            session.about.commands += 1;
         }
         if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
             return self.queue(id, command, request);
@@ -73,14 +84,16 @@ impl Sequencer {
         let table = Table::get();
         let primary = &self.sides[self.primary().index()];
         let Some(command) = table.find(request).filter(|command| primary.knows(command)) else {
-            let container = request.len() > 1 && table.rows().iter().any(|row| row.name.contains(' ') && request.is(0, row.container()));
+            let container = request.len() > 1
+                && table.rows().iter().any(|row| row.name.contains(' ') && request.is(0, row.container()) && primary.knows(row));
             return Err(match container {
+                true if primary.major < 7 && request.is(0, "CLUSTER") => no_cluster(),
                 true => unknown_subcommand(request, primary.major),
                 false => unknown_command(request, primary.major),
             });
         };
         if !command.accepts(request.len()) {
-            return Err(wrong_arity(command, primary.major));
+            return Err(wrong_arity(command, request, primary.major));
         }
         Ok(command)
     }
@@ -205,6 +218,7 @@ impl Sequencer {
                 before.iter().for_each(|args| block.hide(args, Hidden::Silent));
                 block.show(command, request.frame);
                 behind.iter().for_each(|(args, kind)| block.hide(args, *kind));
+                block.wrote = command.writes() || command.rule == Rule::PfCount;
                 self.append_block(lane, block);
             }
         }
@@ -240,6 +254,10 @@ impl Sequencer {
             }
             Rule::XAdd | Rule::XTrim if wants_length(request, command.name) => {
                 Some((vec![], vec![(words(&[b"XLEN", request.arg(1)]), Hidden::Length)]))
+            }
+            _ if command.name == "RANDOMKEY" && db == 0 => {
+                let again = || (words(&[b"RANDOMKEY"]), Hidden::Again);
+                Some((vec![], std::iter::repeat_with(again).take(RANDOM_KEYS_AGAIN).collect()))
             }
             _ => None,
         }
@@ -325,9 +343,15 @@ fn only_subscriptions(command: &Command, major: u32) -> String {
 /// Why a command is not carried.
 pub(super) fn refusal(command: &Command) -> String {
     match command.class {
+        // Neither side is a cluster's node, and that is what a server that is none says.
+        _ if command.container() == "CLUSTER" => String::from_utf8_lossy(&no_cluster()).into_owned(),
         Class::Later => format!("-ERR twinlane: {} is not supported yet\r\n", command.name),
         _ => format!("-ERR twinlane: {} is not carried: it administers a server or a connection that others share\r\n", command.name),
     }
+}
+
+fn no_cluster() -> Vec<u8> {
+    b"-ERR This instance has cluster support disabled\r\n".to_vec()
 }
 
 /// Appends a request of ours to a frame buffer.

@@ -89,6 +89,11 @@ impl Fences {
         self.barrier == Some(id)
     }
 
+    /// Whether others already wait for this session.
+    pub fn has_begun(&self, id: SessionId) -> bool {
+        self.barrier == Some(id) || self.fences.iter().any(|fence| fence.owner == id)
+    }
+
     /// The session owns the barrier from now on, unless another one, or a fence, is in its way.
     pub fn take_barrier(&mut self, id: SessionId) -> bool {
         if !self.fences.is_empty() || self.barrier_sent {

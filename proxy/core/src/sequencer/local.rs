@@ -23,26 +23,29 @@ impl Sequencer {
                 self.close_behind_replies(id, "quit");
                 Admit::Taken
             }
+            // Before 7.0 it was taken everywhere (redis 6.2.14 cluster.c readwriteCommand).
+            "READWRITE" if self.sides[self.primary().index()].major < 7 => self.ok(id),
+            "READONLY" | "READWRITE" if self.sides[self.primary().index()].is_since(None, Some((8, 0))) => self.ok(id),
             "READONLY" | "READWRITE" | "ASKING" => self.error(id, "ERR This instance has cluster support disabled"),
             "ACL WHOAMI" => {
-                let name = self.settings.client_auth.as_ref().map_or(&b"default"[..], |(name, _)| name).to_vec();
+                let name = self.user_name().to_vec();
                 self.bulk(id, &name)
             }
             _ => self.client(id, command, request),
         }
     }
 
-    fn ok(&mut self, id: SessionId) -> Admit {
+    pub(super) fn ok(&mut self, id: SessionId) -> Admit {
         self.say(id, b"+OK\r\n");
         Admit::Taken
     }
 
-    fn error(&mut self, id: SessionId, text: &str) -> Admit {
+    pub(super) fn error(&mut self, id: SessionId, text: &str) -> Admit {
         self.say(id, format!("-{text}\r\n").as_bytes());
         Admit::Taken
     }
 
-    fn bulk(&mut self, id: SessionId, bytes: &[u8]) -> Admit {
+    pub(super) fn bulk(&mut self, id: SessionId, bytes: &[u8]) -> Admit {
         let mut out = Vec::with_capacity(bytes.len() + 16);
         push_bulk(&mut out, bytes);
         self.say(id, &out);
@@ -67,9 +70,9 @@ impl Sequencer {
     /// A session changes its lane only when it has nothing unanswered on the one it leaves (H4).
     fn select(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
         let primary = &self.sides[self.primary().index()];
-        let (databases, major) = (primary.databases, primary.major);
+        let (databases, integers) = (primary.databases, primary.is_since(Some((6, 2)), Some((7, 2))));
         let Some(index) = parse_integer(request.arg(1)).filter(|index| i32::try_from(*index).is_ok()) else {
-            let text = if major >= 7 { "ERR value is not an integer or out of range" } else { "ERR invalid DB index" };
+            let text = if integers { "ERR value is not an integer or out of range" } else { "ERR invalid DB index" };
             return self.error(id, text);
         };
         if index < 0 || index as usize >= databases.min(crate::limits::DATABASES_MAX) {
@@ -90,12 +93,20 @@ impl Sequencer {
         self.ok(id)
     }
 
+    /// The one user that clients are.
+    pub(super) fn user_name(&self) -> &[u8] {
+        match &self.settings.client_auth {
+            Some((name, _)) if !name.is_empty() => name,
+            _ => b"default",
+        }
+    }
+
     /// Whether these are the client's credentials. Without any configured, the default user needs none, as in Redis.
     fn credentials(&self, user: &[u8], password: &[u8]) -> bool {
         match &self.settings.client_auth {
             None => user == b"default",
-            Some((name, secret)) => {
-                let name: &[u8] = if name.is_empty() { b"default" } else { name };
+            Some((_, secret)) => {
+                let name = self.user_name();
                 // Compared in full, whatever the first difference.
                 let same = secret.len() == password.len() && secret.iter().zip(password).fold(0, |sum, (a, b)| sum | (a ^ b)) == 0;
                 name == user && same
@@ -104,7 +115,13 @@ impl Sequencer {
     }
 
     fn auth(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
+        // Users came with 6.0; before it there was one password (redis 5.0.14 server.c authCommand).
+        let before_users = self.sides[self.primary().index()].major < 6;
         let (user, password): (&[u8], &[u8]) = match request.len() {
+            3 if before_users => return self.error(id, "ERR wrong number of arguments for 'auth' command"),
+            2 if before_users && self.settings.client_auth.is_none() => {
+                return self.error(id, "ERR Client sent AUTH, but no password is set");
+            }
             2 if self.settings.client_auth.is_none() => {
                 return self.error(id, "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?");
             }
@@ -113,7 +130,8 @@ impl Sequencer {
             _ => return self.error(id, "ERR syntax error"),
         };
         if !self.credentials(user, password) {
-            return self.error(id, "WRONGPASS invalid username-password pair or user is disabled.");
+            let text = if before_users { "ERR invalid password" } else { WRONG_PASSWORD };
+            return self.error(id, text);
         }
         if let Some(session) = self.sessions.get_mut(id) {
             session.authenticated = true;
@@ -129,7 +147,7 @@ impl Sequencer {
             let error = crate::command::unknown_command(request, self.sides[self.primary().index()].major);
             return self.refuse_request(id, &error);
         }
-        if !self.sessions.get(id).is_some_and(Session::is_drained) {
+        if !self.sessions.get(id).is_some_and(Session::is_settled) {
             return Admit::Wait(Wait::Drain);
         }
         let mut version = None;
@@ -156,11 +174,15 @@ impl Sequencer {
         if let Some((user, password)) = credentials
             && !self.credentials(user, password)
         {
-            return self.error(id, "WRONGPASS invalid username-password pair or user is disabled.");
+            return self.error(id, WRONG_PASSWORD);
         }
         let authenticated = credentials.is_some() || self.sessions.get(id).is_some_and(|session| session.authenticated);
         if !authenticated {
-            return self.error(id, "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time");
+            let proto = if self.sides[self.primary().index()].is_since(Some((7, 2)), Some((7, 2))) { "<proto> " } else { "" };
+            let text = format!(
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO {proto}AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time"
+            );
+            return self.error(id, &text);
         }
         if name.is_some_and(|name| !is_plain(name)) {
             return self.error(id, "ERR Client names cannot contain spaces, newlines or special characters.");
@@ -169,7 +191,7 @@ impl Sequencer {
             session.authenticated = true;
             session.resp = version.map_or(session.resp, |version| version as u8);
             if let Some(name) = name {
-                session.name = name.to_vec();
+                session.about.name = name.to_vec();
             }
         }
         let greeting = self.greeting(id);
@@ -212,151 +234,19 @@ impl Sequencer {
             session.multi = None;
             session.db = 0;
             session.resp = 2;
-            session.name.clear();
+            session.about.name.clear();
+            (session.about.no_evict, session.about.no_touch) = (false, false);
             session.mode = ReplyMode::On;
             session.authenticated = open;
         }
         self.say(id, b"+RESET\r\n");
         Admit::Taken
     }
-
-    fn client(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
-        match command.name {
-            "CLIENT ID" => {
-                self.say(id, format!(":{}\r\n", id.number()).as_bytes());
-                Admit::Taken
-            }
-            "CLIENT GETNAME" => {
-                let (name, resp) = self.sessions.get(id).map(|session| (session.name.clone(), session.resp)).unwrap_or_default();
-                if name.is_empty() {
-                    self.say(id, if resp == 3 { b"_\r\n" } else { b"$-1\r\n" });
-                    return Admit::Taken;
-                }
-                self.bulk(id, &name)
-            }
-            "CLIENT SETNAME" => {
-                if !is_plain(request.arg(2)) {
-                    return self.error(id, "ERR Client names cannot contain spaces, newlines or special characters.");
-                }
-                if let Some(session) = self.sessions.get_mut(id) {
-                    session.name = request.arg(2).to_vec();
-                }
-                self.ok(id)
-            }
-            "CLIENT SETINFO" => self.set_info(id, request),
-            "CLIENT INFO" => {
-                let line = self.sessions.get(id).map(|session| self.describe_client(session)).unwrap_or_default();
-                self.text(id, &line)
-            }
-            "CLIENT LIST" => self.list_clients(id, request),
-            "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" if request.is(2, "ON") || request.is(2, "OFF") => self.ok(id),
-            "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" => self.error(id, "ERR syntax error"),
-            "CLIENT REPLY" => self.reply_mode(id, request),
-            "CLIENT GETREDIR" => {
-                self.say(id, b":-1\r\n");
-                Admit::Taken
-            }
-            "CLIENT TRACKINGINFO" => {
-                let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
-                let (map, set) = if resp3 { ("%3", "~1") } else { ("*6", "*1") };
-                let text = format!("{map}\r\n$5\r\nflags\r\n{set}\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n");
-                self.say(id, text.as_bytes());
-                Admit::Taken
-            }
-            _ => self.error(id, &format!("ERR twinlane: {} is not supported yet", command.name)),
-        }
-    }
-
-    /// `CLIENT LIST [TYPE type] [ID id ...]` (networking.c clientCommand).
-    fn list_clients(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
-        let mut wanted = None;
-        if request.len() == 4 && request.is(2, "TYPE") {
-            let known = ["NORMAL", "MASTER", "REPLICA", "SLAVE", "PUBSUB"];
-            let Some(kind) = known.into_iter().find(|kind| request.is(3, kind)) else {
-                let text = format!("ERR Unknown client type '{}'", String::from_utf8_lossy(request.arg(3)));
-                return self.error(id, &text);
-            };
-            wanted = (kind != "NORMAL").then(Vec::new);
-        } else if request.len() > 3 && request.is(2, "ID") {
-            let ids: Option<Vec<i64>> = request.args_from(3).map(|text| parse_integer(text).filter(|id| *id >= 1)).collect();
-            let Some(ids) = ids else { return self.error(id, "ERR Invalid client ID") };
-            wanted = Some(ids);
-        } else if request.len() != 2 {
-            return self.error(id, "ERR syntax error");
-        }
-        let is_wanted = |session: &&Session| wanted.as_ref().is_none_or(|ids| ids.contains(&(session.id.number() as i64)));
-        let lines: String = self.sessions.iter().filter(is_wanted).map(|session| self.describe_client(session)).collect();
-        self.text(id, &lines)
-    }
-
-    fn set_info(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
-        let slot = match () {
-            () if request.is(2, "LIB-NAME") => 0,
-            () if request.is(2, "LIB-VER") => 1,
-            () => {
-                let text = format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(request.arg(2)));
-                return self.error(id, &text);
-            }
-        };
-        if !is_plain(request.arg(3)) {
-            let name = if slot == 0 { "lib-name" } else { "lib-ver" };
-            return self.error(id, &format!("ERR {name} cannot contain spaces, newlines or special characters."));
-        }
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.lib[slot] = request.arg(3).to_vec();
-        }
-        self.ok(id)
-    }
-
-    /// A text reply: verbatim in RESP3.
-    fn text(&mut self, id: SessionId, text: &str) -> Admit {
-        if self.sessions.get(id).is_some_and(|session| session.resp == 3) {
-            self.say(id, format!("={}\r\ntxt:{text}\r\n", text.len() + 4).as_bytes());
-            return Admit::Taken;
-        }
-        self.bulk(id, text.as_bytes())
-    }
-
-    fn describe_client(&self, session: &Session) -> String {
-        let age = self.now.us.saturating_sub(session.opened_us) / 1_000_000;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        format!(
-            "id={} addr=?:0 laddr=?:0 fd=0 name={} age={age} idle=0 flags={} db={} sub=0 psub=0 ssub=0 multi={} resp={} lib-name={} lib-ver={}\n",
-            session.id.number(),
-            text(&session.name),
-            if session.multi.is_some() { "x" } else { "N" },
-            session.db,
-            if session.multi.is_some() { 0 } else { -1 },
-            session.resp,
-            text(&session.lib[0]),
-            text(&session.lib[1]),
-        )
-    }
-
-    /// CLIENT REPLY is kept here: the lane still sees every reply.
-    fn reply_mode(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
-        if !self.sessions.get(id).is_some_and(Session::is_drained) {
-            return Admit::Wait(Wait::Drain);
-        }
-        let mode = match () {
-            () if request.is(2, "ON") => ReplyMode::On,
-            () if request.is(2, "OFF") => ReplyMode::Off,
-            () if request.is(2, "SKIP") => ReplyMode::SkipNext,
-            () => return self.error(id, "ERR syntax error"),
-        };
-        let Some(session) = self.sessions.get_mut(id) else { return Admit::Taken };
-        // SKIP while replies are off changes nothing (networking.c clientCommand).
-        if !(mode == ReplyMode::SkipNext && session.mode == ReplyMode::Off) {
-            session.mode = mode;
-        }
-        if mode == ReplyMode::On {
-            return self.ok(id);
-        }
-        Admit::Taken
-    }
 }
 
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+
 /// Printable, without spaces (networking.c validateClientAttr).
-fn is_plain(text: &[u8]) -> bool {
+pub(super) fn is_plain(text: &[u8]) -> bool {
     text.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }

@@ -7,16 +7,19 @@
 //! (connections that come and go).
 
 mod admit;
+mod client;
 mod cursor;
 mod explain;
 mod feed;
 mod fence;
 mod flip;
 mod image;
+mod info;
 mod lane;
 mod local;
 mod mirror;
 mod own;
+mod pause;
 mod reply;
 mod report;
 mod scan;
@@ -26,7 +29,7 @@ mod transaction;
 mod watch;
 
 pub use lane::{LaneId, LaneInfo, Role};
-pub use session::SessionId;
+pub use session::{Addresses, SessionId};
 pub use sides::{Probe, SideUp};
 
 use crate::doubt::Ledger;
@@ -38,6 +41,7 @@ use crate::synced::Synced;
 use fence::Fences;
 use flip::Flip;
 use mirror::Mirror;
+use pause::Pause;
 use scan::Scans;
 use session::Sessions;
 use sides::Side;
@@ -123,6 +127,8 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// A request above this many bytes does not travel on a lane that others share.
     pub lane_frame_max: usize,
+    /// Clients that may be connected at a time, as they are told; the shell sees to it.
+    pub clients_max: usize,
     /// User name and password clients must give, if any.
     pub client_auth: Option<(Vec<u8>, Vec<u8>)>,
     /// Rows of refused commands that clients may use all the same; see [`Command::can_be_allowed`](crate::command::Command::can_be_allowed).
@@ -189,6 +195,7 @@ impl Default for Settings {
             subscriber_output_max: 32 * 1024 * 1024,
             request_bytes_max: 1024 * 1024 * 1024,
             lane_frame_max: 1024 * 1024,
+            clients_max: 10_000,
             client_auth: None,
             allowed: Vec::new(),
             seed: [0, 0],
@@ -313,6 +320,8 @@ pub struct Sequencer {
     lost: Option<u64>,
     /// Requests are held for a flip.
     holding: bool,
+    /// Requests wait because a client said so.
+    pause: Option<Pause>,
     /// A record is being saved for something else than a flip.
     saving: VecDeque<(u64, Record)>,
     /// Keys in doubt because of a connection that may still be alive on its server (H1).
@@ -367,6 +376,7 @@ impl Sequencer {
             position: 0,
             lost: None,
             holding: false,
+            pause: None,
             saving: VecDeque::new(),
             zombies: Vec::new(),
             zombies_unknown: false,
@@ -414,6 +424,7 @@ impl Sequencer {
         self.now = now;
         self.tick_mirror();
         self.tick_acks();
+        self.tick_pause();
         self.tick_sides();
         self.settle();
     }

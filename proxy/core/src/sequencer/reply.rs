@@ -183,7 +183,21 @@ impl Sequencer {
             let shown = self.hide_reserved(id, command, reply);
             return self.give(session, command.shape, arguments, &shown, resp3, false, None);
         }
+        if Self::speaks_of_clients(command) {
+            let shown = self.retell_front(id, command, reply, len);
+            return self.give(session, command.shape, arguments, &shown, resp3, false, None);
+        }
         self.give(session, command.shape, arguments, reply.0, resp3, false, None);
+    }
+
+    /// The reply to the request at the front of a lane, where what is told depends on what was asked.
+    fn retell_front(&self, id: LaneId, command: &Command, reply: Reply<'_>, len: u32) -> Vec<u8> {
+        let frame = self.lane(id).map_or(&[][..], |lane| lane.tape.frame(lane.tape.front_at(), len));
+        let mut spans = Spans::default();
+        match parse(frame, &mut spans, &mut Resume::default(), true) {
+            Parsed::Complete { .. } => self.retell(id, command, &Request { frame, spans: &spans }, reply),
+            _ => reply.0.to_vec(),
+        }
     }
 
     /// Hands a reply to its session, converted when the session speaks RESP2.
@@ -269,22 +283,26 @@ impl Sequencer {
         let mut outgoing = super::mirror::Outgoing::new(id.db);
         let mut db = id.db;
         let lane3 = self.sides[self.primary().index()].resp == 3;
-        let down = lane3 && block.session.and_then(|id| self.sessions.get(id)).is_none_or(|session| session.resp < 3);
         let mut shown = Vec::new();
-        let replies: Vec<Reply<'_>> = reply.elements().collect();
+        let mut replies = reply.elements().peekable();
         let mut pending = false;
         for (at, element) in block.elements.iter().enumerate() {
-            let (Element::Shown { command, at: from, len }, Some(reply)) = (element, replies.get(at)) else { continue };
+            if let (Element::Local { command, frame }, Some(id)) = (element, block.session) {
+                shown.extend_from_slice(&self.run_local(id, command, frame));
+                continue;
+            }
+            let Some(reply) = replies.next() else { continue };
+            let Element::Shown { command, at: from, len } = element else { continue };
             let length = match block.elements.get(at + 1) {
-                Some(Element::Hidden(Hidden::Length)) => replies.get(at + 1).and_then(|length| length.integer()),
+                Some(Element::Hidden(Hidden::Length)) => replies.peek().and_then(|length| length.integer()),
                 _ => None,
             };
             let element_frame = &frame[*from..from + len];
             let Parsed::Complete { .. } = parse(element_frame, &mut spans, &mut Resume::default(), true) else { continue };
             let request = Request { frame: element_frame, spans: &spans };
-            self.count(command, *reply);
+            self.count(command, reply);
             frames.clear();
-            let executed = Executed { command, request, reply: *reply, length, clock: self.clock() };
+            let executed = Executed { command, request, reply, length, clock: self.clock() };
             let effect = self.derive(&executed, &mut frames);
             if command.name == "SELECT" && !reply.is_error() {
                 pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
@@ -296,8 +314,19 @@ impl Sequencer {
                 pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
             }
             pending |= self.gather(&mut outgoing, command, &request, effect, &frames, ack);
-            let listed = self.lists_keys(command).then(|| self.hide_reserved(id, command, *reply));
-            let reply = listed.as_deref().map_or(*reply, Reply);
+            let again = block.elements[at + 1..].iter().take_while(|element| matches!(element, Element::Hidden(Hidden::Again))).count();
+            let reserved = |key: &Reply<'_>| key.text().starts_with(super::RESERVED_PREFIX);
+            let reply = match reserved(&reply) && again > 0 {
+                true => replies.clone().take(again).find(|other| !reserved(other)).unwrap_or(reply),
+                false => reply,
+            };
+            let listed = match () {
+                () if self.lists_keys(command) => Some(self.hide_reserved(id, command, reply)),
+                () if Self::speaks_of_clients(command) => Some(self.retell(id, command, &request, reply)),
+                () => None,
+            };
+            let reply = listed.as_deref().map_or(reply, Reply);
+            let down = lane3 && block.session.and_then(|id| self.sessions.get(id)).is_none_or(|session| session.resp < 3);
             if down {
                 downgrade(reply.0, command.shape, request.len(), &mut shown);
             } else {
@@ -305,7 +334,7 @@ impl Sequencer {
             }
         }
         pending |= self.send_outgoing(outgoing, ack);
-        let count = block.elements.iter().filter(|element| matches!(element, Element::Shown { .. })).count();
+        let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();
         let Some(session) = block.session else { return };
         if !block.single {
             let mut whole = Vec::with_capacity(shown.len() + 8);
@@ -318,7 +347,16 @@ impl Sequencer {
         {
             session.db = db;
         }
-        self.deliver(session, &shown, true, pending.then(|| self.ack_deadline()));
+        self.deliver(session, &shown, block.wrote, pending.then(|| self.ack_deadline()));
+    }
+
+    /// The session's own business, at its place in EXEC.
+    fn run_local(&mut self, id: SessionId, command: &'static Command, frame: &[u8]) -> Vec<u8> {
+        let mut spans = Spans::default();
+        let Parsed::Complete { .. } = parse(frame, &mut spans, &mut Resume::default(), true) else { return Vec::new() };
+        self.capture(id, |this| {
+            this.local(id, command, &Request { frame, spans: &spans });
+        })
     }
 
     /// The block did not run: EXECABORT, or an error at queue time that only the server knows (-OOM).
@@ -339,7 +377,7 @@ impl Sequencer {
                 self.count(command, Reply(shown));
             }
         }
-        self.give(session, Shape::NullArray, 1, shown, resp3 && shown[0] == b'_', true, None);
+        self.give(session, Shape::NullArray, 1, shown, resp3 && shown[0] == b'_', block.wrote, None);
     }
 
     fn lists_keys(&self, command: &Command) -> bool {

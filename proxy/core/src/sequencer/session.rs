@@ -24,6 +24,10 @@ impl SessionId {
     pub fn number(self) -> u64 {
         u64::from(self.life)
     }
+
+    pub(super) fn slot(self) -> u32 {
+        self.slot
+    }
 }
 
 /// Why a session's input waits.
@@ -35,6 +39,8 @@ pub(super) enum Wait {
     Window,
     /// Everything it sent must be answered first.
     Drain,
+    /// CLIENT PAUSE.
+    Pause,
 }
 
 /// What became of a request.
@@ -71,8 +77,8 @@ pub(super) struct Session {
     pub db: Db,
     pub resp: u8,
     pub authenticated: bool,
-    pub name: Vec<u8>,
-    pub lib: [Vec<u8>; 2],
+    /// What CLIENT LIST tells of it.
+    pub about: About,
     pub multi: Option<Box<Multi>>,
     /// Keys it watches.
     pub watch: Option<Box<Watch>>,
@@ -91,6 +97,8 @@ pub(super) struct Session {
     /// Its one unanswered command is on another connection than its database's lane: the mirror's (a cursor that began there), or its
     /// own.
     pub elsewhere: bool,
+    /// A transaction that changes what the session is is unanswered: what follows is asked by another one, so to speak.
+    pub changing: bool,
     /// When a flip began to hold its first request.
     pub held_since: Option<u64>,
     /// Commands appended to lanes, and how many of them were answered.
@@ -107,18 +115,50 @@ pub(super) struct Session {
     deferred: VecDeque<(u64, Vec<u8>)>,
     held: VecDeque<Held>,
     touched: bool,
+    /// EXEC runs what is the session's own business: replies of our own go here, between those of the server.
+    capture: Option<Vec<u8>>,
+}
+
+/// What a client is known by, to others and to itself.
+#[derive(Debug, Default)]
+pub(super) struct About {
+    /// CLIENT SETNAME.
+    pub name: Vec<u8>,
+    /// CLIENT SETINFO: name and version of its library.
+    pub lib: [Vec<u8>; 2],
+    /// Where it connected from, and to.
+    pub addresses: Addresses,
+    /// The last command it sent that there is.
+    pub last: Option<&'static crate::command::Command>,
+    /// Commands it sent.
+    pub commands: u64,
+    /// CLIENT NO-EVICT and NO-TOUCH, told and without consequence: the lanes are nobody's alone.
+    pub no_evict: bool,
+    pub no_touch: bool,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
     pub opened_us: u64,
+    /// When it last sent anything.
+    pub heard_us: u64,
+}
+
+/// Both ends of a client's connection, `host:port` each.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The client's.
+    pub peer: Box<str>,
+    /// Ours.
+    pub local: Box<str>,
 }
 
 impl Session {
-    fn new(id: SessionId, authenticated: bool, now_us: u64) -> Session {
+    fn new(id: SessionId, authenticated: bool, addresses: Addresses, now_us: u64) -> Session {
         Session {
             id,
             db: 0,
             resp: 2,
             authenticated,
-            name: Vec::new(),
-            lib: [Vec::new(), Vec::new()],
+            about: About { addresses, opened_us: now_us, heard_us: now_us, ..About::default() },
             multi: None,
             watch: None,
             own: None,
@@ -129,6 +169,7 @@ impl Session {
             quitting: None,
             wait: None,
             elsewhere: false,
+            changing: false,
             held_since: None,
             sent: 0,
             answered: 0,
@@ -141,11 +182,11 @@ impl Session {
             deferred: VecDeque::new(),
             held: VecDeque::new(),
             touched: false,
-            opened_us: now_us,
+            capture: None,
         }
     }
 
-    fn waiting_bytes(&self) -> usize {
+    pub fn waiting_bytes(&self) -> usize {
         self.input.len() - self.input_at
     }
 
@@ -156,6 +197,11 @@ impl Session {
     /// Everything it sent is answered.
     pub fn is_drained(&self) -> bool {
         self.sent == self.answered
+    }
+
+    /// Whether its state may change now: nothing is unanswered that was asked under the old one, or EXEC has come to this place.
+    pub fn is_settled(&self) -> bool {
+        self.is_drained() || self.capture.is_some()
     }
 
     pub fn is_elsewhere(&self) -> bool {
@@ -197,7 +243,9 @@ impl Session {
 
     /// A reply of our own: it comes behind the replies to everything sent so far.
     fn say(&mut self, bytes: &[u8]) {
-        if self.is_drained() {
+        if let Some(capture) = &mut self.capture {
+            capture.extend_from_slice(bytes);
+        } else if self.is_drained() {
             self.emit(bytes);
         } else if let Some((_, last)) = self.deferred.back_mut().filter(|(after, _)| *after == self.sent) {
             last.extend_from_slice(bytes);
@@ -267,13 +315,13 @@ impl Sessions {
 
 impl Sequencer {
     /// A client connected.
-    pub fn handle_client_open(&mut self, now: Now) -> SessionId {
+    pub fn handle_client_open(&mut self, addresses: Addresses, now: Now) -> SessionId {
         self.now = now;
         let sessions = &mut self.sessions;
         sessions.lives = sessions.lives.wrapping_add(1).max(1);
         let slot = sessions.free.pop().unwrap_or(sessions.slots.len() as u32);
         let id = SessionId { slot, life: sessions.lives };
-        let session = Box::new(Session::new(id, self.settings.client_auth.is_none(), now.us));
+        let session = Box::new(Session::new(id, self.settings.client_auth.is_none(), addresses, now.us));
         if slot as usize == sessions.slots.len() {
             sessions.slots.push(None);
         }
@@ -308,6 +356,10 @@ impl Sequencer {
     pub fn handle_client_bytes(&mut self, id: SessionId, bytes: &[u8], now: Now) {
         self.now = now;
         self.totals.bytes_in += bytes.len() as u64;
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.about.bytes_in += bytes.len() as u64;
+            session.about.heard_us = now.us;
+        }
         self.pump(id, bytes);
         self.settle();
     }
@@ -339,6 +391,7 @@ impl Sequencer {
     pub fn handle_output_written(&mut self, id: SessionId, n: usize) {
         self.totals.bytes_out += n as u64;
         let Some(session) = self.sessions.get_mut(id) else { return };
+        session.about.bytes_out += n as u64;
         session.output_at += n;
         if session.output_at == session.output.len() {
             session.output_at = 0;
@@ -409,6 +462,15 @@ impl Sequencer {
         self.touch(id);
     }
 
+    /// Runs what is the session's own business in the middle of EXEC, and gives its reply.
+    pub(super) fn capture(&mut self, id: SessionId, run: impl FnOnce(&mut Sequencer)) -> Vec<u8> {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.capture = Some(Vec::new());
+        }
+        run(self);
+        self.sessions.get_mut(id).and_then(|session| session.capture.take()).unwrap_or_default()
+    }
+
     /// A reply of our own.
     pub(super) fn say(&mut self, id: SessionId, bytes: &[u8]) {
         if let Some(session) = self.sessions.get_mut(id) {
@@ -422,6 +484,7 @@ impl Sequencer {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
         session.answered += 1;
         session.elsewhere = false;
+        session.changing = false;
         session.writes -= u32::from(wrote && session.writes > 0);
         let number = session.answered;
         if session.closing && !session.output.is_empty() && session.output.len() > self.settings.client_output_max {
@@ -638,10 +701,10 @@ impl Sequencer {
         let now = self.now.us;
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.wait = Some(wait);
-        if wait == Wait::Gate {
-            if holding {
-                session.held_since.get_or_insert(now);
-            }
+        if wait == Wait::Gate && holding {
+            session.held_since.get_or_insert(now);
+        }
+        if matches!(wait, Wait::Gate | Wait::Pause) {
             self.sessions.waiting.push_back(id);
         }
     }
@@ -656,7 +719,7 @@ impl Sequencer {
         if std::mem::take(&mut self.sessions.resume) {
             let waiting = std::mem::take(&mut self.sessions.waiting);
             for id in waiting {
-                moved |= self.try_again(id, |wait| wait == Wait::Gate);
+                moved |= self.try_again(id, |wait| matches!(wait, Wait::Gate | Wait::Pause));
             }
         }
         moved

@@ -36,6 +36,8 @@ pub struct SideUp {
     pub databases: usize,
     /// Upper-case names of the commands it has; empty when it does not tell.
     pub commands: Vec<String>,
+    /// The line in which the server describes one of our connections: the fields of its CLIENT LIST, in their order.
+    pub client_line: String,
     /// What the reserved key holds.
     pub mark: Option<Vec<u8>>,
     /// Databases that hold keys, the reserved key left out.
@@ -85,6 +87,8 @@ pub(super) struct Side {
     pub major: u32,
     pub resp: u8,
     pub eager_consumers: bool,
+    /// See [`SideUp::client_line`].
+    pub client_line: String,
     pub databases: usize,
     /// Per row of the table; None: everything.
     known: Option<Vec<bool>>,
@@ -116,6 +120,7 @@ impl Side {
             major: 7,
             resp: 3,
             eager_consumers: false,
+            client_line: String::new(),
             databases: 16,
             known: None,
             lanes: Vec::new(),
@@ -136,6 +141,19 @@ impl Side {
 
     pub fn knows(&self, command: &Command) -> bool {
         self.known.as_ref().is_none_or(|known| known[command.index])
+    }
+
+    /// Product and version: `(true, 8, 1)` for Valkey 8.1.
+    fn release(&self) -> (bool, u32, u32) {
+        let valkey = self.version.starts_with("valkey");
+        let mut parts = self.version.rsplit(' ').next().unwrap_or_default().split('.').map(|part| part.parse().unwrap_or(0));
+        (valkey, parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    }
+
+    /// Whether the server is as new as this release of Redis, or this one of Valkey; None: no release of it is.
+    pub fn is_since(&self, redis: Option<(u32, u32)>, valkey: Option<(u32, u32)>) -> bool {
+        let (is_valkey, major, minor) = self.release();
+        (if is_valkey { valkey } else { redis }).is_some_and(|since| (major, minor) >= since)
     }
 
     pub fn lane(&self, id: LaneId) -> Option<&Lane> {
@@ -291,9 +309,9 @@ impl Sequencer {
         side.error = None;
         side.run_id = Some(up.run_id);
         (side.version, side.major, side.resp, side.eager_consumers) = (up.version, up.major, up.resp, up.eager_consumers);
-        side.databases = up.databases;
+        (side.databases, side.client_line) = (up.databases, up.client_line);
         side.keyspace = up.keyspace.into_iter().collect();
-        side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands));
+        side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands, side.release()));
         if changed {
             // The same process goes on counting: what it evicted while we were away is found by the next look.
             side.evicted_keys = None;
@@ -511,7 +529,7 @@ impl Sequencer {
         if !closing.contains(&owner) {
             let frame = frame.to_vec();
             let replies = match &flight.what {
-                What::Block(block) => block.elements.len() as u32 + 2,
+                What::Block(block) => block.replies(),
                 _ => 1,
             };
             again.push((id, super::lane::InFlight { replies, failed: None, ..flight }, frame));
@@ -672,7 +690,14 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
 }
 
 /// Which rows of the table a server has, by the names it gave. It gives containers without their subcommands.
-fn known_rows(names: &[String]) -> Vec<bool> {
+fn known_rows(names: &[String], release: (bool, u32, u32)) -> Vec<bool> {
     let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-    Table::get().rows().iter().map(|row| names.contains(row.container())).collect()
+    // From 7.0 on subcommands are named as well; before, a subcommand is there when its release is.
+    let tells = names.iter().any(|name| name.contains('|'));
+    let has = |row: &Command| match row.name.split_once(' ') {
+        Some(_) if tells => names.contains(row.name.replace(' ', "|").as_str()),
+        Some(_) => !release.0 && row.is_since(release.1, release.2),
+        None => true,
+    };
+    Table::get().rows().iter().map(|row| names.contains(row.container()) && has(row)).collect()
 }

@@ -10,7 +10,7 @@ use super::session::{Admit, SessionId, Wait};
 use crate::command::{Class, Command, Rule};
 use crate::effect::wants_length;
 use crate::endpoint::Db;
-use crate::limits::MULTI_BYTES_MAX;
+use crate::limits::{MULTI_BYTES_MAX, RANDOM_KEYS_AGAIN};
 use crate::resp::encode::{number, push_header};
 use crate::resp::request::Request;
 
@@ -24,6 +24,25 @@ pub(super) struct Multi {
     pub failed: bool,
     /// It touches more than the session's own database, or all keys.
     pub alone: bool,
+    /// Something in it would go to replicas.
+    writes: bool,
+    /// Something in it is the session's own business, which what follows must not overtake.
+    local: bool,
+}
+
+impl Multi {
+    /// Commands queued.
+    pub fn len(&self) -> usize {
+        self.elements.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub fn writes(&self) -> bool {
+        self.writes
+    }
 }
 
 /// What a hidden command of a block is for.
@@ -33,6 +52,8 @@ pub(super) enum Hidden {
     Silent,
     /// Its reply is the stream length behind the command before it.
     Length,
+    /// Its reply stands in for that of the command before it, should that one be unfit to be shown.
+    Again,
 }
 
 /// One command of a block.
@@ -40,6 +61,8 @@ pub(super) enum Hidden {
 pub(super) enum Element {
     /// A client's, at this place of the block's frame.
     Shown { command: &'static Command, at: usize, len: usize },
+    /// The session's own business, done when its turn comes in the reply: no server sees this request.
+    Local { command: &'static Command, frame: Box<[u8]> },
     /// Ours.
     Hidden(Hidden),
 }
@@ -53,6 +76,8 @@ pub(super) struct Block {
     pub elements: Vec<Element>,
     /// The client sent one command, not a transaction: it gets that command's reply alone.
     pub single: bool,
+    /// It counts among its session's writes.
+    pub wrote: bool,
     frame: Vec<u8>,
 }
 
@@ -61,12 +86,17 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 impl Block {
     pub fn begin(session: Option<SessionId>, db: Db, single: bool) -> Block {
-        Block { session, db, elements: Vec::new(), single, frame: MULTI.to_vec() }
+        Block { session, db, elements: Vec::new(), single, wrote: false, frame: MULTI.to_vec() }
     }
 
     pub fn show(&mut self, command: &'static Command, frame: &[u8]) {
         self.elements.push(Element::Shown { command, at: self.frame.len(), len: frame.len() });
         self.frame.extend_from_slice(frame);
+    }
+
+    /// Replies of the server: to MULTI, to each command, to EXEC.
+    pub fn replies(&self) -> u32 {
+        self.elements.iter().filter(|element| !matches!(element, Element::Local { .. })).count() as u32 + 2
     }
 
     pub fn hide(&mut self, args: &[Vec<u8>], kind: Hidden) {
@@ -80,7 +110,7 @@ impl Sequencer {
         let now = self.now.us;
         block.frame.extend_from_slice(EXEC);
         let frame = std::mem::take(&mut block.frame);
-        let replies = block.elements.len() as u32 + 2;
+        let replies = block.replies();
         if let Some(lane) = self.lane_mut(lane) {
             lane.push(&[&frame], What::Block(Box::new(block)), replies, now);
         }
@@ -125,7 +155,7 @@ impl Sequencer {
     pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let class = self.class_of(command);
         let carried = matches!(class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
-        let local = matches!(command.name, "SELECT" | "PING" | "ECHO" | "UNWATCH");
+        let local = class == Class::Local && command.name != "CLIENT REPLY" || command.name == "UNWATCH";
         if !carried && !local {
             let error = match class {
                 // Never inside a transaction (redis 7.0.15 server.c processCommand, CMD_NO_MULTI).
@@ -150,6 +180,8 @@ impl Sequencer {
         }
         multi.elements.push((command, multi.frames.len(), request.frame.len()));
         multi.frames.extend_from_slice(request.frame);
+        multi.writes |= super::pause::may_replicate(command, request);
+        multi.local |= is_own(command);
         multi.alone |= command.class == Class::Barrier || command.name == "SELECT" || copies_out || command.rule == Rule::FlushDb;
         self.say(id, b"+QUEUED\r\n");
         Admit::Taken
@@ -200,11 +232,18 @@ impl Sequencer {
             block.hide(&words(&[b"SELECT", &number(i64::from(db))]), Hidden::Silent);
         }
         multi.each(|command, request| {
+            if is_own(command) {
+                block.elements.push(Element::Local { command, frame: request.frame.into() });
+                return;
+            }
             block.show(command, request.frame);
             writes |= command.writes() || command.rule == Rule::PfCount;
             mark_lost |= matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb);
             if wants_length(request, command.name) {
                 block.hide(&words(&[b"XLEN", request.arg(1)]), Hidden::Length);
+            }
+            if command.name == "RANDOMKEY" {
+                (0..RANDOM_KEYS_AGAIN).for_each(|_| block.hide(&words(&[b"RANDOMKEY"]), Hidden::Again));
             }
         });
         if multi.alone || away {
@@ -214,11 +253,20 @@ impl Sequencer {
             }
             block.hide(&words(&[b"SELECT", &number(i64::from(lane.db))]), Hidden::Silent);
         }
+        block.wrote = writes;
         self.append_block(lane, block);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.changing = multi.local;
+        }
         self.count_sent(id, writes);
         self.note_barrier(id);
         self.touch_lane(lane);
     }
+}
+
+/// The session's own business inside a transaction. What a server may as well answer goes to it: SELECT moves its connection too.
+fn is_own(command: &Command) -> bool {
+    command.class == Class::Local && !matches!(command.name, "SELECT" | "PING" | "ECHO")
 }
 
 /// The header of an EXEC reply of `n` elements.

@@ -22,6 +22,13 @@ pub(super) struct Watch {
     pub broken: bool,
 }
 
+impl Watch {
+    /// Keys watched.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
 impl Sequencer {
     pub(super) fn watch(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         if let Some(error) = self.objection(command, request) {

@@ -1,0 +1,411 @@
+//! Everything about a connection: what a client can ask about itself, about other clients and about the server. A plain server of the same
+//! version is asked the same, and the answers must have the same shape; where the answer is about clients, the clients are the
+//! proxy's.
+
+#![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
+
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::proxy::Options;
+use twinlane_tests::resp::{Client, Value};
+use twinlane_tests::servers::{Server, Version};
+
+const VERSIONS: [Version; 5] = [Version::Redis50, Version::Redis62, Version::Redis70, Version::Valkey81, Version::Valkey91];
+
+fn pair_of(version: Version) -> Pair {
+    Pair::start(Setup::of(version, version)).unwrap()
+}
+
+/// Both protocols that a version speaks.
+fn protocols(version: Version) -> &'static [u8] {
+    if version.has_resp3() { &[2, 3] } else { &[2] }
+}
+
+fn connect(client: anyhow::Result<Client>, resp: u8) -> Client {
+    let mut client = client.unwrap();
+    if resp == 3 {
+        client.hello3().unwrap();
+    }
+    client
+}
+
+fn field(line: &str, name: &str) -> String {
+    let found = line.split_whitespace().find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_else(|| panic!("{name} in {line}")).to_owned()
+}
+
+/// The text of a bulk or verbatim reply.
+fn text(value: &Value) -> String {
+    let text = value.text();
+    text.strip_prefix("txt:").unwrap_or(&text).to_owned()
+}
+
+fn blocked(client: &mut Client) -> String {
+    info_field(&text(&client.cmd("INFO clients").unwrap()), "blocked_clients").unwrap()
+}
+
+fn info_field(info: &str, name: &str) -> Option<String> {
+    info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
+}
+
+/// A line of CLIENT LIST has the fields of the primary's version, in their order, and speaks of the client that connected to
+/// the proxy: its own address, name, database, protocol, transaction, last command.
+#[test]
+fn client_list_has_the_fields_of_the_primarys_version() {
+    for version in VERSIONS {
+        let pair = pair_of(version);
+        let plain = Server::plain(version).unwrap();
+        for resp in protocols(version) {
+            let mut ours = connect(pair.client(), *resp);
+            let mut theirs = connect(plain.client(), *resp);
+            let names = |lines: &str| -> Vec<String> {
+                let line = lines.lines().last().unwrap();
+                line.split_whitespace().map(|part| part.split('=').next().unwrap().to_owned()).collect()
+            };
+            for client in [&mut ours, &mut theirs] {
+                assert!(client.cmd("CLIENT SETNAME somebody").unwrap().is_ok());
+                assert!(client.cmd("SELECT 3").unwrap().is_ok());
+            }
+            let (own, other) = (ours.cmd("CLIENT LIST").unwrap(), theirs.cmd("CLIENT LIST").unwrap());
+            assert_eq!(std::mem::discriminant(&own), std::mem::discriminant(&other), "{version:?} RESP{resp}");
+            assert_eq!(names(&text(&own)), names(&text(&other)), "{version:?} RESP{resp}");
+            let (own, other) = (text(&own), text(&other));
+            let (own, other) = (own.lines().last().unwrap(), other.lines().last().unwrap());
+            for name in ["name", "db", "flags", "multi", "sub", "psub", "cmd", "qbuf"] {
+                assert_eq!(field(own, name), field(other, name), "{version:?} RESP{resp} {name}");
+            }
+            if version.at_least_7() {
+                assert_eq!(field(own, "resp"), resp.to_string());
+                assert_eq!(field(own, "laddr"), pair.proxy.address());
+                assert_eq!(field(own, "user"), "default");
+            }
+            assert!(field(own, "addr").starts_with("127.0.0.1:"), "{own}");
+            assert!(ours.cmd("MULTI").unwrap().is_ok());
+            let id = field(own, "id");
+            let mut observer = pair.client().unwrap();
+            assert_eq!(ours.cmd("PING").unwrap().text(), "QUEUED");
+            let list = text(&observer.cmd("CLIENT LIST").unwrap());
+            let line = list.lines().find(|line| field(line, "id") == id).unwrap();
+            assert_eq!((field(line, "flags"), field(line, "multi")), ("x".to_owned(), "1".to_owned()));
+        }
+    }
+}
+
+/// CLIENT KILL by each of its filters: the counts and errors of a plain server, and the one that asks dies behind its reply.
+#[test]
+fn client_kill_counts_and_refuses_as_a_server_does() {
+    for version in VERSIONS {
+        let (pair, plain) = (pair_of(version), Server::plain(version).unwrap());
+        let addresses = [pair.proxy.address(), plain.address()];
+        let each = |line: &str| -> [String; 2] {
+            addresses.each_ref().map(|address| Client::connect(address.as_str()).unwrap().cmd(line).unwrap().to_string())
+        };
+        let mut differ = Vec::new();
+        for line in [
+            "CLIENT KILL",
+            "CLIENT KILL 1.2.3.4:5",
+            "CLIENT KILL ID",
+            "CLIENT KILL ID x",
+            "CLIENT KILL ID 123456",
+            "CLIENT KILL ADDR 1.2.3.4:5",
+            "CLIENT KILL LADDR 1.2.3.4:5",
+            "CLIENT KILL TYPE nonsense",
+            "CLIENT KILL TYPE replica",
+            "CLIENT KILL TYPE pubsub",
+            "CLIENT KILL USER nobody",
+            "CLIENT KILL SKIPME maybe",
+            "CLIENT KILL MAXAGE 100000",
+            "CLIENT KILL nonsense x",
+            "CLIENT LIST TYPE normal x",
+            "CLIENT LIST TYPE nonsense",
+            "CLIENT LIST ID x",
+            "CLIENT UNBLOCK x",
+            "CLIENT UNBLOCK 1 maybe",
+            "CLIENT UNBLOCK 123456",
+            "CLIENT NO-EVICT maybe",
+            "CLIENT NO-TOUCH on",
+            "CLIENT SETINFO lib-name x",
+            "CLIENT SETINFO nonsense x",
+            "CLIENT GETREDIR",
+            "CLIENT nonsense",
+            "CLIENT HELP",
+            "CLIENT REPLY maybe",
+            "CLIENT PAUSE x",
+            "CLIENT PAUSE -1",
+            "CLIENT PAUSE 1 maybe",
+            "CLIENT UNPAUSE",
+            "CLIENT TRACKINGINFO",
+        ] {
+            let [ours, theirs] = each(line);
+            if ours != theirs {
+                differ.push(format!("{version:?} {line}: {ours} instead of {theirs}"));
+            }
+        }
+        assert!(differ.is_empty(), "{differ:#?}");
+        let mut one = pair.client().unwrap();
+        let mut two = pair.client().unwrap();
+        let (own, other) = (one.cmd("CLIENT ID").unwrap().int().unwrap(), two.cmd("CLIENT ID").unwrap().int().unwrap());
+        assert_eq!(one.cmd(&format!("CLIENT KILL ID {other}")).unwrap(), Value::Int(1));
+        assert!(two.cmd("PING").is_err(), "{version:?}: the killed connection is closed");
+        // Oneself is skipped, unless told otherwise: then the reply comes first.
+        assert_eq!(one.cmd(&format!("CLIENT KILL ID {own}")).unwrap(), Value::Int(0));
+        assert_eq!(one.cmd(&format!("CLIENT KILL ID {own} SKIPME no")).unwrap(), Value::Int(1));
+        assert!(one.cmd("PING").is_err(), "{version:?}: it killed itself");
+        drop((one, two));
+        // The old form names an address.
+        let (mut one, mut two) = (pair.client().unwrap(), pair.client().unwrap());
+        let id = two.cmd("CLIENT ID").unwrap().int().unwrap();
+        let list = text(&one.cmd("CLIENT LIST").unwrap());
+        let address = field(list.lines().find(|line| field(line, "id") == id.to_string()).unwrap(), "addr");
+        assert!(one.cmd(&format!("CLIENT KILL {address}")).unwrap().is_ok());
+        assert!(two.cmd("PING").is_err());
+        drop((one, two));
+        // What the killed one had sent is answered to nobody and mirrored all the same.
+        let (mut one, mut two) = (pair.client().unwrap(), pair.client().unwrap());
+        two.cmd("SET killed soon").unwrap();
+        until("the others to be gone", PATIENCE, || Ok(text(&one.cmd("CLIENT LIST")?).lines().count() == 2)).unwrap();
+        assert_eq!(one.cmd("CLIENT KILL TYPE normal").unwrap(), Value::Int(1));
+        assert!(two.cmd("PING").is_err());
+        pair.assert_equal().unwrap();
+    }
+}
+
+/// CLIENT PAUSE holds writes, or everything, at the proxy; a flip in the middle of it works, and what was held then runs on the new
+/// primary.
+#[test]
+fn client_pause_holds_writes_and_a_flip_goes_on_below_it() {
+    let pair = Pair::plain().unwrap();
+    let (mut boss, mut reader, mut writer, mut block) =
+        (pair.client().unwrap(), pair.client().unwrap(), pair.client().unwrap(), pair.client().unwrap());
+    writer.cmd("SET k before").unwrap();
+    assert!(block.cmd("MULTI").unwrap().is_ok());
+    assert_eq!(block.cmd("SET block held").unwrap().text(), "QUEUED");
+    assert!(boss.cmd("CLIENT PAUSE 600000 WRITE").unwrap().is_ok());
+    writer.send(&["SET", "k", "behind"]).unwrap();
+    block.send(&["EXEC"]).unwrap();
+    until("both writers to be held", PATIENCE, || Ok(blocked(&mut boss) == "2")).unwrap();
+    assert_eq!(reader.cmd("GET k").unwrap().text(), "before");
+    assert_eq!(text(&reader.cmd("EVAL_RO return{'x'} 0").unwrap_or(Value::Null)), "");
+    pair.cutover().unwrap();
+    assert_eq!(reader.cmd("GET k").unwrap().text(), "before");
+    assert_eq!(blocked(&mut boss), "2", "the flip lets nobody out");
+    assert!(boss.cmd("CLIENT UNPAUSE").unwrap().is_ok());
+    assert!(writer.reply().unwrap().is_ok());
+    assert_eq!(block.reply().unwrap().items().len(), 1);
+    assert_eq!(pair.new.client().unwrap().cmd("GET k").unwrap().text(), "behind");
+    // Everything is held, and ends by itself.
+    assert!(boss.cmd("CLIENT PAUSE 300 ALL").unwrap().is_ok());
+    let began = std::time::Instant::now();
+    assert_eq!(reader.cmd("GET k").unwrap().text(), "behind");
+    assert!(began.elapsed().as_millis() >= 200, "it was held");
+    assert_eq!(blocked(&mut boss), "0");
+    pair.assert_equal().unwrap();
+}
+
+/// INFO is the primary's; what speaks of clients is ours, the reserved key is not counted, and our own section follows.
+#[test]
+fn info_speaks_of_the_proxys_clients() {
+    for version in VERSIONS {
+        let pair = pair_of(version);
+        for resp in protocols(version) {
+            let mut client = connect(pair.client(), *resp);
+            let _others: Vec<Client> = (0..6).map(|_| connect(pair.client(), 2)).collect();
+            until("all to be connected", PATIENCE, || {
+                Ok(info_field(&text(&client.cmd("INFO")?), "connected_clients").as_deref() == Some("7"))
+            })
+            .unwrap();
+            let whole = client.cmd("INFO").unwrap();
+            let info = text(&whole);
+            assert_eq!(matches!(whole, Value::Verbatim(_)), *resp == 3);
+            assert!(info_field(&info, "redis_version").is_some());
+            assert_eq!(info_field(&info, "twinlane_primary").as_deref(), Some("old"));
+            assert!(info.contains("\r\n\r\n# Twinlane\r\n"), "{info}");
+            let clients = text(&client.cmd("INFO clients").unwrap());
+            assert!(clients.starts_with("# Clients\r\n") && !clients.contains("Twinlane"), "{clients}");
+            let ours = text(&client.cmd("INFO twinlane").unwrap());
+            assert!(ours.starts_with("# Twinlane\r\n"), "{ours}");
+            assert_eq!(info_field(&ours, "twinlane_gate").as_deref(), Some("open"));
+            assert_eq!(info_field(&text(&client.cmd("INFO keyspace").unwrap()), "db0"), None);
+            client.cmd("MULTI").unwrap();
+            client.cmd("SET k v").unwrap();
+            client.cmd("INFO").unwrap();
+            let replies = client.cmd("EXEC").unwrap();
+            let inside = text(&replies.items()[1]);
+            assert_eq!(info_field(&inside, "connected_clients").as_deref(), Some("7"));
+            assert!(info_field(&inside, "db0").unwrap().starts_with("keys=1,"), "{inside}");
+            assert!(inside.contains("# Twinlane"));
+            if let Ok(stats) = client.cmd("MEMORY STATS") {
+                let keys = stats.pairs().iter().find(|(name, _)| name.text() == "keys.count").map(|(_, count)| count.int());
+                assert_eq!(keys.flatten(), Some(1));
+            }
+            client.cmd("DEL k").unwrap();
+        }
+    }
+}
+
+/// With one key beside the reserved one RANDOMKEY finds it, alone and inside MULTI; without any it is nil.
+#[test]
+fn randomkey_never_draws_the_reserved_key() {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    assert!(client.cmd("RANDOMKEY").unwrap().is_nil());
+    client.cmd("SET mine 1").unwrap();
+    for _ in 0..500 {
+        assert_eq!(client.cmd("RANDOMKEY").unwrap().text(), "mine");
+    }
+    client.cmd("MULTI").unwrap();
+    client.cmd("RANDOMKEY").unwrap();
+    client.cmd("GET mine").unwrap();
+    assert_eq!(client.cmd("EXEC").unwrap().to_string(), "[\"mine\", \"1\"]");
+}
+
+/// What is the session's own business is queued and done at its place in EXEC, as Redis does.
+#[test]
+fn a_connections_own_commands_inside_multi_run_at_exec() {
+    for version in VERSIONS {
+        let (pair, plain) = (pair_of(version), Server::plain(version).unwrap());
+        let run = |mut client: Client| -> Vec<String> {
+            let mut lines =
+                vec!["MULTI", "CLIENT SETNAME inside", "SET k v", "CLIENT GETNAME", "SELECT 1", "GET k", "UNWATCH", "AUTH wrong"];
+            if version.has_resp3() {
+                lines.extend(["HGETALL none", "HELLO 3", "HGETALL none", "ACL WHOAMI"]);
+            }
+            lines.extend([
+                "EXEC",
+                "CLIENT GETNAME",
+                "GET k",
+                "HGETALL none",
+                "MULTI",
+                "NONSENSE",
+                "CLIENT GETNAME",
+                "EXEC",
+                "CLIENT GETNAME",
+            ]);
+            lines
+                .iter()
+                .map(|line| {
+                    let shown = client.cmd(line).unwrap().to_string();
+                    // The greeting's id is each server's own.
+                    shown.split("\"id\": ").next().unwrap().to_owned()
+                })
+                .collect()
+        };
+        assert_eq!(run(pair.client().unwrap()), run(plain.client().unwrap()), "{version:?}");
+        // Pipelined in one packet: what follows EXEC sees what EXEC has done.
+        let mut client = pair.client().unwrap();
+        let lines = ["MULTI", "CLIENT SETNAME x", "INCR n", "CLIENT GETNAME", "EXEC", "CLIENT GETNAME", "INCR n"];
+        let commands: Vec<_> = lines.iter().map(|line| twinlane_tests::resp::command(line)).collect();
+        let shown: Vec<String> = client.pipeline(&commands).unwrap().iter().map(Value::to_string).collect();
+        assert_eq!(shown[4..], ["[+OK, 1, \"x\"]", "\"x\"", "2"].map(str::to_owned), "{version:?}");
+        let own = client.cmd("CLIENT ID").unwrap().int().unwrap();
+        client.cmd("MULTI").unwrap();
+        client.cmd(&format!("CLIENT KILL ID {own} SKIPME no")).unwrap();
+        client.cmd("INCR n").unwrap();
+        assert_eq!(client.cmd("EXEC").unwrap().to_string(), "[1, 3]");
+        assert!(client.cmd("PING").is_err(), "{version:?}: killed behind EXEC");
+        pair.assert_equal().unwrap();
+    }
+}
+
+/// Questions about the server itself have the answers of a plain server of that version.
+#[test]
+fn questions_about_the_server_are_answered_as_by_a_plain_one() {
+    let mut all = Vec::new();
+    for version in VERSIONS {
+        let (pair, plain) = (pair_of(version), Server::plain(version).unwrap());
+        for resp in protocols(version) {
+            let (mut ours, mut theirs) = (connect(pair.client(), *resp), connect(plain.client(), *resp));
+            for client in [&mut ours, &mut theirs] {
+                client.cmd("SET k 1").unwrap();
+                client.cmd("SET other 1").unwrap();
+                client.cmd("DEL other").unwrap();
+            }
+            let mut differ = Vec::new();
+            for line in [
+                "PING",
+                "PING x",
+                "ECHO x",
+                "DBSIZE",
+                "LOLWUT VERSION 5 1 1 1",
+                "CLUSTER SLOTS",
+                "CLUSTER SHARDS",
+                "CLUSTER NODES",
+                "CLUSTER MYID",
+                "CLUSTER KEYSLOT k",
+                "READONLY",
+                "READWRITE",
+                "ASKING",
+                "COMMAND COUNT",
+                "COMMAND INFO get nonsense",
+                "COMMAND LIST FILTERBY PATTERN xadd*",
+                "COMMAND LIST FILTERBY ACLCAT nonsense",
+                "COMMAND DOCS get",
+                "COMMAND GETKEYS mset a 1 b 2",
+                "COMMAND GETKEYSANDFLAGS mset a 1 b 2",
+                "COMMAND GETKEYS nonsense",
+                "COMMAND NONSENSE",
+                "OBJECT ENCODING k",
+                "OBJECT REFCOUNT none",
+                "OBJECT FREQ k",
+                "OBJECT HELP",
+                "MEMORY USAGE none",
+                "MEMORY NONSENSE",
+                "MODULE LIST",
+                "LATENCY HISTORY command",
+                "LATENCY LATEST",
+                "SLOWLOG LEN",
+                "SLOWLOG GET 0",
+                "ROLE",
+                "CONFIG GET nonsense",
+                "CONFIG GET maxmemory",
+                "ACL WHOAMI",
+                "ACL CAT nonsense",
+                "SCRIPT EXISTS 0000000000000000000000000000000000000000",
+                "PUBSUB NUMPAT",
+                "KEYS *",
+                "TYPE k",
+                "NONSENSE a b",
+                "SELECT 99",
+                "SELECT x",
+                "HELLO 9",
+                "GET",
+            ] {
+                let (own, other) = (ours.cmd(line).unwrap(), theirs.cmd(line).unwrap());
+                if own.to_string() != other.to_string() {
+                    differ.push(format!("{line}: {:.300} instead of {:.300}", own.to_string(), other.to_string()));
+                }
+            }
+            all.extend(differ.into_iter().map(|differ: String| format!("{version:?} RESP{resp}: {differ}")));
+            // Values are each server's own; their shape is not.
+            for line in
+                ["TIME", "MEMORY DOCTOR", "LATENCY DOCTOR", "CLUSTER INFO", "LASTSAVE", "COMMAND", "MEMORY USAGE k", "OBJECT IDLETIME k"]
+            {
+                let (own, other) = (ours.cmd(line).unwrap(), theirs.cmd(line).unwrap());
+                assert_eq!(std::mem::discriminant(&own), std::mem::discriminant(&other), "{version:?} RESP{resp}: {line}");
+                assert_eq!(own.items().len(), other.items().len(), "{version:?} RESP{resp}: {line}");
+            }
+        }
+    }
+    assert!(all.is_empty(), "{all:#?}");
+}
+
+/// With a password of the proxy's own: what may be said before it, and after it.
+#[test]
+fn a_password_is_asked_for_as_a_server_asks() {
+    for version in VERSIONS {
+        let mut setup = Setup::of(version, version);
+        setup.proxy = Options { env: vec![("TWINLANE__LISTEN__CLIENT_PASSWORD".into(), "secret".into())], ..Options::default() };
+        let pair = Pair::start(setup).unwrap();
+        let plain = Server::plain(version).unwrap();
+        assert!(plain.client().unwrap().cmd("CONFIG SET requirepass secret").unwrap().is_ok());
+        let run = |mut client: Client| -> Vec<String> {
+            ["GET k", "PING", "CLIENT ID", "NONSENSE", "AUTH wrong", "AUTH a b", "HELLO 3", "AUTH secret", "GET k", "RESET", "GET k"]
+                .iter()
+                .map(|line| {
+                    let shown = client.cmd(line).unwrap().to_string();
+                    shown.split("\"id\": ").next().unwrap().to_owned()
+                })
+                .collect()
+        };
+        assert_eq!(run(pair.client().unwrap()), run(plain.client().unwrap()), "{version:?}");
+    }
+}
