@@ -22,8 +22,9 @@ impl Sequencer {
         if session.elsewhere || session.changing {
             return Admit::Wait(Wait::Drain);
         }
-        // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand).
-        let silent = !authenticated && self.sides[self.primary().index()].is_since(None, Some((9, 0)));
+        // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand); before 7.0 subcommands were the command's own affair.
+        let primary = &self.sides[self.primary().index()];
+        let silent = !authenticated && (primary.is_since(None, Some((9, 0))) || (primary.major < 7 && self.is_container(request)));
         let command = match self.look_up(request) {
             Err(_) if silent => return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n"),
             Ok(command) => command,
@@ -84,8 +85,7 @@ impl Sequencer {
         let table = Table::get();
         let primary = &self.sides[self.primary().index()];
         let Some(command) = table.find(request).filter(|command| primary.knows(command)) else {
-            let container = request.len() > 1
-                && table.rows().iter().any(|row| row.name.contains(' ') && request.is(0, row.container()) && primary.knows(row));
+            let container = self.is_container(request);
             return Err(match container {
                 true if primary.major < 7 && request.is(0, "CLUSTER") => no_cluster(),
                 true => unknown_subcommand(request, primary.major),
@@ -96,6 +96,13 @@ impl Sequencer {
             return Err(wrong_arity(command, request, primary.major));
         }
         Ok(command)
+    }
+
+    /// Whether the request names a command of the primary that has subcommands.
+    fn is_container(&self, request: &Request<'_>) -> bool {
+        let primary = &self.sides[self.primary().index()];
+        let names = |row: &Command| row.name.contains(' ') && request.is(0, row.container()) && primary.knows(row);
+        request.len() > 1 && Table::get().rows().iter().any(names)
     }
 
     /// An error before anything was executed; inside a transaction EXEC aborts for it.

@@ -35,6 +35,10 @@ enum Kind {
 }
 
 impl Kind {
+    fn of(session: &Session) -> Kind {
+        if session.is_subscriber() { Kind::Pubsub } else { Kind::Normal }
+    }
+
     fn parse(text: &[u8]) -> Option<Kind> {
         Some(match text.to_ascii_uppercase().as_slice() {
             b"NORMAL" => Kind::Normal,
@@ -167,7 +171,7 @@ impl Sequencer {
                 && filter.ids.as_ref().is_none_or(|ids| ids.contains(&(session.id.number() as i64)))
                 && filter.address.as_ref().is_none_or(|address| **address == *about.addresses.peer)
                 && filter.local.as_ref().is_none_or(|local| **local == *about.addresses.local)
-                && filter.kind.is_none_or(|kind| kind == Kind::Normal)
+                && filter.kind.is_none_or(|kind| kind == Kind::of(session))
                 && filter.age.is_none_or(|least| age >= least)
                 && filter.name.as_ref().is_none_or(|name| *name == about.name)
                 && !session.closing
@@ -319,6 +323,7 @@ impl Sequencer {
         let about = &session.about;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let seconds = |since: u64| (self.now.us.saturating_sub(since) / 1_000_000).to_string();
+        let counts = session.feed.as_ref().map_or([0; 3], |feed| feed.counts());
         let subcommands = sample.contains('|');
         Some(match name {
             "id" => session.id.number().to_string(),
@@ -332,6 +337,9 @@ impl Sequencer {
             "flags" => self.client_flags(session),
             "db" => session.db.to_string(),
             "multi" => session.multi.as_ref().map_or(-1, |multi| multi.len() as i64).to_string(),
+            "sub" => counts[0].to_string(),
+            "psub" => counts[1].to_string(),
+            "ssub" => counts[2].to_string(),
             "watch" => session.watch.as_ref().map_or(0, |watch| watch.len()).to_string(),
             "multi-mem" => session.multi.as_ref().map_or(0, |multi| multi.bytes()).to_string(),
             // Servers that count the running request among what is being received show it to the one who asks.
@@ -358,6 +366,7 @@ impl Sequencer {
 
     fn client_flags(&self, session: &Session) -> String {
         let flags: String = [
+            (session.is_subscriber(), 'P'),
             (session.multi.is_some(), 'x'),
             (session.wait == Some(Wait::Pause), 'b'),
             (session.watch.as_ref().is_some_and(|watch| watch.broken), 'd'),

@@ -78,9 +78,8 @@ impl Sequencer {
             "blocked_clients" => self.paused_clients().to_string(),
             "watching_clients" => self.watching().count().to_string(),
             "total_watched_keys" => self.watching().sum::<usize>().to_string(),
-            "clients_in_timeout_table" | "tracking_clients" | "pubsub_clients" | "total_blocking_keys" | "total_blocking_keys_on_nokey" => {
-                "0".to_owned()
-            }
+            "pubsub_clients" => self.sessions.iter().filter(|session| session.is_subscriber()).count().to_string(),
+            "clients_in_timeout_table" | "tracking_clients" | "total_blocking_keys" | "total_blocking_keys_on_nokey" => "0".to_owned(),
             "paused_reason" => if pause.is_some() { "client_command" } else { "none" }.to_owned(),
             "paused_actions" => pause.map_or("none", |(all, _)| if all { "all" } else { "write" }).to_owned(),
             "paused_timeout_milliseconds" => pause.map_or(0, |(_, left_us)| left_us / 1000).to_string(),
