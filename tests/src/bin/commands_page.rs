@@ -1,0 +1,5 @@
+//! Prints `docs/commands.md`.
+
+fn main() {
+    print!("{}", twinlane_tests::commands_page::page());
+}
