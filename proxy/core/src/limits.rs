@@ -74,3 +74,26 @@ pub const IMAGE_ATTEMPTS_MAX: u32 = 5;
 
 /// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
 pub const ZOMBIE_KEYS_MAX: usize = 65_536;
+
+/// Bytes of a blocking command: its keys are kept for as long as its session is parked. Past it the command is refused.
+pub const BLOCKING_BYTES_MAX: usize = 64 * 1024;
+
+/// Places in all queues of parked sessions (one per key that a session waits for). At about 200 bytes each they are 200 MiB; past it
+/// a blocking command is refused.
+pub const PARKED_PLACES_MAX: usize = 1_000_000;
+
+/// Retries behind a write of which is not known how many waiters it can serve (RENAME, SORT STORE, a script). Each that succeeds is
+/// followed by another, so the bound costs round trips and no waiter.
+pub const SERVE_UNKNOWN_MAX: usize = 4;
+
+/// Look-ups per tick for writers that bypass the proxy: with a tick of 10 ms, 800 a second, however many sessions and keys there are.
+pub const LOOKS_PER_TICK: usize = 8;
+
+/// Least time between two look-ups of one key, microseconds.
+pub const LOOK_EVERY_US: u64 = 100_000;
+
+/// The same while no other writer was seen for [`LOOK_KEEN_US`]: each look that finds nothing doubles the time, up to this.
+pub const LOOK_EVERY_MAX_US: u64 = 1_000_000;
+
+/// How long keys are looked at at the full rate after a writer was found that bypasses the proxy, microseconds.
+pub const LOOK_KEEN_US: u64 = 60_000_000;

@@ -24,6 +24,8 @@ pub enum Class {
     Cursor,
     /// To the primary; its effect goes to the mirror in the same order.
     Write,
+    /// A write that may wait for its keys: the lane carries it in a form that never does.
+    Blocking,
     /// A write without keys that needs no barrier (SCRIPT LOAD, PUBLISH).
     Keyless,
     /// Touches several databases or none: waits until nothing is in flight, runs alone.
@@ -52,6 +54,7 @@ impl Class {
             Class::Read => "read",
             Class::Cursor => "cursor",
             Class::Write => "write",
+            Class::Blocking => "blocking",
             Class::Keyless => "keyless",
             Class::Barrier => "barrier",
             Class::Forward => "forward",
@@ -65,8 +68,8 @@ impl Class {
     }
 
     fn parse(word: &str) -> Option<Class> {
-        use Class::{Barrier, Cursor, Feed, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
-        [Read, Cursor, Write, Keyless, Barrier, Forward, Local, Transaction, Own, Feed, Later, Refused]
+        use Class::{Barrier, Blocking, Cursor, Feed, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
+        [Read, Cursor, Write, Blocking, Keyless, Barrier, Forward, Local, Transaction, Own, Feed, Later, Refused]
             .into_iter()
             .find(|class| class.word() == word)
     }
@@ -125,13 +128,19 @@ pub enum Rule {
     HSetNx,
     /// LINSERT.
     LInsert,
-    /// LMPOP.
+    /// BLPOP, BRPOP, in the transaction of a client or alone in a block.
+    BLPop,
+    /// BLMOVE, BRPOPLPUSH, as BLPOP.
+    BLMove,
+    /// BZPOPMIN, BZPOPMAX, as BLPOP.
+    BZPop,
+    /// LMPOP, BLMPOP.
     LMPop,
     /// SPOP.
     SPop,
     /// ZADD.
     ZAdd,
-    /// ZMPOP.
+    /// ZMPOP, BZMPOP.
     ZMPop,
     /// GEORADIUS, GEORADIUSBYMEMBER with STORE.
     GeoRadius,
@@ -163,7 +172,7 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule with its word in the table.
-    pub const ALL: [(&'static str, Rule); 41] = [
+    pub const ALL: [(&'static str, Rule); 44] = [
         ("-", Rule::None),
         ("replay", Rule::Replay),
         ("replay-unless-0", Rule::ReplayUnlessZero),
@@ -189,6 +198,9 @@ impl Rule {
         ("hincrbyfloat", Rule::HIncrByFloat),
         ("hsetnx", Rule::HSetNx),
         ("linsert", Rule::LInsert),
+        ("blpop", Rule::BLPop),
+        ("blmove", Rule::BLMove),
+        ("bzpop", Rule::BZPop),
         ("lmpop", Rule::LMPop),
         ("spop", Rule::SPop),
         ("zadd", Rule::ZAdd),
@@ -278,7 +290,7 @@ impl Command {
     /// Whether the command may change data when it is executed.
     #[must_use]
     pub fn writes(&self) -> bool {
-        matches!(self.class, Class::Write | Class::Barrier | Class::Keyless)
+        matches!(self.class, Class::Write | Class::Blocking | Class::Barrier | Class::Keyless)
     }
 
     /// Whether an operator may open this refused command to clients. It speaks of the primary alone, writes no key and leaves

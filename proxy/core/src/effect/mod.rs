@@ -16,7 +16,7 @@ use crate::resp::encode::push_request;
 use crate::resp::reply::{Reply, fingerprint};
 use crate::resp::request::Request;
 
-pub use stream::wants_length;
+pub use stream::{ReadOptions, read_options, wants_length};
 
 /// What the mirror should answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,9 +150,12 @@ pub fn derive(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
         Rule::HIncrByFloat => hincrbyfloat(done, out),
         Rule::HSetNx => hsetnx(done, out),
         Rule::LInsert => unless(reply.integer().is_none_or(|n| n <= 0), Effect::Replay(Expect::same(reply))),
+        Rule::BLPop => list::blpop(done, out),
+        Rule::BLMove => list::blmove(done, out),
         Rule::LMPop => list::lmpop(done, out),
         Rule::SPop => set::spop(done, out),
         Rule::ZAdd => unless(reply.is_null(), Effect::Replay(Expect::same_numbers(reply))),
+        Rule::BZPop => set::bzpop(done, out),
         Rule::ZMPop => set::zmpop(done, out),
         Rule::PfCount => unless(done.request.len() != 2, Effect::Hint),
         Rule::XAdd => stream::xadd(done, out),

@@ -15,6 +15,13 @@ pub(super) fn spop(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
     remove(b"SREM", key, std::iter::once(done.reply), out)
 }
 
+/// `ZREM k <member>` (t_zset.c blockingGenericZpopCommand).
+pub(super) fn bzpop(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
+    let mut parts = done.reply.elements();
+    let (Some(key), Some(member)) = (parts.next(), parts.next()) else { return Effect::Nothing };
+    remove(b"ZREM", key.text(), std::iter::once(member), out)
+}
+
 /// `ZREM k <members>`: unlike ZMPOP every version knows it.
 pub(super) fn zmpop(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
     let mut parts = done.reply.elements();

@@ -5,6 +5,54 @@ use crate::resp::encode::number;
 use crate::resp::reply::{Reply, fingerprint};
 use crate::resp::request::Request;
 
+/// What XREAD and XREADGROUP were asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadOptions {
+    /// Where BLOCK stands.
+    pub block_at: Option<usize>,
+    /// Where COUNT stands.
+    pub count_at: Option<usize>,
+    /// Where GROUP stands.
+    pub group_at: Option<usize>,
+    /// NOACK.
+    pub noack: bool,
+    /// The first key; as many ids as keys follow them.
+    pub keys_at: usize,
+    /// How many keys there are.
+    pub keys: usize,
+}
+
+/// The options of XREAD or XREADGROUP as Redis reads them (t_stream.c xreadCommand); None when it would answer with an error, or
+/// has options that we do not know.
+#[must_use]
+pub fn read_options(request: &Request<'_>) -> Option<ReadOptions> {
+    let mut found = ReadOptions { block_at: None, count_at: None, group_at: None, noack: false, keys_at: 0, keys: 0 };
+    let mut at = 1;
+    while at < request.len() {
+        let more = request.len() - at - 1;
+        match () {
+            () if request.is(at, "BLOCK") && more >= 1 => found.block_at = Some(at),
+            () if request.is(at, "COUNT") && more >= 1 => found.count_at = Some(at),
+            () if request.is(at, "GROUP") && more >= 2 => {
+                found.group_at = Some(at);
+                at += 1;
+            }
+            () if request.is(at, "NOACK") => {
+                found.noack = true;
+                at += 1;
+                continue;
+            }
+            () if request.is(at, "STREAMS") && more >= 2 && more % 2 == 0 => {
+                (found.keys_at, found.keys) = (at + 1, more / 2);
+                return Some(found);
+            }
+            () => return None,
+        }
+        at += 2;
+    }
+    None
+}
+
 /// Options between key and id of XADD, or behind the key of XTRIM.
 struct Trim {
     /// Where the id of XADD lies.
@@ -137,7 +185,14 @@ pub(super) fn xreadgroup(done: &Executed<'_>, out: &mut Vec<u8>) -> Effect {
             Effect::Rewritten { frames: streams as u32, expect: Expect::Any, total: false }
         }
         (served, primary, mirror) if served < streams && primary != mirror => Effect::Image,
-        _ => replay,
+        _ => match read_options(&request).and_then(|options| options.block_at) {
+            None => replay,
+            // In a transaction it did not wait; on the mirror it must not either.
+            Some(at) => {
+                let rest: Vec<&[u8]> = (0..request.len()).filter(|arg| *arg != at && *arg != at + 1).map(|arg| request.arg(arg)).collect();
+                rewritten(out, &[&rest], Expect::same(done.reply), false)
+            }
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 //! answered here.
 
 use super::lane::{LaneId, What};
+use super::parked::may_wait;
 use super::session::{Admit, SessionId, Wait};
 use super::transaction::{Block, Hidden};
 use super::{FlushPolicy, RECORD_KEY, RESERVED_PREFIX, Sequencer};
@@ -62,7 +63,8 @@ impl Sequencer {
         match self.class_of(command) {
             Class::Local => self.local(id, command, request),
             Class::Transaction => self.transaction(id, command, request),
-            Class::Read | Class::Forward | Class::Write | Class::Keyless => self.send(id, command, request),
+            Class::Read | Class::Write | Class::Blocking if may_wait(command, request) => self.send_blocking(id, command, request),
+            Class::Read | Class::Forward | Class::Write | Class::Keyless | Class::Blocking => self.send(id, command, request),
             Class::Cursor => self.send_cursor(id, command, request),
             Class::Barrier => self.send_barrier(id, command, request),
             Class::Own => self.send_wait(id, request),
@@ -124,12 +126,6 @@ impl Sequencer {
                 let option = command.name.to_ascii_lowercase();
                 Some(format!("-ERR twinlane: {} is refused by the policy `mirror.{option} = \"refuse\"`\r\n", command.name))
             }
-            Rule::XReadGroup if (1..request.len()).take_while(|at| !request.is(*at, "STREAMS")).any(|at| request.is(at, "BLOCK")) => {
-                Some("-ERR twinlane: XREADGROUP with BLOCK is not supported yet\r\n".into())
-            }
-            Rule::None if command.name == "XREAD" && request.is(1, "BLOCK") | request.is(3, "BLOCK") => {
-                Some("-ERR twinlane: XREAD with BLOCK is not supported yet\r\n".into())
-            }
             Rule::SwapDb | Rule::Move => self.missing_database(request),
             Rule::Copy => (3..request.len()).find(|at| request.is(*at, "DB")).and_then(|at| self.database_objection(request.arg(at + 1))),
             _ => None,
@@ -151,7 +147,7 @@ impl Sequencer {
     }
 
     /// Whether a command may enter a lane of this database now.
-    fn may_enter(&mut self, id: SessionId, db: Db, command: &'static Command, request: &Request<'_>) -> Result<LaneId, Admit> {
+    pub(super) fn may_enter(&mut self, id: SessionId, db: Db, command: &'static Command, request: &Request<'_>) -> Result<LaneId, Admit> {
         let Some(session) = self.sessions.get(id) else { return Err(Admit::Taken) };
         if !session.has_window() {
             return Err(Admit::Wait(Wait::Window));
@@ -232,6 +228,7 @@ impl Sequencer {
         self.count_sent(id, command.writes() || command.rule == Rule::PfCount);
         self.note_barrier(id);
         self.touch_lane(lane);
+        self.serve_behind(lane.db, command, request);
     }
 
     /// Commands of ours that must run in the same block: the mark goes back behind a flush, the length of a trimmed stream.

@@ -106,11 +106,11 @@ impl Sequencer {
         if request.len() > 3 && !request.is(3, "TIMEOUT") && !request.is(3, "ERROR") {
             return self.error(id, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
         }
-        if parse_integer(request.arg(2)).is_none() {
+        let Some(number) = parse_integer(request.arg(2)) else {
             return self.error(id, "ERR value is not an integer or out of range");
-        }
-        // Nobody is blocked.
-        self.line(id, ":0\r\n".to_owned())
+        };
+        let unblocked = self.unblock_client(number, request.is(3, "ERROR"));
+        self.line(id, format!(":{}\r\n", u8::from(unblocked)))
     }
 
     fn set_switch(&mut self, id: SessionId, command: &Command, request: &Request<'_>) -> Admit {
@@ -368,7 +368,7 @@ impl Sequencer {
         let flags: String = [
             (session.is_subscriber(), 'P'),
             (session.multi.is_some(), 'x'),
-            (session.wait == Some(Wait::Pause), 'b'),
+            (session.wait == Some(Wait::Pause) || self.is_parked(session.id), 'b'),
             (session.watch.as_ref().is_some_and(|watch| watch.broken), 'd'),
             (session.closing || session.quitting.is_some(), 'c'),
             (session.about.no_evict, 'e'),

@@ -79,6 +79,12 @@ impl Fences {
         self.fences.iter().any(|fence| fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
     }
 
+    /// Something of ours for this key was appended to the shared lane: a fence around it is passed when that is answered too.
+    pub fn wait_for(&mut self, db: Db, key: &[u8], appended: u64) {
+        let concerned = |fence: &&mut Fence| !fence.sent && fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key);
+        self.fences.iter_mut().filter(concerned).for_each(|fence| fence.behind = appended);
+    }
+
     /// Whether a barrier stands.
     pub fn has_barrier(&self) -> bool {
         self.barrier.is_some()
@@ -223,6 +229,8 @@ impl Sequencer {
         match what {
             What::Client { session, .. } => Some(*session),
             What::Block(block) => block.session,
+            What::Attempt(attempt) => Some(attempt.session),
+            What::LastId { session, .. } => Some(*session),
             _ => None,
         }
     }

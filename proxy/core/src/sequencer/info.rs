@@ -75,7 +75,7 @@ impl Sequencer {
         Some(match name {
             "connected_clients" => self.sessions.len().to_string(),
             "maxclients" => self.settings.clients_max.to_string(),
-            "blocked_clients" => self.paused_clients().to_string(),
+            "blocked_clients" => (self.paused_clients() + self.parked_clients()).to_string(),
             "watching_clients" => self.watching().count().to_string(),
             "total_watched_keys" => self.watching().sum::<usize>().to_string(),
             "pubsub_clients" => self.sessions.iter().filter(|session| session.is_subscriber()).count().to_string(),

@@ -71,6 +71,12 @@ pub(super) enum What {
     Client { session: SessionId, command: &'static Command },
     /// A block of ours around a client's command or transaction.
     Block(Box<super::transaction::Block>),
+    /// An attempt of a command that waits for a key.
+    Attempt(Box<super::parked::Attempt>),
+    /// `XINFO STREAM`: the last id, for key `at` of a reader that waits for what is newer.
+    LastId { session: SessionId, at: usize },
+    /// Whether a key that somebody waits for was written by others.
+    Look(Box<super::parked::Look>),
     /// `MULTI DUMP PTTL EXEC` of a key.
     ImageRead { key: Arc<[u8]>, typed: bool },
     /// A page of SCAN on the primary, with its number: a walk that began anew does not count the pages of the one before.

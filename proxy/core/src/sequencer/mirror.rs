@@ -782,7 +782,10 @@ impl Sequencer {
             | What::Ask(_)
             | What::Subscription(_)
             | What::Position(_)
-            | What::Silent => return,
+            | What::Silent
+            | What::Attempt(_)
+            | What::LastId { .. }
+            | What::Look(_) => return,
         };
         self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
         if let Some(ack) = ack {

@@ -3,7 +3,8 @@
 //!
 //! A command's way: `admit` takes it from the session's input and appends it to the primary's lane; `reply` meets the
 //! answer, hands it to the session and derives the effect; `mirror` appends the effect to the mirror's lane and meets its
-//! confirmation. Around that way stand `image` (healing), `scan` (whole databases), `flip` (moving the role) and `sides`
+//! confirmation. Around that way stand `image` (healing), `parked` (sessions that wait
+//! for a key), `scan` (whole databases), `flip` (moving the role) and `sides`
 //! (connections that come and go).
 
 mod admit;
@@ -19,6 +20,7 @@ mod lane;
 mod local;
 mod mirror;
 mod own;
+mod parked;
 mod pause;
 mod reply;
 mod report;
@@ -41,6 +43,7 @@ use crate::synced::Synced;
 use fence::Fences;
 use flip::Flip;
 use mirror::Mirror;
+use parked::Parked;
 use pause::Pause;
 use scan::Scans;
 use session::Sessions;
@@ -160,6 +163,10 @@ pub struct Faults {
     pub no_recheck: bool,
     /// Now and then an effect is held back and appended behind the next one.
     pub no_order: bool,
+    /// The retry of a parked session is appended when the write is answered, not behind it (H20).
+    pub late_retry: bool,
+    /// What was popped for a client that has gone is not put back (H38).
+    pub no_put_back: bool,
 }
 
 impl Settings {
@@ -314,6 +321,7 @@ pub struct Sequencer {
     scans: Scans,
     flip: Option<Flip>,
     fences: Fences,
+    parked: Parked,
     /// Place in the order: counts effects, images and losses.
     position: u64,
     /// The primary lost its data at this position and the operator has not decided.
@@ -373,6 +381,7 @@ impl Sequencer {
             mirror: Mirror::default(),
             flip: None,
             fences: Fences::default(),
+            parked: Parked::default(),
             position: 0,
             lost: None,
             holding: false,
@@ -425,6 +434,7 @@ impl Sequencer {
         self.tick_mirror();
         self.tick_acks();
         self.tick_pause();
+        self.tick_parked();
         self.tick_sides();
         self.settle();
     }
@@ -485,7 +495,8 @@ impl Sequencer {
             return;
         }
         loop {
-            let mut moved = self.pump_sessions();
+            let mut moved = self.pump_parked();
+            moved |= self.pump_sessions();
             moved |= self.pump_fences();
             moved |= self.pump_mirror();
             moved |= self.pump_repairs();

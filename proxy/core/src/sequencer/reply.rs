@@ -134,6 +134,9 @@ impl Sequencer {
                     }
                 }
             }
+            What::Attempt(attempt) => self.answer_attempt(id, &attempt, lent.frame(), reply, resp3, flight.failed.as_deref()),
+            What::LastId { session, at } => self.answer_last_id(session, at, reply),
+            What::Look(look) => self.answer_look(&look, reply),
             What::ImageRead { key, typed } => self.answer_image(id.db, &key, typed, reply),
             What::ScanPage(page) => self.answer_scan(id.db, page, reply),
             What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
@@ -167,7 +170,7 @@ impl Sequencer {
         }
     }
 
-    fn count(&mut self, command: &Command, reply: Reply<'_>) {
+    pub(super) fn count(&mut self, command: &Command, reply: Reply<'_>) {
         let (ok, failed) = &mut self.totals.commands[command.index];
         if reply.is_error() { *failed += 1 } else { *ok += 1 }
     }
@@ -202,7 +205,16 @@ impl Sequencer {
 
     /// Hands a reply to its session, converted when the session speaks RESP2.
     #[allow(clippy::too_many_arguments)]
-    fn give(&mut self, id: SessionId, shape: Shape, arguments: usize, reply: &[u8], resp3: bool, wrote: bool, awaits: Option<u64>) {
+    pub(super) fn give(
+        &mut self,
+        id: SessionId,
+        shape: Shape,
+        arguments: usize,
+        reply: &[u8],
+        resp3: bool,
+        wrote: bool,
+        awaits: Option<u64>,
+    ) {
         // Nested pairs hold no type that RESP2 lacks, so the shape counts too.
         let lane3 = self.sides[self.primary().index()].resp == 3;
         let down = lane3 && (resp3 || shape == Shape::Flat) && self.sessions.get(id).is_some_and(|session| session.resp < 3);
@@ -215,7 +227,7 @@ impl Sequencer {
         self.deliver(id, &out, wrote, awaits);
     }
 
-    fn clock(&self) -> Clock {
+    pub(super) fn clock(&self) -> Clock {
         let (primary, mirror) = (&self.sides[self.primary().index()], &self.sides[self.mirror_side().index()]);
         Clock {
             primary_unix_ms: self.now.unix_ms + primary.clock_offset_ms,
@@ -252,14 +264,14 @@ impl Sequencer {
     }
 
     /// Under `ack = "both"`: the session and the number of the reply that is about to be given.
-    fn next_ack(&self, id: SessionId) -> Option<(SessionId, u64)> {
+    pub(super) fn next_ack(&self, id: SessionId) -> Option<(SessionId, u64)> {
         if self.settings.ack == Ack::Primary {
             return None;
         }
         self.sessions.get(id).map(|session| (id, session.answered + 1))
     }
 
-    fn ack_deadline(&self) -> u64 {
+    pub(super) fn ack_deadline(&self) -> u64 {
         match self.settings.ack {
             Ack::Both { timeout_us, .. } => self.now.us + timeout_us,
             Ack::Primary => 0,

@@ -41,6 +41,8 @@ pub(super) enum Wait {
     Drain,
     /// CLIENT PAUSE.
     Pause,
+    /// A key that its last command waits for.
+    Parked,
 }
 
 /// What became of a request.
@@ -48,6 +50,8 @@ pub(super) enum Wait {
 pub(super) enum Admit {
     /// It was taken.
     Taken,
+    /// It was taken, and what follows waits until it is answered.
+    Parked,
     /// It stays in the input, and so does what follows.
     Wait(Wait),
 }
@@ -345,6 +349,7 @@ impl Sequencer {
             self.sessions.count -= 1;
             self.sessions.free.push(id.slot);
             self.drop_fence_of(id);
+            self.unpark(id);
             if self.sessions.privileged == Some(id) {
                 self.sessions.privileged = None;
             }
@@ -459,6 +464,7 @@ impl Sequencer {
         self.sessions.input_bytes -= waiting;
         *self.totals.closed.entry(reason).or_default() += 1;
         self.drop_fence_of(id);
+        self.unpark(id);
         self.touch(id);
     }
 
@@ -509,7 +515,7 @@ impl Sequencer {
         }
         let resume = match session.wait {
             Some(Wait::Window) => session.has_window(),
-            Some(Wait::Drain) => session.is_drained(),
+            Some(Wait::Drain | Wait::Parked) => session.is_drained(),
             _ => false,
         };
         let over = session.unread_bytes() > bound;
@@ -674,6 +680,11 @@ impl Sequencer {
             };
             match self.admit(id, &request) {
                 Admit::Taken => taken += len,
+                Admit::Parked => {
+                    taken += len;
+                    self.wait(id, Wait::Parked);
+                    break;
+                }
                 Admit::Wait(wait) => {
                     self.wait(id, wait);
                     break;
@@ -714,7 +725,7 @@ impl Sequencer {
         self.balance_input();
         let mut moved = false;
         while let Some(id) = self.sessions.ready.pop() {
-            moved |= self.try_again(id, |wait| matches!(wait, Wait::Window | Wait::Drain));
+            moved |= self.try_again(id, |wait| matches!(wait, Wait::Window | Wait::Drain | Wait::Parked));
         }
         if std::mem::take(&mut self.sessions.resume) {
             let waiting = std::mem::take(&mut self.sessions.waiting);

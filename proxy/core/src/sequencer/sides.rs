@@ -519,7 +519,7 @@ impl Sequencer {
     ) {
         match &flight.what {
             What::ImageRead { key, .. } => return self.lose_image(id.db, key),
-            What::Client { .. } | What::Block(_) => {}
+            What::Client { .. } | What::Block(_) | What::Attempt(_) | What::LastId { .. } => {}
             _ => return,
         }
         if doubt {
@@ -530,6 +530,7 @@ impl Sequencer {
             let frame = frame.to_vec();
             let replies = match &flight.what {
                 What::Block(block) => block.replies(),
+                What::Attempt(attempt) => attempt.replies,
                 _ => 1,
             };
             again.push((id, super::lane::InFlight { replies, failed: None, ..flight }, frame));
@@ -617,6 +618,14 @@ impl Sequencer {
         let error =
             format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
         for (_, flight, _) in std::mem::take(&mut self.again) {
+            match &flight.what {
+                What::Attempt(attempt) => {
+                    self.give_up_attempt(attempt, error.as_bytes());
+                    continue;
+                }
+                What::LastId { .. } => continue,
+                _ => {}
+            }
             if let Some(owner) = Self::owner_of(&flight.what) {
                 self.deliver(owner, error.as_bytes(), true, None);
                 self.lower(owner);
@@ -677,6 +686,7 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
         let writes = |command: &Command| command.writes() || command.rule == Rule::PfCount;
         match &flight.what {
             What::Client { session, command } if sent && writes(command) => found.push(*session),
+            What::Attempt(attempt) if sent && attempt.writes => found.push(attempt.session),
             What::Block(block) => {
                 let writes = block.elements.iter().any(|element| matches!(element, Element::Shown { command, .. } if writes(command)));
                 found.extend(block.session.filter(|_| sent && writes));

@@ -154,7 +154,10 @@ impl Sequencer {
     /// Queues a command of a transaction.
     pub(super) fn queue(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let class = self.class_of(command);
-        let carried = matches!(class, Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Keyless | Class::Barrier);
+        let carried = matches!(
+            class,
+            Class::Read | Class::Cursor | Class::Forward | Class::Write | Class::Blocking | Class::Keyless | Class::Barrier
+        );
         let local = class == Class::Local && command.name != "CLIENT REPLY" || command.name == "UNWATCH";
         if !carried && !local {
             let error = match class {
@@ -227,6 +230,7 @@ impl Sequencer {
         let mut writes = false;
         let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
         let mut mark_lost = false;
+        let (mut serves, mut at_db) = (super::parked::Serves::default(), db);
         let away = lane.db != db;
         if away {
             block.hide(&words(&[b"SELECT", &number(i64::from(db))]), Hidden::Silent);
@@ -237,6 +241,10 @@ impl Sequencer {
                 return;
             }
             block.show(command, request.frame);
+            if command.name == "SELECT" {
+                at_db = crate::resp::encode::parse_integer(request.arg(1)).and_then(|index| index.try_into().ok()).unwrap_or(at_db);
+            }
+            self.add_served(&mut serves, at_db, command, request);
             writes |= command.writes() || command.rule == Rule::PfCount;
             mark_lost |= matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb);
             if wants_length(request, command.name) {
@@ -261,6 +269,7 @@ impl Sequencer {
         self.count_sent(id, writes);
         self.note_barrier(id);
         self.touch_lane(lane);
+        self.serve_all(serves);
     }
 }
 
