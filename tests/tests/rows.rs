@@ -215,7 +215,7 @@ fn every_carried_row_reaches_the_mirror_and_answers_as_a_plain_server() {
         complaints: Vec::new(),
         invocations: 0,
     };
-    let writes = rows(&pair.old, &[Class::Write, Class::Barrier, Class::Keyless]);
+    let writes = rows(&pair.old, &[Class::Write, Class::Blocking, Class::Barrier, Class::Keyless]);
     let reads = rows(&pair.old, &[Class::Read, Class::Cursor]);
     for row in &writes {
         run.row(row, true);
@@ -356,9 +356,11 @@ fn published_messages_reach_the_mirror() {
 /// A dozen of each row that both servers have, then a cutover, a dozen more, a rollback, a dozen more.
 fn reduced(old: Version, new: Version) {
     let pair = pair(old, new);
-    let theirs = rows(&pair.new, &[Class::Write, Class::Barrier, Class::Keyless]);
-    let both: Vec<&str> =
-        rows(&pair.old, &[Class::Write, Class::Barrier, Class::Keyless]).into_iter().filter(|row| theirs.contains(row)).collect();
+    let theirs = rows(&pair.new, &[Class::Write, Class::Blocking, Class::Barrier, Class::Keyless]);
+    let both: Vec<&str> = rows(&pair.old, &[Class::Write, Class::Blocking, Class::Barrier, Class::Keyless])
+        .into_iter()
+        .filter(|row| theirs.contains(row))
+        .collect();
     let mut client = pair.client().unwrap();
     let mut complaints = Vec::new();
     for phase in ["before", "behind the cutover", "behind the rollback"] {

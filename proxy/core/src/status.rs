@@ -24,6 +24,8 @@ pub struct Status {
     pub mirror: MirrorStatus,
     /// Connected clients.
     pub clients: usize,
+    /// Those that wait in a blocking command.
+    pub blocked_clients: usize,
     /// Why a flip (to the present mirror) would be refused now; empty when it would not.
     pub gate: Vec<String>,
     /// Standing alarms, one sentence each.

@@ -110,6 +110,7 @@ pub static METRICS: &[Metric] = &[
             .map(|(kind, count)| (label(kind), Value::Number(count as f64)))
             .into()
     }),
+    row("twinlane_blocked_clients", "gauge", &[], "Clients that wait in a blocking command", |s, _| one(s.blocked_clients as f64)),
     row("twinlane_mirror_queue_effects", "gauge", &[], "Effects sent or waiting that the mirror has not confirmed", |s, _| {
         one(s.mirror.queued_effects as f64)
     }),
@@ -315,6 +316,7 @@ pub(crate) mod tests {
             new: side("primary"),
             mirror,
             clients: 7,
+            blocked_clients: 2,
             gate: vec!["dirty keys: 1".into()],
             alarms: vec![],
             flip: "idle",

@@ -101,8 +101,20 @@ pub fn read_rows() -> &'static [&'static str] {
 
 /// The first version that knows the row's command, where it is later than 6.2; `None` for a row without a generator.
 pub fn since(row: &str) -> Option<&'static str> {
-    const SEVEN: &[&str] =
-        &["LMPOP", "ZMPOP", "LCS", "SINTERCARD", "ZINTERCARD", "SORT_RO", "EXPIRETIME", "PEXPIRETIME", "EVAL_RO", "EVALSHA_RO"];
+    const SEVEN: &[&str] = &[
+        "LMPOP",
+        "ZMPOP",
+        "LCS",
+        "SINTERCARD",
+        "ZINTERCARD",
+        "SORT_RO",
+        "EXPIRETIME",
+        "PEXPIRETIME",
+        "EVAL_RO",
+        "EVALSHA_RO",
+        "BLMPOP",
+        "BZMPOP",
+    ];
     let one = BY_ROW.get(row)?;
     let seven = SEVEN.contains(&row) || row.starts_with("FUNCTION") || row.starts_with("FCALL");
     Some(if seven { "7.0.0" } else { one.since })

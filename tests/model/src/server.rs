@@ -8,7 +8,7 @@
 //! The hard case is the closed connection that is not dead (H1): [`ModelServer::hang_up`] leaves the bytes already sent
 //! to be executed by later steps, [`ModelServer::close`] and `CLIENT KILL` do not.
 //!
-//! It does not know: replication, persistence, ACLs, WATCH, blocking, pub/sub, geo, HyperLogLog, SORT, functions, EVALSHA.
+//! It does not know: replication, persistence, ACLs, WATCH, pub/sub, geo, HyperLogLog, SORT, functions, EVALSHA.
 use crate::reply::{Done, Fail, Out};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -102,6 +102,8 @@ pub(crate) struct Conn {
     read_at: usize,
     queue: Option<Vec<Vec<Vec<u8>>>>,
     queue_failed: bool,
+    /// A command of a transaction is running.
+    pub in_exec: bool,
     /// Watched keys with what they held. A key that was written and holds the same again counts as unchanged here; in Redis as written.
     watched: Vec<(usize, Vec<u8>, Option<Entry>)>,
     /// The server has closed it: nothing more is executed.
@@ -217,6 +219,7 @@ impl ModelServer {
             read_at: 0,
             queue: None,
             queue_failed: false,
+            in_exec: false,
             closed: false,
             hung_up: false,
             watched: Vec::new(),
@@ -410,6 +413,7 @@ impl ModelServer {
             read_at: 0,
             queue: None,
             queue_failed: false,
+            in_exec: false,
             closed: false,
             hung_up: false,
             watched: Vec::new(),
@@ -515,9 +519,11 @@ impl ModelServer {
             return conn.out.error(&format!("EXECABORT Transaction discarded because of: {text}"));
         }
         conn.out.array(rows.len());
+        conn.in_exec = true;
         for (row, args) in rows {
             self.call(conn, row, &args, now);
         }
+        conn.in_exec = false;
     }
 
     fn conn_mut(&mut self, id: ConnId) -> Option<&mut Conn> {

@@ -19,7 +19,7 @@ pub fn contended(r: &mut Rng, large: bool) -> Command {
     let (set, list, hash, zset, num) = (k(r, "hset"), k(r, "hlist"), k(r, "hhash"), k(r, "hzset"), k(r, "hnum"));
     let member = r.index(6).to_string();
     let m = member.as_str();
-    match r.below(40) {
+    match r.below(45) {
         0 | 1 => words(&["SET", &s, v]),
         2 => words(&["APPEND", &s, v]),
         3 => words(&["COPY", &s, &t, "REPLACE"]),
@@ -51,7 +51,12 @@ pub fn contended(r: &mut Rng, large: bool) -> Command {
         36 => words(&["XADD", "hstream", "*", "f", n]),
         37 => words(&["XADD", "hstream", "MAXLEN", "~", "5", "*", "f", n]),
         38 => words(&["MSET", &s, v, &num, n]),
-        _ => words(&["PEXPIRE", &list, "80000000"]),
+        39 => words(&["PEXPIRE", &list, "80000000"]),
+        40 => words(&["BLPOP", &list, "0.05"]),
+        41 => words(&["BRPOP", "hlist:1", "hlist:0", "hlist:2", "0.2"]),
+        42 => words(&["BLMOVE", "hlist:2", &list, "LEFT", "RIGHT", "0.1"]),
+        43 => words(&["BZPOPMIN", &zset, "0.1"]),
+        _ => words(&["RPUSH", "hlist:2", n]),
     }
 }
 
@@ -93,7 +98,7 @@ pub fn own(r: &mut Rng, prefix: &str, large: bool) -> Command {
     let value = "w".repeat(if large && r.one_in(4) { 500 } else { 1 + r.index(9) });
     let v = value.as_str();
     let k = |name: &str| format!("{prefix}{name}");
-    match r.below(32) {
+    match r.below(36) {
         0..=4 => words(&["INCR", &k("n")]),
         5 => words(&["GET", &k("n")]),
         6 | 7 => words(&["SET", &k("s"), v]),
@@ -118,6 +123,11 @@ pub fn own(r: &mut Rng, prefix: &str, large: bool) -> Command {
         28 => words(&["EVAL", scripts::INCREMENT, "1", &k("n"), "2"]),
         29 => words(&["MSET", &k("s"), v, &k("u"), n]),
         30 => words(&["DEL", &k("l"), &k("u")]),
+        // Nobody else writes these keys: what is not there at once never comes.
+        31 => words(&["BLPOP", &k("l"), &k("l2"), "0.02"]),
+        32 => words(&["BRPOP", &k("l"), "0.01"]),
+        33 => words(&["BLMOVE", &k("l"), &k("l2"), "LEFT", "RIGHT", "0.03"]),
+        34 => words(&["BZPOPMIN", &k("z"), "0.01"]),
         _ => words(&["TYPE", &k("l")]),
     }
 }

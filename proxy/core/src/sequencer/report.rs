@@ -20,6 +20,7 @@ impl Sequencer {
             new: self.side_status(Endpoint::New),
             mirror: self.mirror_status(),
             clients: self.sessions.len(),
+            blocked_clients: self.parked_clients(),
             gate: self.gate(false, false),
             alarms: self.alarms.clone(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),

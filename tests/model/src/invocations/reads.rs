@@ -157,7 +157,14 @@ pub(super) const ROWS: &[Invocation] = &[
     read("XLEN", |g| cmd!["XLEN", g.key(Kind::Stream)]),
     read("XRANGE", |g| range(g, "XRANGE")),
     read("XREVRANGE", |g| range(g, "XREVRANGE")),
-    read("XREAD", |g| cmd!["XREAD", "COUNT", "2", "STREAMS", g.key(Kind::Stream), g.one(&["0", "2", "$", "x"])]),
+    read("XREAD", |g| {
+        let mut c = cmd!["XREAD", "COUNT", "2"];
+        if g.one_in(2) {
+            c.extend(cmd!["BLOCK", g.one(&["1", "5", "10", "5", "10", "-1", "x"])]);
+        }
+        c.extend(cmd!["STREAMS", g.key(Kind::Stream), g.one(&["0", "2", "$", "x"])]);
+        c
+    }),
     read("XPENDING", |g| {
         let mut c = cmd!["XPENDING", g.key(Kind::Stream), streams::group(g, "g1")];
         if g.one_in(2) {

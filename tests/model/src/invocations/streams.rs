@@ -46,6 +46,9 @@ pub(super) const ROWS: &[Invocation] = &[
             c.extend(cmd!["COUNT", g.one(&["1", "2", "0", "100", "-1", "x"])]);
         }
         g.maybe(&mut c, 4, &["NOACK"]);
+        if g.one_in(3) {
+            c.extend(cmd!["BLOCK", g.one(&["1", "5", "10", "5", "10", "-1", "x"])]);
+        }
         let keys: Command = (0..g.rng.between(1, 2)).map(|_| if g.one_in(12) { g.any_key() } else { g.key_of(Kind::Stream) }).collect();
         c.extend(cmd!["STREAMS"]);
         let count = keys.len();

@@ -1,4 +1,5 @@
 //! Sorted sets.
+use super::lists::{blocking, blocking_many};
 use super::pool::{Gen, Kind};
 use super::{Command, Invocation, cmd, write};
 
@@ -23,6 +24,9 @@ pub(super) const ROWS: &[Invocation] = &[
         }
         c
     }),
+    write("BZPOPMIN", |g| blocking(g, "BZPOPMIN", Kind::Zset)),
+    write("BZPOPMAX", |g| blocking(g, "BZPOPMAX", Kind::Zset)),
+    write("BZMPOP", |g| blocking_many(g, "BZMPOP", Kind::Zset, &["MIN", "MAX", "MIN", "MAX", "MID"])),
     write("ZREMRANGEBYRANK", |g| cmd!["ZREMRANGEBYRANK", g.key(Kind::Zset), g.index(), g.index()]),
     write("ZREMRANGEBYSCORE", |g| cmd!["ZREMRANGEBYSCORE", g.key(Kind::Zset), bound(g), bound(g)]),
     write("ZREMRANGEBYLEX", |g| {

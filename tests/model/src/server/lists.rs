@@ -43,7 +43,19 @@ pub(super) fn rows() -> Vec<Row> {
             shift(cx, a[1], a[2], from_head, to_head)
         }),
         row("rpoplpush", 3, WRITE, |cx, a| shift(cx, a[1], a[2], false, true)),
-        row("lmpop", -4, WRITE, lmpop),
+        row("lmpop", -4, WRITE, |cx, a| lmpop(cx, a, 1)),
+        row("blpop", -3, WRITE, |cx, a| blpop(cx, a, true)),
+        row("brpop", -3, WRITE, |cx, a| blpop(cx, a, false)),
+        row("blmove", 6, WRITE, |cx, a| {
+            let (from_head, to_head) = (side(a[3])?, side(a[4])?);
+            timeout(a[5])?;
+            blmove(cx, a, from_head, to_head)
+        }),
+        row("brpoplpush", 4, WRITE, |cx, a| {
+            timeout(a[3])?;
+            blmove(cx, a, false, true)
+        }),
+        row("blmpop", -5, WRITE, |cx, a| lmpop(cx, a, 2)),
     ]
 }
 
@@ -224,11 +236,49 @@ pub(super) fn pop_count(options: &[&[u8]]) -> Result<usize, Fail> {
     }
 }
 
-fn lmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
-    let (keys, rest) = numkeys(a, 1, "ERR numkeys should be greater than 0")?;
+/// Seconds, as `getTimeoutFromObjectOrReply` reads them.
+pub(super) fn timeout(text: &[u8]) -> Result<(), Fail> {
+    let seconds = std::str::from_utf8(text).ok().and_then(|text| text.parse::<f64>().ok()).filter(|seconds| seconds.is_finite());
+    match seconds {
+        None => Err("ERR timeout is not a float or out of range".into()),
+        Some(seconds) if seconds < 0.0 => Err("ERR timeout is negative".into()),
+        Some(_) => Ok(()),
+    }
+}
+
+fn blpop(cx: &mut Ctx, a: &[&[u8]], head: bool) -> Done {
+    timeout(a[a.len() - 1])?;
+    for key in &a[1..a.len() - 1] {
+        let Some(list) = cx.s.list(cx.at, key)? else { continue };
+        let item = take(list, head);
+        cx.c.out.array(2);
+        cx.c.out.bulk(key);
+        cx.c.out.maybe(item.as_deref());
+        cx.s.tidy(cx.at, key);
+        return Ok(());
+    }
+    cx.c.out.null_array();
+    Ok(())
+}
+
+/// Its time over, it answers a null array; inside MULTI a null.
+fn blmove(cx: &mut Ctx, a: &[&[u8]], from_head: bool, to_head: bool) -> Done {
+    if cx.s.list(cx.at, a[1])?.is_none() && !cx.c.in_exec {
+        cx.c.out.null_array();
+        return Ok(());
+    }
+    shift(cx, a[1], a[2], from_head, to_head)
+}
+
+/// LMPOP, and BLMPOP with its timeout in front.
+fn lmpop(cx: &mut Ctx, a: &[&[u8]], at: usize) -> Done {
+    let (keys, rest) = numkeys(a, at, "ERR numkeys should be greater than 0")?;
     let (word, options) = rest.split_first().ok_or(SYNTAX)?;
     let head = side(word)?;
     let count = pop_count(options)?;
+    if at == 2 {
+        timeout(a[1])?;
+    }
     for key in keys {
         let Some(list) = cx.s.list(cx.at, key)? else { continue };
         let count = count.min(list.len());

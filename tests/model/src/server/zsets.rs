@@ -56,7 +56,10 @@ pub(super) fn rows() -> Vec<Row> {
         row("zrangebyscore", -4, 0, zrangebyscore),
         row("zpopmin", -2, WRITE, |cx, a| pop(cx, a, true)),
         row("zpopmax", -2, WRITE, |cx, a| pop(cx, a, false)),
-        row("zmpop", -4, WRITE, zmpop),
+        row("zmpop", -4, WRITE, |cx, a| zmpop(cx, a, 1)),
+        row("bzpopmin", -3, WRITE, |cx, a| bzpop(cx, a, true)),
+        row("bzpopmax", -3, WRITE, |cx, a| bzpop(cx, a, false)),
+        row("bzmpop", -5, WRITE, |cx, a| zmpop(cx, a, 2)),
         row("zremrangebyrank", 4, WRITE, |cx, a| {
             let (start, stop) = (int(a[2])?, int(a[3])?);
             let mut removed = 0;
@@ -325,8 +328,27 @@ fn take(zset: &mut Zset, count: usize, lowest: bool) -> Zset {
     if lowest { zset.drain(..count).collect() } else { zset.drain(zset.len() - count..).rev().collect() }
 }
 
-fn zmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
-    let (keys, rest) = lists::numkeys(a, 1, "ERR numkeys should be greater than 0")?;
+fn bzpop(cx: &mut Ctx, a: &[&[u8]], lowest: bool) -> Done {
+    lists::timeout(a[a.len() - 1])?;
+    for key in &a[1..a.len() - 1] {
+        let Some(zset) = cx.s.zset(cx.at, key)? else { continue };
+        let popped = take(zset, 1, lowest);
+        cx.c.out.array(3);
+        cx.c.out.bulk(key);
+        for (score, member) in &popped {
+            cx.c.out.bulk(member);
+            cx.c.out.double(*score);
+        }
+        cx.s.tidy(cx.at, key);
+        return Ok(());
+    }
+    cx.c.out.null_array();
+    Ok(())
+}
+
+/// ZMPOP, and BZMPOP with its timeout in front.
+fn zmpop(cx: &mut Ctx, a: &[&[u8]], at: usize) -> Done {
+    let (keys, rest) = lists::numkeys(a, at, "ERR numkeys should be greater than 0")?;
     let (word, options) = rest.split_first().ok_or(SYNTAX)?;
     let lowest = match () {
         () if is(word, "MIN") => true,
@@ -334,6 +356,9 @@ fn zmpop(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         () => return Err(SYNTAX.into()),
     };
     let count = lists::pop_count(options)?;
+    if at == 2 {
+        lists::timeout(a[1])?;
+    }
     for key in keys {
         let Some(zset) = cx.s.zset(cx.at, key)? else { continue };
         let popped = take(zset, count, lowest);
