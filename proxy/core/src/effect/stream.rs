@@ -42,7 +42,7 @@ pub fn read_options(request: &Request<'_>) -> Option<ReadOptions> {
                 at += 1;
                 continue;
             }
-            () if request.is(at, "STREAMS") && more >= 2 && more % 2 == 0 => {
+            () if request.is(at, "STREAMS") && more >= 2 && more.is_multiple_of(2) => {
                 (found.keys_at, found.keys) = (at + 1, more / 2);
                 return Some(found);
             }

@@ -83,7 +83,8 @@ impl Sequencer {
 pub(super) fn may_replicate(command: &Command, request: &Request<'_>) -> bool {
     let scripts = command.container() == "SCRIPT";
     let reads_only = command.name == "EVAL" && is_read_only(request.arg(1));
-    (matches!(command.class, Class::Write | Class::Blocking | Class::Keyless | Class::Barrier) && !scripts && !reads_only) || command.rule == Rule::PfCount
+    (matches!(command.class, Class::Write | Class::Blocking | Class::Keyless | Class::Barrier) && !scripts && !reads_only)
+        || command.rule == Rule::PfCount
 }
 
 /// A script that says of itself that it does not write: `#!lua flags=no-writes` (script.c).
