@@ -36,10 +36,11 @@ by `cargo run -p twinlane-tests --bin commands_page > docs/commands.md`; a test 
 |---|---|
 ";
 
-const CLASSES: [Class; 12] = [
+const CLASSES: [Class; 13] = [
     Class::Read,
     Class::Cursor,
     Class::Write,
+    Class::Blocking,
     Class::Keyless,
     Class::Barrier,
     Class::Forward,
@@ -56,6 +57,9 @@ fn class_sentence(class: Class) -> &'static str {
         Class::Read => "sent to the primary; no effect on the mirror",
         Class::Cursor => "sent to the side that gave its cursor",
         Class::Write => "sent to the primary; its effect follows on the mirror at the same place in the order",
+        Class::Blocking => {
+            "sent in a form that does not wait; a client that must wait is parked in the proxy and served behind the write that can serve it"
+        }
         Class::Keyless => "sent to the primary, then to the mirror; it has no keys",
         Class::Barrier => "runs alone, when nothing else is in flight",
         Class::Forward => "sent to the primary; it speaks of that server",
