@@ -132,8 +132,9 @@ pub fn page() -> String {
     }
     out.push_str(
         "\n## What is not in the table\n\n- `SENTINEL` and its subcommands: a server that is no sentinel does not know them, and its own error is given.\n\
-         - Commands of modules, and any other command that the table does not know: the primary's `unknown command` error is given, whether or not the primary \
-         has it. Its keys and its effect are not known, and carrying it without them would let the two sides drift apart unseen.\n",
+         - Commands of modules, and of releases newer than the table: at the first use of one the primary is asked what it is (`COMMAND INFO`). A read is \
+         a read; the effect of a write is an image of its keys. One that administers, blocks, has subcommands, or whose keys cannot be told from its \
+         arguments is refused with that reason. RESP2 clients get its RESP3 replies converted mechanically: a nil array comes as a nil string.\n",
     );
     out
 }

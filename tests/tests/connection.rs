@@ -409,3 +409,91 @@ fn a_password_is_asked_for_as_a_server_asks() {
         assert_eq!(run(pair.client().unwrap()), run(plain.client().unwrap()), "{version:?}");
     }
 }
+
+/// A module's commands are learnt from the primary at their first use: the effect of a write is an image of its keys, so the mirror
+/// needs no module. What names no keys is refused with the reason.
+#[test]
+fn a_modules_commands_are_learnt_and_mirrored_as_images() {
+    let module = tempfile::tempdir().unwrap();
+    let object = module.path().join("strange.so");
+    let source = twinlane_tests::servers::root().join("tests/modules/strange.c");
+    let built = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&object).arg(source).status().unwrap();
+    assert!(built.success());
+    let setup = Setup::of(Version::Redis70, Version::Redis70).old_args(&["--loadmodule", object.to_str().unwrap()]);
+    let pair = Pair::start(setup).unwrap();
+    for resp in [2, 3] {
+        let mut client = connect(pair.client(), resp);
+        client.cmd("DEL one two").unwrap();
+        assert_eq!(client.cmd("strange.append one x").unwrap(), Value::Int(1));
+        assert_eq!(client.cmd("STRANGE.APPEND one yz").unwrap(), Value::Int(3));
+        client.cmd("MULTI").unwrap();
+        assert_eq!(client.cmd("strange.append two x").unwrap().text(), "QUEUED");
+        assert_eq!(client.cmd("EXEC").unwrap().to_string(), "[1]");
+        assert_eq!(client.cmd("strange.length one").unwrap(), Value::Int(3));
+        assert_eq!(client.cmd("GET one").unwrap().text(), "xyz");
+        let refused = client.cmd("strange.nowhere x").unwrap().error().unwrap();
+        assert!(refused.starts_with("ERR twinlane: STRANGE.NOWHERE is not carried: it may write, and names no keys"), "{refused}");
+        let arity = client.cmd("strange.append").unwrap().error().unwrap();
+        assert!(arity.contains("wrong number of arguments"), "{arity}");
+        let reserved = client.cmd("strange.append __twinlane:record x").unwrap().error().unwrap();
+        assert!(reserved.contains("reserved"), "{reserved}");
+        let unknown = client.cmd("strange.unknown x").unwrap().error().unwrap();
+        assert!(unknown.starts_with("ERR unknown command"), "{unknown}");
+        pair.assert_equal().unwrap();
+        assert_eq!(pair.new.client().unwrap().cmd("GET one").unwrap().text(), "xyz");
+    }
+}
+
+/// The server's own error for an option that it does not know goes to the client and leaves no trace; an option that the table
+/// does not know and the server does is mirrored as an image.
+#[test]
+fn options_beyond_the_table_are_the_servers_affair() {
+    for version in [Version::Redis70, Version::Valkey91] {
+        let (pair, plain) = (pair_of(version), Server::plain(version).unwrap());
+        let (mut ours, mut theirs) = (pair.client().unwrap(), plain.client().unwrap());
+        let mut differ = Vec::new();
+        for line in [
+            "SET k v NONSENSE",
+            "SET k v EX",
+            "SET k v IFEQ other",
+            "SET k v",
+            "SET k w IFEQ v",
+            "GET k",
+            "DELIFEQ k nonsense",
+            "DELIFEQ k w",
+            "EXISTS k",
+            "ZADD z NONSENSE 1 a",
+            "ZADD z XX NX 1 a",
+            "EXPIRE k 10 NONSENSE",
+            "LPOP k 1 2 3",
+            "XADD s NONSENSE 1 * a b",
+            "SORT k NONSENSE",
+            "GETEX k NONSENSE",
+            "HSET h f v",
+            "HEXPIRE h 100 NONSENSE FIELDS 1 f",
+            "HEXPIRE h 100 FIELDS 1 f",
+            "HTTL h FIELDS 1 f",
+            "HPERSIST h FIELDS 1 f",
+            "HSETEX h EX 100 FIELDS 1 g v",
+            "HGETEX h PERSIST FIELDS 1 g",
+            "HGETDEL h FIELDS 1 g",
+            "HLEN h",
+            "MSETEX 2 a 1 b 2 EX 100",
+            "ZUNIONSTORE d 9 a b",
+            "LMPOP 0 k LEFT",
+            "LMPOP x k LEFT",
+            "EVAL nonsense x",
+            "XREADGROUP GROUP g c COUNT",
+            "BITFIELD k NONSENSE u8 0",
+            "COPY k l NONSENSE",
+            "RESTORE k 0 nonsense",
+        ] {
+            let (own, other) = (ours.cmd(line).unwrap().to_string(), theirs.cmd(line).unwrap().to_string());
+            if own != other {
+                differ.push(format!("{version:?} {line}: {own} instead of {other}"));
+            }
+        }
+        assert!(differ.is_empty(), "{differ:#?}");
+        pair.assert_equal().unwrap();
+    }
+}

@@ -28,6 +28,10 @@ pub const MULTI_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// 2^24 is nil all the same.
 pub const RANDOM_KEYS_AGAIN: usize = 24;
 
+/// Commands beyond the table whose description was learnt from a server, for as long as the process runs: some 200 bytes each. Past it
+/// further ones are refused.
+pub const LEARNT_COMMANDS_MAX: usize = 4096;
+
 /// Images asked of the primary and not yet answered. Each holds the lane for one `DUMP`; more wait as dirty keys.
 pub const IMAGES_ASKED_MAX: usize = 64;
 

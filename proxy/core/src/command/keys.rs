@@ -33,13 +33,13 @@ pub struct Key<'a> {
 }
 
 /// Where keys lie, as the table says it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KeySpec {
     used: KeyUse,
     place: Place,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// From, to (negative counts from the end), step.
     Range(usize, i32, usize),
@@ -70,6 +70,14 @@ impl KeySpec {
         }
         let (first, last) = place.split_once("..").unwrap_or((place, place));
         Some(KeySpec { used, place: Place::Range(first.parse().ok()?, last.parse().ok()?, step) })
+    }
+
+    pub(super) fn range_of(used: KeyUse, first: usize, last: i32, step: usize) -> KeySpec {
+        KeySpec { used, place: Place::Range(first, last, step) }
+    }
+
+    pub(super) fn counted(used: KeyUse, at: usize, step: usize) -> KeySpec {
+        KeySpec { used, place: Place::Counted(at, step) }
     }
 
     /// The argument, when it is always one and the same.

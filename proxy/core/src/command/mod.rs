@@ -5,9 +5,11 @@
 
 mod errors;
 mod keys;
+mod learnt;
 
 pub use errors::{unknown_command, unknown_subcommand, wrong_arity};
 pub use keys::{Key, KeyUse, Keys};
+pub use learnt::learn;
 
 use crate::resp::downgrade::Shape;
 use crate::resp::request::Request;
@@ -388,6 +390,12 @@ impl Table {
         self.by_name.get(name.as_bytes()).map(|at| &self.rows[*at])
     }
 
+    /// Whether the command is a row of the table, and not a learnt one.
+    #[must_use]
+    pub fn has(&self, command: &Command) -> bool {
+        std::ptr::eq(&raw const self.rows[command.index], command)
+    }
+
     /// The row that a request names, in any case.
     #[must_use]
     pub fn find(&'static self, request: &Request<'_>) -> Option<&'static Command> {
@@ -408,7 +416,10 @@ impl Table {
                 return None;
             }
         }
-        self.by_name.get(&name[..len]).map(|at| &self.rows[*at])
+        match self.by_name.get(&name[..len]) {
+            Some(at) => Some(&self.rows[*at]),
+            None => learnt::find(&name[..len]),
+        }
     }
 
     /// Containers that mean nothing without a subcommand: all but COMMAND.

@@ -35,7 +35,11 @@ impl Sequencer {
                     self.close(id, "cross_protocol");
                     return Admit::Taken;
                 }
-                return self.refuse_request(id, &error);
+                match self.stranger(id, request).filter(|_| authenticated) {
+                    Some(Ok(command)) => command,
+                    Some(Err(admit)) => return admit,
+                    None => return self.refuse_request(id, &error),
+                }
             }
         };
         if !authenticated && !matches!(command.name, "AUTH" | "HELLO" | "QUIT" | "RESET") {
@@ -86,7 +90,8 @@ impl Sequencer {
     fn look_up(&self, request: &Request<'_>) -> Result<&'static Command, Vec<u8>> {
         let table = Table::get();
         let primary = &self.sides[self.primary().index()];
-        let Some(command) = table.find(request).filter(|command| primary.knows(command)) else {
+        let known = table.find(request).filter(|command| table.has(command) && primary.knows(command));
+        let Some(command) = known else {
             let container = self.is_container(request);
             return Err(match container {
                 true if primary.major < 7 && request.is(0, "CLUSTER") => no_cluster(),

@@ -107,6 +107,8 @@ pub(super) enum What {
     Subscription(SessionId),
     /// A question whose answer marks a position in a session's feed.
     Position(SessionId),
+    /// `COMMAND INFO` of a command that the table does not have.
+    Learn(Box<str>),
     /// A command of ours whose reply says nothing.
     Silent,
 }

@@ -782,6 +782,7 @@ impl Sequencer {
             | What::Ask(_)
             | What::Subscription(_)
             | What::Position(_)
+            | What::Learn(_)
             | What::Silent
             | What::Attempt(_)
             | What::LastId { .. }

@@ -17,6 +17,7 @@ mod flip;
 mod image;
 mod info;
 mod lane;
+mod learn;
 mod local;
 mod mirror;
 mod own;

@@ -152,6 +152,7 @@ impl Sequencer {
             What::Ask(session) => self.answer_ask(session, reply.0, flight.failed.as_deref()),
             What::Subscription(session) => self.refuse_subscription(session, id, reply.0),
             What::Position(session) => self.pass_mark(session, id),
+            What::Learn(name) => self.answer_learn(id.side, &name, reply),
             What::Silent => {}
         }
         if let Some(lane) = self.lane_mut(id) {

@@ -87,6 +87,8 @@ pub(super) struct Side {
     pub major: u32,
     pub resp: u8,
     pub eager_consumers: bool,
+    /// Commands it has that the table does not know, and what was learnt of them.
+    pub strangers: HashMap<String, super::learn::Stranger>,
     /// See [`SideUp::client_line`].
     pub client_line: String,
     pub databases: usize,
@@ -120,6 +122,7 @@ impl Side {
             major: 7,
             resp: 3,
             eager_consumers: false,
+            strangers: HashMap::new(),
             client_line: String::new(),
             databases: 16,
             known: None,
@@ -311,6 +314,7 @@ impl Sequencer {
         (side.version, side.major, side.resp, side.eager_consumers) = (up.version, up.major, up.resp, up.eager_consumers);
         (side.databases, side.client_line) = (up.databases, up.client_line);
         side.keyspace = up.keyspace.into_iter().collect();
+        side.strangers = super::learn::strangers(&up.commands);
         side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands, side.release()));
         if changed {
             // The same process goes on counting: what it evicted while we were away is found by the next look.
@@ -443,6 +447,7 @@ impl Sequencer {
         if was_up {
             side.down_since = now.us;
         }
+        super::learn::forget_questions(&mut side.strangers);
         side.state = State::Down(now.us + RETRY_US);
         if side.error.as_deref() != Some(error) {
             side.error = Some(error.to_owned());
