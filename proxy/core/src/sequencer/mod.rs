@@ -164,10 +164,6 @@ pub struct Faults {
     pub no_recheck: bool,
     /// Now and then an effect is held back and appended behind the next one.
     pub no_order: bool,
-    /// The retry of a parked session is appended when the write is answered, not behind it (H20).
-    pub late_retry: bool,
-    /// What was popped for a client that has gone is not put back (H38).
-    pub no_put_back: bool,
 }
 
 impl Settings {

@@ -148,9 +148,6 @@ impl Sequencer {
     /// Appends the retries of those whom a write, or a whole transaction, can serve.
     pub(super) fn serve_all(&mut self, serves: Serves) {
         serves.databases.iter().for_each(|db| self.parked.all_due(*db));
-        if self.settings.faults.late_retry {
-            return serves.keys.iter().for_each(|(db, key, _)| self.parked.due(*db, key));
-        }
         self.serve_each(serves.keys.into_iter().map(|(db, key, ready)| Call::new(db, key, ready)).collect());
     }
 
@@ -374,9 +371,6 @@ impl Sequencer {
     /// An element was popped for a session that has gone: it goes back to its end at once, as a write of ours (H38), and those who
     /// still wait are tried behind it. A fence that is not yet passed waits for it too.
     fn undo_pop(&mut self, lane: LaneId, gone: SessionId, twin: &Command, request: &Request<'_>, reply: Reply<'_>) {
-        if self.settings.faults.no_put_back {
-            return;
-        }
         let Some(frame) = undo(twin, request, reply) else { return };
         let mut spans = Spans::default();
         let Some(bytes) = command_of(&frame, false, &mut spans) else { return };
