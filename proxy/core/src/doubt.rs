@@ -33,11 +33,15 @@ pub enum Cause {
     Image,
     /// Found on the mirror by a scan.
     Extra,
+    /// The primary reported it written by something that does not name it: a script, its own expiry, another writer (H15).
+    Reported,
+    /// It died on the primary, or may have died there and not yet on the mirror (H16).
+    Expired,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 11] = [
+    pub const ALL: [Cause; 13] = [
         Cause::MirrorDown,
         Cause::QueueFull,
         Cause::MirrorRefuses,
@@ -49,6 +53,8 @@ impl Cause {
         Cause::Contagion,
         Cause::Image,
         Cause::Extra,
+        Cause::Reported,
+        Cause::Expired,
     ];
 
     /// The word of metrics and status.
@@ -66,6 +72,8 @@ impl Cause {
             Cause::Contagion => "contagion",
             Cause::Image => "image",
             Cause::Extra => "extra",
+            Cause::Reported => "reported",
+            Cause::Expired => "expired",
         }
     }
 }
@@ -95,6 +103,8 @@ pub struct Entry {
     /// Images that failed in a row.
     pub attempts: u32,
     queued: bool,
+    /// It became doubtful while its image was asked for, nobody knows on which side of the reading: it needs another one.
+    again: bool,
 }
 
 /// See the module.
@@ -186,7 +196,7 @@ impl Ledger {
         match self.database(db).get_mut(key) {
             None => {
                 let key: Arc<[u8]> = key.into();
-                let entry = Entry { state: State::Dirty, cause, position, attempts: 0, queued: true };
+                let entry = Entry { state: State::Dirty, cause, position, attempts: 0, queued: true, again: false };
                 self.database(db).insert(key.clone(), entry);
                 self.queue.push_back((db, key));
                 self.len += 1;
@@ -207,6 +217,23 @@ impl Ledger {
                 }
             },
         }
+    }
+
+    /// As [`Ledger::mark`], for a doubt learnt by another connection than the one that reads images: where an image is asked
+    /// for, it may have been read before, so the key gets another one behind it.
+    pub fn mark_from_aside(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) -> bool {
+        if let Some(entry) = self.database(db).get_mut(key)
+            && entry.state == State::Asked
+        {
+            entry.again = true;
+            return false;
+        }
+        self.mark(db, key, cause, position)
+    }
+
+    /// Whether the key needs another image behind the one that is under way; the answer is given once.
+    pub fn take_again(&mut self, db: Db, key: &[u8]) -> bool {
+        self.database(db).get_mut(key).is_some_and(|entry| std::mem::take(&mut entry.again))
     }
 
     /// Moves a key that is in the ledger to another state.

@@ -7,6 +7,7 @@ pub mod endpoint;
 pub mod limits;
 pub mod resp;
 pub mod sequencer;
+pub mod sha1;
 pub mod status;
 pub mod synced;
 pub mod tape;

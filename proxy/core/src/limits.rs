@@ -76,6 +76,32 @@ pub const WATCHED_KEYS_MAX: usize = 65_536;
 /// Images that may fail for one key in a row before it is set aside as unmirrorable.
 pub const IMAGE_ATTEMPTS_MAX: u32 = 5;
 
+/// Scripts and functions remembered, so that the other side has them before a flip (H40). Past it, or past the bytes below, further ones
+/// are not remembered, and readiness says so.
+pub const SCRIPTS_MAX: usize = 4096;
+
+/// Bytes of script bodies remembered: 4096 of 8 KiB.
+pub const SCRIPTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// How long a lane goes on reporting written keys after its last script. Reports cost the primary about a microsecond per write
+/// of any connection, and us an image for each key that somebody else writes.
+pub const TRACKING_IDLE_US: u64 = 10_000_000;
+
+/// Bytes of one image of a key that scripts write, above which readiness warns: DUMP and RESTORE of a million bytes hold a server
+/// for some milliseconds, at each round of healing (H59).
+pub const SCRIPT_IMAGE_WARN_BYTES: usize = 1024 * 1024;
+
+/// As above, for a finding that says: do not go on like this. A sorted set of a million members (20 MB) takes 160 ms to DUMP and 600 ms
+/// to RESTORE.
+pub const SCRIPT_IMAGE_BLOCK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Findings that rooms push to the report of readiness; past it the newest are left out.
+pub const FINDINGS_MAX: usize = 256;
+
+/// Keys of creating writes remembered until the event connection has answered behind them, for the case that it is lost. Past it
+/// a lost event connection puts the databases with volatile keys in doubt as a whole.
+pub const UNCONFIRMED_KEYS_MAX: usize = 65_536;
+
 /// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
 pub const ZOMBIE_KEYS_MAX: usize = 65_536;
 

@@ -30,6 +30,13 @@ pub struct Status {
     pub gate: Vec<String>,
     /// Standing alarms, one sentence each.
     pub alarms: Vec<String>,
+    /// Writes of scripts and functions that name no key.
+    pub scripts: ScriptStatus,
+    /// How keys that die on the primary are noticed.
+    pub expiry: ExpiryStatus,
+    /// `GET /v1/readiness`; not part of the status page.
+    #[serde(skip)]
+    pub findings: Vec<Finding>,
     /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
     pub flip: &'static str,
 }
@@ -72,6 +79,62 @@ pub struct MirrorStatus {
     pub scanned_keys: u64,
     /// Keys that no image can carry; they shut the gate.
     pub unmirrorable_keys: usize,
+}
+
+/// Scripts in [`Status`].
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ScriptStatus {
+    /// Whether undeclared keys of scripts are learnt: `tracked` (the primary reports them), `idle` (no script ran lately), `unknown`
+    /// (the primary does not report them: each script is a finding of readiness).
+    pub undeclared: &'static str,
+    /// Why they are unknown.
+    pub cause: Option<String>,
+    /// Scripts and functions seen.
+    pub seen: usize,
+    /// Keys that the primary reported.
+    pub reported_keys: u64,
+}
+
+/// Expiry in [`Status`].
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ExpiryStatus {
+    /// `followed` (the primary sends an event for each key that dies) or `compared` (the mirror is asked around writes).
+    pub mode: &'static str,
+    /// Why it is not followed.
+    pub cause: Option<String>,
+    /// The command that would turn events on, where that is what is missing. The proxy sends it only with `expiry.enable_events`.
+    pub command: Option<String>,
+    /// Events received.
+    pub events: u64,
+    /// Keys whose time to live the mirror was asked for.
+    pub probes: u64,
+}
+
+/// How much a finding weighs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Level {
+    /// Do not cut over before it is mended.
+    Block,
+    /// Know it before.
+    Warn,
+    /// Good to know.
+    Info,
+}
+
+/// One finding of `GET /v1/readiness`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it weighs.
+    pub level: Level,
+    /// What kind it is, a fixed word.
+    pub code: &'static str,
+    /// Of what it speaks: tells findings of one code apart.
+    pub subject: String,
+    /// The finding.
+    pub text: String,
+    /// What to do.
+    pub remedy: String,
 }
 
 /// Counters for `/metrics`; all are totals since start unless said otherwise.

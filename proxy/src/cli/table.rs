@@ -107,6 +107,8 @@ old       mirror  h:1                     7.0.15        healthy
 new       primary h:1                     7.0.15        healthy
 mirror    following   3 effects (120 bytes) behind   lag 40 ms   1 keys in doubt
           unsynced databases [0], 0 keys scanned
+scripts   none ran lately; 0 seen, 0 keys reported
+expiry    compared
 clients   7
 flip gate dirty keys: 1
 alarms    none

@@ -110,6 +110,8 @@ pub(crate) struct Conn {
     pub closed: bool,
     /// The client has gone; what it sent is still executed.
     hung_up: bool,
+    /// `CLIENT TRACKING ON BCAST NOLOOP`.
+    pub tracking: bool,
 }
 
 /// What a handler works on.
@@ -173,6 +175,10 @@ pub struct ModelServer {
     pub evicted_keys: u64,
     /// Keys that died of their deadline.
     pub expired_keys: u64,
+    /// Keys written in this turn of the event loop with their last writer, none for scripts and the server itself.
+    written: BTreeMap<Vec<u8>, Option<ConnId>>,
+    /// Databases were emptied in this turn, so often.
+    flushes: usize,
     conns: Vec<Conn>,
     kills: Vec<ConnId>,
     next_id: ConnId,
@@ -195,6 +201,8 @@ impl ModelServer {
             executed: 0,
             evicted_keys: 0,
             expired_keys: 0,
+            written: BTreeMap::new(),
+            flushes: 0,
             conns: Vec::new(),
             kills: Vec::new(),
             next_id: 1,
@@ -223,6 +231,7 @@ impl ModelServer {
             closed: false,
             hung_up: false,
             watched: Vec::new(),
+            tracking: false,
         });
         id
     }
@@ -327,6 +336,41 @@ impl ModelServer {
         ran
     }
 
+    /// A turn of the event loop ends: tracking connections are told which keys others wrote, scripts of their own among them
+    /// (redis 7.0 tracking.c trackingBroadcastInvalidationMessages). Gives back who was told.
+    pub fn end_turn(&mut self) -> Vec<ConnId> {
+        let (written, flushes) = (std::mem::take(&mut self.written), std::mem::take(&mut self.flushes));
+        let mut told = Vec::new();
+        for conn in self.conns.iter_mut().filter(|conn| conn.tracking && !conn.closed && !conn.hung_up) {
+            for _ in 0..flushes {
+                conn.out.bytes.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+            }
+            let keys: Vec<&Vec<u8>> = written.iter().filter(|(_, writer)| **writer != Some(conn.id)).map(|(key, _)| key).collect();
+            if !keys.is_empty() {
+                conn.out.bytes.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n");
+                conn.out.array(keys.len());
+                keys.iter().for_each(|key| conn.out.bulk(key));
+            }
+            if flushes > 0 || !keys.is_empty() {
+                told.push(conn.id);
+            }
+        }
+        told
+    }
+
+    fn is_tracked(&self) -> bool {
+        self.conns.iter().any(|conn| conn.tracking)
+    }
+
+    /// Notes which keys differ from what they were.
+    fn note_written(&mut self, before: &[Db], writer: Option<ConnId>) {
+        for (old, new) in before.iter().zip(&self.dbs) {
+            let changed = old.iter().filter(|(key, entry)| new.get(*key) != Some(entry)).map(|(key, _)| key);
+            let made = new.keys().filter(|key| !old.contains_key(*key));
+            self.written.extend(changed.chain(made).map(|key| (key.clone(), writer)));
+        }
+    }
+
     /// Replies not yet taken.
     pub fn take_output(&mut self, id: ConnId) -> Vec<u8> {
         self.conn_mut(id).map(|c| std::mem::take(&mut c.out.bytes)).unwrap_or_default()
@@ -364,6 +408,8 @@ impl ModelServer {
         self.run_id = new_run_id(&mut self.rng);
         self.conns.iter_mut().for_each(|c| c.closed = true);
         self.conns.retain(|c| !c.hung_up);
+        self.written.clear();
+        self.flushes = 0;
         self.evicted_keys = 0;
         self.expired_keys = 0;
     }
@@ -392,6 +438,9 @@ impl ModelServer {
             });
         }
         self.expired_keys += dead.len() as u64;
+        if self.is_tracked() {
+            self.written.extend(dead.iter().map(|(_, key)| (key.clone(), None)));
+        }
         dead
     }
 
@@ -399,6 +448,9 @@ impl ModelServer {
     pub fn evict(&mut self, db: usize, key: &[u8]) -> bool {
         let gone = self.dbs[db].remove(key).is_some();
         self.evicted_keys += u64::from(gone);
+        if gone && self.is_tracked() {
+            self.written.insert(key.to_vec(), None);
+        }
         gone
     }
 
@@ -417,6 +469,7 @@ impl ModelServer {
             closed: false,
             hung_up: false,
             watched: Vec::new(),
+            tracking: false,
         };
         self.process(&mut conn, args, now_ms);
         conn.out.bytes
@@ -461,10 +514,21 @@ impl ModelServer {
         self.executed += 1;
         let mark = conn.out.bytes.len();
         let at = At { db: conn.db, now };
+        // The connection that runs is not in the table.
+        let tracked = row.flags & WRITE != 0 && (conn.tracking || self.is_tracked());
+        let before = if tracked { self.dbs.clone() } else { Vec::new() };
+        let id = conn.id;
         let mut ctx = Ctx { s: self, c: conn, at };
         if let Err(fail) = (row.run)(&mut ctx, args) {
             conn.out.bytes.truncate(mark);
             conn.out.error(&fail.0);
+        }
+        match row.name {
+            _ if !tracked => {}
+            "flushall" | "flushdb" => self.flushes += 1,
+            "swapdb" => {}
+            "eval" => self.note_written(&before, None),
+            _ => self.note_written(&before, Some(id)),
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::commands;
 use crate::plan::Plan;
 use std::collections::{HashSet, VecDeque};
-use twinlane_core::command::Table;
+use twinlane_core::command::{Rule, Table};
 use twinlane_core::resp::reply::{Reply, Scanner};
 use twinlane_core::resp::request::{Parsed, Request, Resume, Spans, parse};
 use twinlane_core::sequencer::SessionId;
@@ -149,7 +149,7 @@ impl Client {
     fn one(&mut self, r: &mut Rng, plan: &Plan, rules: &mut Rules, out: &mut Vec<u8>) {
         let prefix = self.prefix();
         match r.below(100) {
-            0..=29 => self.ask(&encode(&commands::own(r, &prefix, plan.large)), Check::Own, rules, out),
+            0..=29 => self.ask(&encode(&commands::own(r, &prefix, plan)), Check::Own, rules, out),
             30..=35 if self.db == 0 => {
                 rules.shared_sent += 1;
                 self.ask(b"*2\r\n$4\r\nINCR\r\n$8\r\nshared:n\r\n", Check::Shared, rules, out);
@@ -164,7 +164,7 @@ impl Client {
             59..=63 => self.transaction(r, plan, rules, out, true),
             64..=67 => self.transaction(r, plan, rules, out, false),
             68 | 69 if plan.barriers => self.ask(&encode(&commands::whole(r)), Check::Shape, rules, out),
-            _ => self.ask(&encode(&commands::contended(r, plan.large)), Check::Shape, rules, out),
+            _ => self.ask(&encode(&commands::contended(r, plan.large, plan.undeclared)), Check::Shape, rules, out),
         }
     }
 
@@ -184,7 +184,7 @@ impl Client {
             }
             if r.one_in(4) {
                 let prefix = self.prefix();
-                let command = if own { commands::own(r, &prefix, plan.large) } else { commands::contended(r, plan.large) };
+                let command = if own { commands::own(r, &prefix, plan) } else { commands::contended(r, plan.large, plan.undeclared) };
                 self.ask(&encode(&command), check, rules, out);
             }
         }
@@ -192,10 +192,10 @@ impl Client {
         for _ in 0..1 + r.index(4) {
             let prefix = self.prefix();
             let command: Command = match r.below(8) {
-                _ if own => commands::own(r, &prefix, plan.large),
+                _ if own => commands::own(r, &prefix, plan),
                 0 if plan.barriers => commands::whole(r),
                 1 => commands::generated(r, &plan.rows),
-                _ => commands::contended(r, plan.large),
+                _ => commands::contended(r, plan.large, plan.undeclared),
             };
             self.ask(&encode(&command), check, rules, out);
         }
@@ -216,6 +216,10 @@ impl Client {
             writes = command.writes() || command.name == "PFCOUNT";
             for key in command.keys(request) {
                 rules.named.insert(key.name.to_vec());
+            }
+            if command.rule == Rule::Script {
+                // A script may write a key that it is given as an argument.
+                rules.named.extend((3..request.len()).map(|at| request.arg(at).to_vec()));
             }
         });
         out.extend_from_slice(frame);

@@ -1,6 +1,7 @@
 //! What clients send: commands on keys that everybody writes, and commands on keys of their own that allow every reply to be
 //! checked.
 
+use crate::plan::Plan;
 use twinlane_model::Rng;
 use twinlane_model::invocations::{self, Command};
 use twinlane_model::server::scripts;
@@ -10,7 +11,7 @@ fn words(text: &[&str]) -> Command {
 }
 
 /// A command on one of few keys of all types, that everybody writes. Sources and destinations meet on purpose (H13).
-pub fn contended(r: &mut Rng, large: bool) -> Command {
+pub fn contended(r: &mut Rng, large: bool, undeclared: bool) -> Command {
     let big = "v".repeat(if large && r.one_in(4) { 600 } else { 1 + r.index(6) });
     let number = r.below(1000).to_string();
     let (n, v) = (number.as_str(), big.as_str());
@@ -19,8 +20,11 @@ pub fn contended(r: &mut Rng, large: bool) -> Command {
     let (set, list, hash, zset, num) = (k(r, "hset"), k(r, "hlist"), k(r, "hhash"), k(r, "hzset"), k(r, "hnum"));
     let member = r.index(6).to_string();
     let m = member.as_str();
-    match r.below(45) {
+    match r.below(if undeclared { 49 } else { 45 }) {
         0 | 1 => words(&["SET", &s, v]),
+        45 | 46 => words(&["EVAL", scripts::UNDECLARED, "0", &s]),
+        47 => words(&["EVAL", scripts::UNDECLARED, "1", &num, &t]),
+        48 => words(&["EVAL", scripts::UNDECLARED, "0", &format!("undeclared:{}", r.index(3))]),
         2 => words(&["APPEND", &s, v]),
         3 => words(&["COPY", &s, &t, "REPLACE"]),
         4 => words(&["RENAME", &s, &t]),
@@ -92,13 +96,14 @@ pub fn whole(r: &mut Rng) -> Command {
 }
 
 /// A command on keys of one client alone, whose reply depends on nothing else.
-pub fn own(r: &mut Rng, prefix: &str, large: bool) -> Command {
+pub fn own(r: &mut Rng, prefix: &str, plan: &Plan) -> Command {
     let number = r.below(100).to_string();
     let n = number.as_str();
-    let value = "w".repeat(if large && r.one_in(4) { 500 } else { 1 + r.index(9) });
+    let value = "w".repeat(if plan.large && r.one_in(4) { 500 } else { 1 + r.index(9) });
     let v = value.as_str();
     let k = |name: &str| format!("{prefix}{name}");
-    match r.below(36) {
+    match r.below(if plan.undeclared { 38 } else { 36 }) {
+        36 | 37 => words(&["EVAL", scripts::UNDECLARED, "0", &k("s")]),
         0..=4 => words(&["INCR", &k("n")]),
         5 => words(&["GET", &k("n")]),
         6 | 7 => words(&["SET", &k("s"), v]),
@@ -136,7 +141,7 @@ pub fn own(r: &mut Rng, prefix: &str, large: bool) -> Command {
 pub fn fill(r: &mut Rng) -> Vec<Command> {
     let mut all = Vec::new();
     for _ in 0..40 {
-        all.push(contended(r, false));
+        all.push(contended(r, false, false));
     }
     for n in 0..12 {
         all.push(words(&["SET", &format!("quiet:{n}"), "untouched"]));

@@ -56,6 +56,9 @@ pub struct Plan {
     pub rows: Vec<&'static str>,
     /// FLUSHALL, FLUSHDB and SWAPDB are used.
     pub barriers: bool,
+    /// Scripts write keys that they do not declare. Where there is no backfill, a lane that is lost before it reported them leaves a doubt
+    /// that nothing heals.
+    pub undeclared: bool,
     /// Values are sometimes larger than a lane carries.
     pub large: bool,
     /// How long clients write.
@@ -149,6 +152,7 @@ impl Plan {
             databases,
             rows,
             barriers: !import && r.one_in(5),
+            undeclared: !import,
             large,
             traffic_us,
             think_us: 3_000 + r.below(40_000),

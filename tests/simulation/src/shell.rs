@@ -157,9 +157,12 @@ impl World<'_> {
                 break;
             }
         }
-        let bytes = site.server.take_output(conn);
-        if !bytes.is_empty() {
-            self.reply(side, conn, bytes);
+        let told = site.server.end_turn();
+        for conn in std::iter::once(conn).chain(told.into_iter().filter(|told| *told != conn)) {
+            let bytes = self.sites[side.index()].server.take_output(conn);
+            if !bytes.is_empty() {
+                self.reply(side, conn, bytes);
+            }
         }
         self.start_steps(side);
     }

@@ -341,6 +341,8 @@ impl<'t> World<'t> {
             }
             Action::CloseLane { lane } => self.close_lane(lane),
             Action::SaveRecord(record) => self.save(record),
+            // The simulated servers send no keyspace events.
+            Action::PingEvents { .. } => {}
             Action::Answer { ticket, outcome } => self.answered(ticket, &outcome),
             Action::Log { warn, text } => self.note(|| format!("{} {text}", if warn { "WARN" } else { "info" })),
         }

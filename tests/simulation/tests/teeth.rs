@@ -42,6 +42,16 @@ fn h36_images_of_unsynced_keys() {
 }
 
 #[test]
+fn h15_what_scripts_are_reported_to_have_written() {
+    is_noticed("reports of undeclared keys", &without(Faults { no_reports: true, ..Faults::default() }));
+}
+
+#[test]
+fn h15_writes_that_hide_a_scripts_write() {
+    is_noticed("images of ambiguous writes", &without(Faults { no_ambiguity: true, ..Faults::default() }));
+}
+
+#[test]
 fn h7_the_gate_behind_the_drain() {
     is_noticed("the second look at the gate", &without(Faults { no_recheck: true, ..Faults::default() }));
 }

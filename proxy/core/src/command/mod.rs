@@ -246,6 +246,8 @@ pub struct Command {
     pub since: &'static str,
     /// What RESP2 does differently.
     pub shape: Shape,
+    /// It may create a key without telling so by its reply.
+    pub creates: bool,
     /// Place in the table, for counters.
     pub index: usize,
     keys: Vec<KeySpec>,
@@ -354,6 +356,47 @@ pub struct Table {
 /// The source of the table, also for the docs and their check.
 pub const TABLE: &str = include_str!("table.tsv");
 
+/// Commands that may create a key and do not tell by their reply that they did: a new hash, set, sorted set, string or stream answers
+/// as an old one does. Lists tell by their length, and what removes creates nothing.
+const CREATES: [&str; 36] = [
+    "APPEND",
+    "BITFIELD",
+    "BITOP",
+    "COPY",
+    "DECR",
+    "DECRBY",
+    "GEOADD",
+    "GEOSEARCHSTORE",
+    "HINCRBY",
+    "HINCRBYFLOAT",
+    "HMSET",
+    "HSET",
+    "HSETNX",
+    "INCR",
+    "INCRBY",
+    "INCRBYFLOAT",
+    "LMOVE",
+    "PFADD",
+    "PFMERGE",
+    "RPOPLPUSH",
+    "SADD",
+    "SDIFFSTORE",
+    "SET",
+    "SETBIT",
+    "SETRANGE",
+    "SINTERSTORE",
+    "SMOVE",
+    "SUNIONSTORE",
+    "XADD",
+    "XGROUP CREATE",
+    "ZADD",
+    "ZDIFFSTORE",
+    "ZINCRBY",
+    "ZINTERSTORE",
+    "ZRANGESTORE",
+    "ZUNIONSTORE",
+];
+
 /// Longest name of a command with its subcommand.
 const NAME_MAX: usize = 48;
 
@@ -452,6 +495,7 @@ fn row((index, line): (usize, &'static str)) -> Command {
         rule,
         since,
         shape: Shape::of(name),
+        creates: CREATES.contains(&name),
         index,
         keys,
         lone_key,

@@ -53,6 +53,12 @@ impl Expect {
         Expect::Same { fingerprint: fingerprint([reply].into_iter(), true), numeric: true }
     }
 
+    /// What a repeated script should answer.
+    #[must_use]
+    pub fn of_script(reply: Reply<'_>) -> Expect {
+        Expect::same_numbers(reply)
+    }
+
     fn integer(n: usize) -> Expect {
         Expect::same(Reply(format!(":{n}\r\n").as_bytes()))
     }

@@ -16,11 +16,12 @@ pub struct Scanner {
     at: usize,
     missing: u64,
     resp3: bool,
+    pushed: bool,
 }
 
 impl Default for Scanner {
     fn default() -> Self {
-        Scanner { at: 0, missing: 1, resp3: false }
+        Scanner { at: 0, missing: 1, resp3: false, pushed: false }
     }
 }
 
@@ -31,6 +32,8 @@ pub struct Scanned {
     pub len: usize,
     /// Whether it holds a type that RESP2 does not have.
     pub resp3: bool,
+    /// Whether a push stands between its elements: servers up to 7.0 send some from within EXEC.
+    pub pushed: bool,
 }
 
 impl Scanner {
@@ -41,15 +44,18 @@ impl Scanner {
             if token.next > buffer.len() {
                 return Ok(None);
             }
+            // The first token is the reply's own: a push behind it stands between elements.
+            let within = token.mark == b'>' && self.at > 0;
             self.at = token.next;
             self.resp3 |= !matches!(token.mark, b'+' | b'-' | b':' | b'$' | b'*');
-            // An attribute stands before the element it speaks of and is none itself.
+            // An attribute stands before the element it speaks of and is none itself; nor is a push between elements.
+            self.pushed |= within;
             self.missing = match token.mark {
-                b'|' => self.missing.checked_add(token.children).ok_or(Malformed)?,
+                _ if within || token.mark == b'|' => self.missing.checked_add(token.children).ok_or(Malformed)?,
                 _ => (self.missing - 1).checked_add(token.children).ok_or(Malformed)?,
             };
         }
-        let done = Scanned { len: self.at, resp3: self.resp3 };
+        let done = Scanned { len: self.at, resp3: self.resp3, pushed: self.pushed };
         *self = Scanner::default();
         Ok(Some(done))
     }
@@ -195,6 +201,28 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// Takes the pushes out of a reply in which they stand between elements: the reply without them, and each of them.
+#[must_use]
+pub fn split_pushes(reply: &[u8]) -> (Vec<u8>, Vec<&[u8]>) {
+    let (mut clean, mut pushes, mut at) = (Vec::with_capacity(reply.len()), Vec::new(), 0);
+    while let Ok(Some(token)) = token_at(reply, at) {
+        let end = match token.mark {
+            b'>' if at > 0 => {
+                let rest = reply.get(at..).unwrap_or(&[]);
+                let len = Scanner::default().scan(rest).ok().flatten().map_or(rest.len(), |scanned| scanned.len);
+                pushes.push(&rest[..len]);
+                at + len
+            }
+            _ => {
+                clean.extend_from_slice(reply.get(at..token.next).unwrap_or(&[]));
+                token.next
+            }
+        };
+        at = end;
+    }
+    (clean, pushes)
+}
+
 /// Elements of an aggregate.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
@@ -311,6 +339,17 @@ mod tests {
         let mut whole = deep;
         whole.extend_from_slice(b":1\r\n");
         assert_eq!(scanner.scan(&whole).map(|s| s.map(|s| s.len)), Ok(Some(whole.len())));
+    }
+
+    #[test]
+    fn pushes_may_stand_between_elements() {
+        let whole = b"*2\r\n+OK\r\n>2\r\n$10\r\ninvalidate\r\n_\r\n*1\r\n:1\r\n";
+        assert_eq!(Scanner::default().scan(whole), Ok(Some(Scanned { len: whole.len(), resp3: true, pushed: true })));
+        let (clean, pushes) = split_pushes(whole);
+        assert_eq!(clean, b"*2\r\n+OK\r\n*1\r\n:1\r\n");
+        assert_eq!(pushes, [b">2\r\n$10\r\ninvalidate\r\n_\r\n".as_slice()]);
+        let alone = pushes[0];
+        assert_eq!(Scanner::default().scan(alone), Ok(Some(Scanned { len: alone.len(), resp3: true, pushed: false })));
     }
 
     #[test]

@@ -215,6 +215,7 @@ impl Sequencer {
     /// The request, alone or in the block that it needs.
     pub(super) fn append_request(&mut self, id: SessionId, lane: LaneId, command: &'static Command, request: &Request<'_>) {
         let now = self.now.us;
+        self.before_script(lane, command, request);
         match self.companions(command, request, lane.db) {
             None => {
                 if let Some(lane) = self.lane_mut(lane) {

@@ -18,6 +18,12 @@ impl Sequencer {
             || self.ledger.get(db, key).is_some()
             || self.mirror_owes()
             || self.is_in_flight(db, key)
+            || self.is_unreported(db)
+    }
+
+    /// Whether a lane of the database may still have to report what its last scripts wrote.
+    fn is_unreported(&self, db: Db) -> bool {
+        self.sides[self.primary().index()].all_lanes().any(|(_, lane)| lane.is_unreported() && lane.script_dbs.contains(&db))
     }
 
     /// Whether a request that writes the key is unanswered, on either side, or waits to be asked again.
@@ -42,7 +48,7 @@ fn may_write(home: Db, frame: &[u8], db: Db, key: &[u8]) -> bool {
     let (mut writes, mut wanders) = (false, false);
     each_request(frame, |command, request| {
         wanders |= command.name == "SELECT" || matches!(command.rule, Rule::Move | Rule::Copy);
-        writes |= matches!(command.rule, Rule::FlushDb | Rule::FlushAll | Rule::SwapDb);
+        writes |= matches!(command.rule, Rule::FlushDb | Rule::FlushAll | Rule::SwapDb | Rule::Script);
         writes |= (wanders || home == db) && command.keys(request).any(|named| named.used.writes() && named.name == key);
     });
     writes

@@ -239,7 +239,7 @@ impl Sequencer {
 
     /// Something came on a feed that answers no command: true when it was taken here. What is left is the reply to what stands first.
     pub(super) fn take_feed(&mut self, lane: LaneId, reply: Reply<'_>) -> bool {
-        let Some(own) = self.own_mut(lane).filter(|own| own.used == Use::Feed) else { return reply.0[0] == b'>' };
+        let Some(own) = self.own_mut(lane).filter(|own| own.used == Use::Feed) else { return false };
         let Some(owner) = own.owner else { return true };
         let pushed = matches!(reply.0[0], b'>' | b'*');
         let kind = if pushed { reply.elements().next().map_or(&b""[..], |kind| kind.text()) } else { b"" };

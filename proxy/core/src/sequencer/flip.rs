@@ -194,11 +194,12 @@ impl Sequencer {
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
         let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
-        if up && drained && settled && census == Census::Due && recheck {
+        let told = !(up && drained && settled && recheck) || !self.events_owe();
+        if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
             return self.ask_census();
         }
-        if up && drained && (settled || !recheck) && (!recheck || self.feeds_are_marked()) {
+        if up && drained && told && (settled || !recheck) && (!recheck || self.feeds_are_marked()) {
             let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
             if !reasons.is_empty() {
                 self.end_flip(reasons);
@@ -272,12 +273,15 @@ impl Sequencer {
     }
 
     fn swap(&mut self, flip: &Flip, record: &Record) {
+        self.stop_reports(self.primary());
+        self.forget_events();
         self.record = record.clone();
         let forced = flip.force_primary_lost;
         // What was watched on the other side is watched no longer: EXEC answers nil once.
         self.retire_own(self.mirror_side());
         self.forget_lanes();
         self.reset_mirror();
+        self.scripts.mirror_is_new();
         if forced {
             // The former primary has lost its data: it returns as a mirror of which nothing is known.
             self.lost = None;
@@ -333,6 +337,7 @@ impl Sequencer {
         let Some((ticket, _)) = self.saving.pop_front() else { return };
         self.record = record.clone();
         self.reset_mirror();
+        self.scripts.mirror_is_new();
         self.ledger.clear();
         // Nobody knows what is written while nothing is mirrored.
         self.unsync(&[]);

@@ -88,7 +88,12 @@ impl Sequencer {
         let Some(lane) = self.lane_mut(id) else { return };
         lane.push(&[frame], What::Restore { key: key.clone(), position }, replies, now);
         self.mirror.image_bytes += frame.len();
+        self.note_script_image(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
+        if self.ledger.take_again(db, key) {
+            let again = self.next_position();
+            self.mark_dirty(db, key, Cause::Reported, again);
+        }
         self.synced.insert(db, key);
         self.touch_lane(id);
     }
@@ -302,7 +307,7 @@ fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64,
 }
 
 /// The value behind `name` in a map or flat array.
-fn field<'a>(map: Reply<'a>, name: &str) -> Option<Reply<'a>> {
+pub(super) fn field<'a>(map: Reply<'a>, name: &str) -> Option<Reply<'a>> {
     let mut parts = map.elements();
     while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
         if key.text() == name.as_bytes() {

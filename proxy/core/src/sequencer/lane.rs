@@ -111,6 +111,18 @@ pub(super) enum What {
     Learn(Box<str>),
     /// A command of ours whose reply says nothing.
     Silent,
+    /// CLIENT TRACKING ON or OFF.
+    Track(bool),
+    /// A read behind scripts: what they reported comes before its reply.
+    Sync,
+    /// A script that the mirror is to have.
+    ScriptLoad(Arc<[u8]>),
+    /// Whether the mirror has a script of which only the digest is known.
+    ScriptExists(Arc<[u8]>),
+    /// The primary's function libraries.
+    Functions,
+    /// Times to live on the mirror of the keys that the effect behind it writes or reads.
+    Boundary(Box<super::expiry::Boundary>),
 }
 
 /// An effect that the mirror has not confirmed.
@@ -162,6 +174,17 @@ pub(super) enum LaneState {
     Refused,
 }
 
+/// Whether a server reports written keys on a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tracking {
+    /// It does not.
+    Off,
+    /// It does, from the request on that was appended next.
+    On,
+    /// It will not.
+    Refused,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -179,6 +202,19 @@ pub(super) struct Lane {
     /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
     pub answered: u64,
     pub appended: u64,
+    /// Whether the server reports on this lane which keys are written.
+    pub tracking: Tracking,
+    /// When a script was last sent or answered, microseconds.
+    pub script_at: u64,
+    /// Requests appended when the last script was sent (itself counted).
+    pub script_sent: u64,
+    /// Requests appended when the last tracked script was answered: what was appended before may have run in the same turn of the
+    /// server's event loop, in which the last writer of a key hides the ones before.
+    pub script_until: u64,
+    /// Databases in which the last tracked scripts ran.
+    pub script_dbs: Vec<Db>,
+    /// Reports of an emptied database, and flushes of ours that explain them.
+    pub flushes: (u32, u32),
     /// Under the fault `no_order`: an effect that goes behind the next request.
     pub held: Option<(Vec<u8>, What, u32, u64)>,
 }
@@ -196,12 +232,29 @@ impl Lane {
             sourced: 0,
             answered: 0,
             appended: 0,
+            tracking: Tracking::Off,
+            script_at: 0,
+            script_sent: 0,
+            script_until: 0,
+            script_dbs: Vec::new(),
+            flushes: (0, 0),
             held: None,
         }
     }
 
     pub fn is_open(&self) -> bool {
         self.state == LaneState::Open
+    }
+
+    /// What the last scripts reported may not have arrived yet; and a plain write that is answered now may have hidden a
+    /// script's write of the same key from the report.
+    pub fn is_unreported(&self) -> bool {
+        self.answered <= self.script_until && self.script_until > 0
+    }
+
+    /// A script is in flight.
+    pub fn has_script(&self) -> bool {
+        self.answered < self.script_sent
     }
 
     /// Appends one request in parts.

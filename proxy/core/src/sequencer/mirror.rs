@@ -75,11 +75,13 @@ pub(super) struct Outgoing {
     frames: Vec<u8>,
     expects: Vec<Expect>,
     sourced: bool,
+    /// Probes that go before the block.
+    boundaries: Vec<super::expiry::Boundary>,
 }
 
 impl Outgoing {
     pub fn new(db: Db) -> Outgoing {
-        Outgoing { db, frames: Vec::new(), expects: Vec::new(), sourced: false }
+        Outgoing { db, frames: Vec::new(), expects: Vec::new(), sourced: false, boundaries: Vec::new() }
     }
 }
 
@@ -138,12 +140,18 @@ impl Sequencer {
     ) -> bool {
         let way = self.way(db, command, request, effect, ack);
         let (bytes, frames, expect, total) = match (way, effect) {
-            (Way::Done(pending), _) => return pending,
+            (Way::Done(pending), effect) => {
+                self.unreplayed(db, command, effect);
+                return pending;
+            }
             (Way::Send, Effect::Replay(expect)) => (request.frame, 1, expect, command.is_total(request)),
             (Way::Send, Effect::Rewritten { frames: count, expect, total }) => (frames, count, expect, total),
             (Way::Send, _) => (request.frame, 1, Expect::Any, true),
         };
         let position = self.next_position();
+        if let Some(boundary) = self.boundary(db, command, request, effect, total) {
+            self.push_boundary(db, boundary, position);
+        }
         let now = self.now.us;
         let sourced = command.is_sourced(request);
         let late = self.settings.faults.no_order;
@@ -172,7 +180,10 @@ impl Sequencer {
     ) -> bool {
         let way = self.way(outgoing.db, command, request, effect, ack);
         match (way, effect) {
-            (Way::Done(pending), _) => return pending,
+            (Way::Done(pending), effect) => {
+                self.unreplayed(outgoing.db, command, effect);
+                return pending;
+            }
             (Way::Send, Effect::Rewritten { frames: count, expect, .. }) => {
                 outgoing.frames.extend_from_slice(frames);
                 outgoing.expects.extend((1..count).map(|_| Expect::Any));
@@ -187,6 +198,11 @@ impl Sequencer {
                 outgoing.expects.push(Expect::Any);
             }
         }
+        let total = match effect {
+            Effect::Rewritten { total, .. } => total,
+            _ => command.is_total(request),
+        };
+        outgoing.boundaries.extend(self.boundary(outgoing.db, command, request, effect, total));
         outgoing.sourced |= command.is_sourced(request);
         false
     }
@@ -197,6 +213,9 @@ impl Sequencer {
             return false;
         }
         let position = self.next_position();
+        for boundary in outgoing.boundaries {
+            self.push_boundary(outgoing.db, boundary, position);
+        }
         let now = self.now.us;
         let id = LaneId::shared(self.mirror_side(), outgoing.db);
         let replies = outgoing.expects.len() as u32 + 2;
@@ -251,7 +270,7 @@ impl Sequencer {
         let keeps = !total && command.rule == Rule::Set;
         let doubtful =
             !total && command.keys(request).any(|key| (keeps || key.used != KeyUse::Overwrite) && self.is_doubtful(db, key.name));
-        if doubtful || unknown {
+        if doubtful || unknown || (self.ambiguous && !total) {
             return Way::Done(self.image_written(db, command, request, ack));
         }
         let aside = |key: &[u8]| self.ledger.state(db, key) == Some(State::Unmirrorable);
@@ -310,7 +329,9 @@ impl Sequencer {
             }
             _ => {}
         }
-        let cause = if matches!(command.rule, Rule::Script | Rule::Image | Rule::Sort | Rule::GeoRadius | Rule::Move) {
+        let cause = if self.ambiguous && command.rule != Rule::Script {
+            Cause::Reported
+        } else if matches!(command.rule, Rule::Script | Rule::Image | Rule::Sort | Rule::GeoRadius | Rule::Move) {
             Cause::Image
         } else {
             Cause::Unsynced
@@ -327,6 +348,13 @@ impl Sequencer {
         pending
     }
 
+    /// A script that was to be repeated on the mirror was not: images of its declared keys are not all of it.
+    fn unreplayed(&mut self, db: Db, command: &Command, effect: Effect) {
+        if command.rule == Rule::Script && matches!(effect, Effect::Replay(_)) && self.record.mirroring {
+            self.doubt_unreplayed(LaneId::shared(self.primary(), db), db);
+        }
+    }
+
     /// Sessions that waited for this key's image need not wait any longer.
     pub(super) fn release_image_acks(&mut self, db: Db, key: &[u8]) {
         if self.mirror.image_acks.is_empty() {
@@ -338,7 +366,8 @@ impl Sequencer {
     }
 
     fn hint(&mut self, db: Db, command: &'static Command, request: &Request<'_>) -> Way {
-        let doubtful = self.mirror_refuses(db).is_some() || command.keys(request).any(|key| self.is_doubtful(db, key.name));
+        let doubtful =
+            self.ambiguous || self.mirror_refuses(db).is_some() || command.keys(request).any(|key| self.is_doubtful(db, key.name));
         if doubtful { Way::Done(false) } else { Way::Send }
     }
 
@@ -437,6 +466,11 @@ impl Sequencer {
             [a, b] => swapped(db, a, b),
             _ => db,
         })
+    }
+
+    /// The primary's function libraries go to the mirror, behind what waits for it already.
+    pub(super) fn push_libraries(&mut self, frame: Vec<u8>, replies: u32) {
+        self.push_barrier(Barrier { frame, replies, repeatable: true, databases: vec![] });
     }
 
     fn push_barrier(&mut self, barrier: Barrier) {
@@ -588,7 +622,7 @@ impl Sequencer {
     }
 
     /// Doubt is contagious: effects that are already on the way and read a doubtful key make what they write doubtful (H13).
-    fn spread(&mut self, id: LaneId, mut doubtful: HashSet<Vec<u8>>) {
+    pub(super) fn spread(&mut self, id: LaneId, mut doubtful: HashSet<Vec<u8>>) {
         if self.settings.faults.no_contagion {
             return;
         }
@@ -771,6 +805,8 @@ impl Sequencer {
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
+            What::ScriptLoad(name) | What::ScriptExists(name) => return self.lose_script(name),
+            What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
             What::Block(_)
             | What::ImageRead { .. }
             | What::ScanPage(_)
@@ -807,9 +843,10 @@ impl Sequencer {
     /// Keys that a frame writes, without what followed from them.
     fn doubt_written(&mut self, db: Db, frame: &[u8], cause: Cause, position: u64) -> HashSet<Vec<u8>> {
         let mut doubtful: HashSet<Vec<u8>> = HashSet::new();
-        let mut flushes = false;
+        let (mut flushes, mut scripted) = (false, false);
         each_request(frame, |command, request| {
             flushes |= command.rule == Rule::FlushDb;
+            scripted |= command.rule == Rule::Script;
             let keys = command.keys(request).filter(|key| key.used.writes() && !key.name.starts_with(super::RESERVED_PREFIX));
             keys.for_each(|key| {
                 doubtful.insert(key.name.to_vec());
@@ -825,6 +862,10 @@ impl Sequencer {
             }
             // It was refused, and what came behind it was not.
             _ => self.unsync(&[db]),
+        }
+        if scripted {
+            // A replayed script: nobody knows which keys it writes.
+            self.unsync(&[db]);
         }
         for key in &doubtful {
             self.mark_dirty(db, key, cause, position);
@@ -858,6 +899,7 @@ impl Sequencer {
 
     /// Roles moved, or the mirror came back as another: what was under way has no meaning.
     pub(super) fn reset_mirror(&mut self) {
+        self.expiry.delay_max_us = 0;
         self.mirror = Mirror { volatile: std::mem::take(&mut self.mirror.volatile), ..Mirror::default() };
     }
 

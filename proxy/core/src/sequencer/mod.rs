@@ -3,16 +3,18 @@
 //!
 //! A command's way: `admit` takes it from the session's input and appends it to the primary's lane; `reply` meets the
 //! answer, hands it to the session and derives the effect; `mirror` appends the effect to the mirror's lane and meets its
-//! confirmation. Around that way stand `image` (healing), `parked` (sessions that wait
-//! for a key), `scan` (whole databases), `flip` (moving the role) and `sides`
-//! (connections that come and go).
+//! confirmation. Around that way stand `image` (healing), `parked` (sessions that wait for a key), `scan` (whole databases),
+//! `flip` (moving the role) and `sides` (connections that come and go), `scripts` (writes that name no key) and `expiry` (keys
+//! that die).
 
 mod admit;
 mod client;
 mod cursor;
+mod expiry;
 mod explain;
 mod feed;
 mod fence;
+mod findings;
 mod flip;
 mod image;
 mod info;
@@ -26,12 +28,15 @@ mod pause;
 mod reply;
 mod report;
 mod scan;
+mod scripts;
 mod session;
 mod sides;
 mod transaction;
 mod watch;
 
+pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
+pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
 pub use sides::{Probe, SideUp};
 
@@ -137,6 +142,8 @@ pub struct Settings {
     pub client_auth: Option<(Vec<u8>, Vec<u8>)>,
     /// Rows of refused commands that clients may use all the same; see [`Command::can_be_allowed`](crate::command::Command::can_be_allowed).
     pub allowed: Vec<usize>,
+    /// What the operator says of scripts, by digest in lower case, and of functions, by name; see [`ScriptMode`].
+    pub scripts: std::collections::HashMap<Vec<u8>, ScriptMode>,
     /// Seed of keyed hashes.
     pub seed: [u64; 2],
     /// Slots of the table of synced keys; see [`limits::SYNCED_SLOTS`].
@@ -164,6 +171,12 @@ pub struct Faults {
     pub no_recheck: bool,
     /// Now and then an effect is held back and appended behind the next one.
     pub no_order: bool,
+    /// What scripts are reported to have written is not doubted (H15).
+    pub no_reports: bool,
+    /// Plain writes that may have hidden a script's write from the report are replayed.
+    pub no_ambiguity: bool,
+    /// Nobody asks whether the mirror's key may be dead on the primary (H16).
+    pub no_boundary: bool,
 }
 
 impl Settings {
@@ -202,6 +215,7 @@ impl Default for Settings {
             clients_max: 10_000,
             client_auth: None,
             allowed: Vec::new(),
+            scripts: std::collections::HashMap::new(),
             seed: [0, 0],
             synced_slots: limits::SYNCED_SLOTS,
             new_data: NewData::Ours,
@@ -265,6 +279,13 @@ pub enum Action {
     CloseLane {
         /// Which lane.
         lane: LaneId,
+    },
+    /// Send a PING on the event connection now; report with [`Sequencer::handle_events_alive`].
+    PingEvents {
+        /// Which side's.
+        side: Endpoint,
+        /// To be given back.
+        generation: u64,
     },
     /// Make the record durable; report with [`Sequencer::handle_record_saved`].
     SaveRecord(Record),
@@ -350,6 +371,11 @@ pub struct Sequencer {
     /// Frames on the mirror whose keys became doubtful while one of them was lent out.
     doubts: Vec<(LaneId, Vec<u8>, crate::doubt::Cause, u64)>,
     settling: bool,
+    scripts: scripts::Scripts,
+    /// The write that is being answered may have hidden a script's write of its key from the report.
+    ambiguous: bool,
+    expiry: expiry::Expiry,
+    findings: Vec<crate::status::Finding>,
 }
 
 /// Buffers that are used again and again.
@@ -398,6 +424,10 @@ impl Sequencer {
             scratch: Scratch::default(),
             doubts: Vec::new(),
             settling: false,
+            scripts: scripts::Scripts::default(),
+            ambiguous: false,
+            expiry: expiry::Expiry::default(),
+            findings: Vec::new(),
         };
         if primary_lost_data {
             sequencer.primary_lost_data("it came back without its data while the proxy was not running");
@@ -433,6 +463,7 @@ impl Sequencer {
         self.tick_pause();
         self.tick_parked();
         self.tick_sides();
+        self.tick_scripts();
         self.settle();
     }
 
@@ -496,6 +527,8 @@ impl Sequencer {
             moved |= self.pump_sessions();
             moved |= self.pump_fences();
             moved |= self.pump_mirror();
+            moved |= self.pump_scripts();
+            moved |= self.pump_reports();
             moved |= self.pump_repairs();
             moved |= self.pump_scans();
             moved |= self.pump_flip();

@@ -37,9 +37,9 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Requests in flight that write.
+    /// Requests in flight that write, or whose scripts have not been reported.
     pub fn writes(&self) -> bool {
-        self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_)))
+        self.lane.is_unreported() || self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_)))
     }
 }
 
@@ -191,7 +191,7 @@ impl Sequencer {
 
     /// A reply came on a connection of a session's own: it is closed if it was only kept for this.
     pub(super) fn settle_own(&mut self, lane: LaneId) {
-        if self.own_mut(lane).is_some_and(|own| own.leaving && own.lane.in_flight.is_empty()) {
+        if self.own_mut(lane).is_some_and(|own| own.leaving && own.lane.in_flight.is_empty() && !own.lane.is_unreported()) {
             self.close_own(lane);
         }
     }

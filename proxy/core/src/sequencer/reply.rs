@@ -79,11 +79,19 @@ impl Sequencer {
     }
 
     fn take_reply(&mut self, id: LaneId, reply: &[u8], scanned: Scanned) -> bool {
-        if !id.is_shared() || reply[0] == b'>' {
-            // What nobody asked for.
-            if self.take_feed(id, Reply(reply)) {
-                return true;
-            }
+        if (!id.is_shared() || reply[0] == b'>') && self.take_feed(id, Reply(reply)) {
+            // What nobody asked for, and a session wants.
+            return true;
+        }
+        if reply[0] == b'>' {
+            self.take_push(id, Reply(reply));
+            return true;
+        }
+        if scanned.pushed {
+            let (clean, pushes) = crate::resp::reply::split_pushes(reply);
+            let taken = self.take_reply(id, &clean, Scanned { pushed: false, ..scanned });
+            pushes.iter().for_each(|push| self.take_push(id, Reply(push)));
+            return taken;
         }
         let now = self.now.us;
         let Some(lane) = self.lane_mut(id) else { return true };
@@ -119,6 +127,9 @@ impl Sequencer {
         }
         let Some(lane) = self.lane_mut(id) else { return };
         let lent = lane.tape.lend_front(len);
+        if matches!(flight.what, What::Restore { .. }) {
+            self.note_delay(flight.at);
+        }
         match flight.what {
             What::Client { session, command } => {
                 self.answer_write(id, session, command, lent.frame(), reply, resp3);
@@ -154,6 +165,12 @@ impl Sequencer {
             What::Position(session) => self.pass_mark(session, id),
             What::Learn(name) => self.answer_learn(id.side, &name, reply),
             What::Silent => {}
+            What::Track(on) => self.answer_tracking(id, on, reply),
+            What::Sync => self.judge_flushes(id, true),
+            What::ScriptLoad(name) => self.answer_script(&name, true, reply),
+            What::ScriptExists(name) => self.answer_script(&name, false, reply),
+            What::Functions => self.answer_functions(reply),
+            What::Boundary(boundary) => self.answer_boundary(id, &boundary, reply),
         }
         if let Some(lane) = self.lane_mut(id) {
             lane.tape.give_back(lent);
@@ -246,10 +263,14 @@ impl Sequencer {
         frames.clear();
         if let Parsed::Complete { .. } = parse(frame, &mut spans, &mut Resume::default(), true) {
             let request = Request { frame, spans: &spans };
+            self.ambiguous = self.is_ambiguous(id);
             let executed = Executed { command, request, reply, length: None, clock: self.clock() };
             let effect = self.derive(&executed, &mut frames);
+            self.after_script(id, id.db, command, &request, reply);
             let ack = self.next_ack(session);
             let pending = self.apply(id.db, command, &request, effect, &frames, ack);
+            self.ambiguous = false;
+            self.after_effect(id, id.db, &executed, effect);
             self.give(session, command.shape, request.len(), reply.0, resp3, true, pending.then(|| self.ack_deadline()));
         }
         self.scratch.reply_spans = spans;
@@ -257,11 +278,31 @@ impl Sequencer {
     }
 
     /// The effect of a command, and what it means for knowledge about whole databases.
-    fn derive(&self, executed: &Executed<'_>, frames: &mut Vec<u8>) -> Effect {
+    fn derive(&mut self, executed: &Executed<'_>, frames: &mut Vec<u8>) -> Effect {
+        let Executed { command, request, reply, .. } = *executed;
+        if self.is_replayed(command, &request, reply) && self.can_replay(command, &request, reply) {
+            return Effect::Replay(crate::effect::Expect::of_script(reply));
+        }
         if self.settings.faults.no_rewrite && executed.command.rule == Rule::SPop && !executed.reply.is_error() {
             return Effect::Replay(crate::effect::Expect::Any);
         }
         derive(executed, frames)
+    }
+
+    /// What was in flight when a script was answered may have run in the same turn and hidden what the script wrote.
+    fn is_ambiguous(&self, id: LaneId) -> bool {
+        !self.settings.faults.no_ambiguity && self.lane(id).is_some_and(super::lane::Lane::is_unreported)
+    }
+
+    /// A flush of ours will be reported to tracked lanes; a script that was to be replayed and could not be is doubted.
+    fn after_effect(&mut self, id: LaneId, db: Db, executed: &Executed<'_>, effect: Effect) {
+        let Executed { command, request, reply, .. } = *executed;
+        if matches!(command.rule, Rule::FlushDb | Rule::FlushAll) {
+            self.note_own_flush(!reply.is_error());
+        }
+        if effect == Effect::Image && self.is_replayed(command, &request, reply) {
+            self.doubt_unreplayed(id, db);
+        }
     }
 
     /// Under `ack = "both"`: the session and the number of the reply that is about to be given.
@@ -299,6 +340,7 @@ impl Sequencer {
         let mut shown = Vec::new();
         let mut replies = reply.elements().peekable();
         let mut pending = false;
+        self.ambiguous = self.is_ambiguous(id);
         for (at, element) in block.elements.iter().enumerate() {
             if let (Element::Local { command, frame }, Some(id)) = (element, block.session) {
                 shown.extend_from_slice(&self.run_local(id, command, frame));
@@ -317,6 +359,7 @@ impl Sequencer {
             frames.clear();
             let executed = Executed { command, request, reply, length, clock: self.clock() };
             let effect = self.derive(&executed, &mut frames);
+            let scripted = self.after_script(id, db, command, &request, reply);
             if command.name == "SELECT" && !reply.is_error() {
                 pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
                 db = crate::resp::encode::parse_integer(request.arg(1)).map_or(db, |index| index as Db);
@@ -327,6 +370,8 @@ impl Sequencer {
                 pending |= self.send_outgoing(std::mem::replace(&mut outgoing, super::mirror::Outgoing::new(db)), ack);
             }
             pending |= self.gather(&mut outgoing, command, &request, effect, &frames, ack);
+            self.ambiguous |= scripted && !self.settings.faults.no_ambiguity;
+            self.after_effect(id, db, &executed, effect);
             let again = block.elements[at + 1..].iter().take_while(|element| matches!(element, Element::Hidden(Hidden::Again))).count();
             let reserved = |key: &Reply<'_>| key.text().starts_with(super::RESERVED_PREFIX);
             let reply = match reserved(&reply) && again > 0 {
@@ -346,6 +391,7 @@ impl Sequencer {
                 shown.extend_from_slice(reply.0);
             }
         }
+        self.ambiguous = false;
         pending |= self.send_outgoing(outgoing, ack);
         let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();
         let Some(session) = block.session else { return };

@@ -22,6 +22,9 @@ impl Sequencer {
             clients: self.sessions.len(),
             blocked_clients: self.parked_clients(),
             gate: self.gate(false, false),
+            scripts: self.script_status(),
+            expiry: self.expiry_status(),
+            findings: self.findings(),
             alarms: self.alarms.clone(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),
         }

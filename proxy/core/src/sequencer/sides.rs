@@ -103,6 +103,8 @@ pub(super) struct Side {
     pub evicted_keys: Option<u64>,
     pub expires: HashMap<Db, u64>,
     pub clock_offset_ms: i64,
+    /// The clock has been read.
+    clock_known: bool,
     /// Databases that hold keys.
     pub keyspace: BTreeSet<Db>,
     /// The reserved key is there.
@@ -133,6 +135,7 @@ impl Side {
             evicted_keys: None,
             expires: HashMap::new(),
             clock_offset_ms: 0,
+            clock_known: false,
             keyspace: BTreeSet::new(),
             marked: false,
         }
@@ -177,9 +180,9 @@ impl Side {
         self.lanes().chain(self.own.values().map(|own| (own.id, &own.lane)))
     }
 
-    /// Nothing is in flight that has a place in the order.
+    /// Nothing is in flight that has a place in the order, and what scripts wrote has been reported.
     pub fn is_idle(&self) -> bool {
-        self.lanes().all(|(_, lane)| lane.in_flight.is_empty()) && !self.own.values().any(Own::writes)
+        self.lanes().all(|(_, lane)| lane.in_flight.is_empty() && !lane.is_unreported()) && !self.own.values().any(Own::writes)
     }
 
     /// Age of the oldest request in flight.
@@ -354,6 +357,7 @@ impl Sequencer {
     }
 
     fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+        self.scripts.primary_is_new();
         self.scans.restart();
         if !first && !marked && self.lost.is_none() {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
@@ -377,6 +381,7 @@ impl Sequencer {
     }
 
     fn mirror_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+        self.scripts.mirror_is_new();
         self.scans.restart();
         self.mirror.mode = super::mirror::Mode::Following;
         self.mirror.typed_images = false;
@@ -475,12 +480,16 @@ impl Sequencer {
         let primary = endpoint == self.primary();
         let mut again = Vec::new();
         let mut suspected = false;
+        let mut unreported: Vec<Db> = Vec::new();
         // Who had a write in flight is known before anything is decided for anybody.
         let closing: HashSet<SessionId> =
             if primary { lanes.iter().flat_map(|(_, lane)| sessions_in_doubt(lane)).collect() } else { HashSet::new() };
         for (id, mut lane) in lanes {
             if let Some(info) = lane.info.take() {
                 self.sides[endpoint.index()].predecessors.push(info);
+            }
+            if primary && lane.is_unreported() {
+                unreported.extend(&lane.script_dbs);
             }
             let mut at = lane.tape.front_at();
             let flights = std::mem::take(&mut lane.in_flight);
@@ -507,6 +516,12 @@ impl Sequencer {
             self.lower(session);
         }
         if primary {
+            self.forget_events();
+            if !unreported.is_empty() {
+                self.log(true, "a lane was lost before it reported what its last scripts wrote: its database is copied anew");
+                self.unsync(&unreported);
+                self.refresh_keyspaces();
+            }
             self.forget_lanes();
             self.again = again;
         }
@@ -524,6 +539,7 @@ impl Sequencer {
     ) {
         match &flight.what {
             What::ImageRead { key, .. } => return self.lose_image(id.db, key),
+            What::Functions => return self.lose_functions(),
             What::Client { .. } | What::Block(_) | What::Attempt(_) | What::LastId { .. } => {}
             _ => return,
         }
@@ -555,6 +571,8 @@ impl Sequencer {
             let number = |at: usize| crate::resp::encode::parse_integer(request.arg(at)).map(|index| index as Db);
             match command.rule {
                 Rule::FlushDb => wide.get_or_insert_default().push(db),
+                // Nobody knows which keys it wrote.
+                Rule::Script if self.writes_undeclared(command, request) => wide.get_or_insert_default().push(db),
                 Rule::FlushAll => wide.get_or_insert_default().extend(0..limits::DATABASES_MAX as Db),
                 Rule::SwapDb => wide.get_or_insert_default().extend([number(1), number(2)].into_iter().flatten()),
                 Rule::Move => keys.extend(number(2).map(|to| (to, request.arg(1).to_vec()))),
@@ -588,6 +606,7 @@ impl Sequencer {
                 }
                 continue;
             }
+            self.before_scripts_of(id, &frame);
             if let Some(lane) = self.lane_mut(id) {
                 let len = lane.tape.append(&[&frame]);
                 lane.appended += 1;
@@ -670,13 +689,16 @@ impl Sequencer {
         let side = &mut self.sides[endpoint.index()];
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
+        let before = side.clock_known.then_some(side.clock_offset_ms);
         side.clock_offset_ms = probe.clock_offset_ms;
+        side.clock_known = true;
         // What was told is older than what was written since: a database is taken off the list by a new connection only.
         side.keyspace.extend(probe.keyspace);
         if side.is_up() {
             side.error = probe.error;
         }
         self.note_evictions(endpoint, evicted_keys);
+        self.note_clock(endpoint, before, probe.clock_offset_ms);
         self.settle();
     }
 }

@@ -99,6 +99,13 @@ impl Block {
         self.elements.iter().filter(|element| !matches!(element, Element::Local { .. })).count() as u32 + 2
     }
 
+    /// Whether it empties a database.
+    pub fn flushes(&self) -> bool {
+        let flushes =
+            |element: &Element| matches!(element, Element::Shown { command, .. } if matches!(command.rule, Rule::FlushDb | Rule::FlushAll));
+        self.elements.iter().any(flushes)
+    }
+
     pub fn hide(&mut self, args: &[Vec<u8>], kind: Hidden) {
         push_words(&mut self.frame, args);
         self.elements.push(Element::Hidden(kind));
@@ -240,6 +247,7 @@ impl Sequencer {
                 block.elements.push(Element::Local { command, frame: request.frame.into() });
                 return;
             }
+            self.before_script(lane, command, request);
             block.show(command, request.frame);
             if command.name == "SELECT" {
                 at_db = crate::resp::encode::parse_integer(request.arg(1)).and_then(|index| index.try_into().ok()).unwrap_or(at_db);

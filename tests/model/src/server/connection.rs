@@ -44,7 +44,19 @@ pub(super) fn rows() -> Vec<Row> {
         row("client|list", -2, 0, list),
         row("client|kill", -3, 0, kill),
         row("client|no-evict", 3, 0, on_off),
+        row("client|tracking", -3, 0, tracking),
     ]
+}
+
+/// `CLIENT TRACKING ON BCAST NOLOOP` and `OFF`; other modes are not known here.
+fn tracking(cx: &mut Ctx, a: &[&[u8]]) -> Done {
+    match a[2].to_ascii_uppercase().as_slice() {
+        b"ON" if a.len() == 5 && is(a[3], "BCAST") && is(a[4], "NOLOOP") && cx.c.out.resp3 => cx.c.tracking = true,
+        b"OFF" if a.len() == 3 => cx.c.tracking = false,
+        _ => return Err(SYNTAX.into()),
+    }
+    cx.c.out.ok();
+    Ok(())
 }
 
 fn ping(cx: &mut Ctx, a: &[&[u8]]) -> Done {
