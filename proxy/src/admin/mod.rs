@@ -52,6 +52,7 @@ fn router(control: Control) -> io::Result<Router> {
     let exporter = Arc::new(Exporter::new().map_err(io::Error::other)?);
     Ok(Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/readiness", get(readiness))
         .route("/v1/mirror/start", post(mirror_start))
         .route("/v1/mirror/stop", post(mirror_stop))
         .route("/v1/cutover", post(cutover))
@@ -105,6 +106,11 @@ struct EmptyBody {}
 async fn status(State(desk): State<Desk>) -> Result<Response, Failure> {
     let status = desk.control.status().await.map_err(|error| failure(&error))?;
     Ok(axum::Json(status).into_response())
+}
+
+async fn readiness(State(desk): State<Desk>) -> Result<Response, Failure> {
+    let status = desk.control.status().await.map_err(|error| failure(&error))?;
+    Ok(axum::Json(serde_json::json!({"findings": status.findings})).into_response())
 }
 
 async fn cutover(State(desk): State<Desk>, request: Request) -> Response {

@@ -22,6 +22,28 @@ pub(super) fn status(admin: &str, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Prints the findings of readiness; one that blocks is a refusal.
+pub(super) fn readiness(admin: &str, json: bool) -> ExitCode {
+    let (code, body) = match send(admin, "/v1/readiness", None) {
+        Ok(answer) => answer,
+        Err(code) => return code,
+    };
+    if code != 200 {
+        return failed(code, &body);
+    }
+    if json {
+        println!("{body}");
+    } else {
+        print!("{}", table::readiness(&body));
+    }
+    readiness_code(&body)
+}
+
+fn readiness_code(body: &Value) -> ExitCode {
+    let blocks = body["findings"].as_array().is_some_and(|findings| findings.iter().any(|finding| finding["level"] == "BLOCK"));
+    if blocks { ExitCode::from(exit::REFUSED) } else { ExitCode::SUCCESS }
+}
+
 /// Sends an operation and prints how it went.
 pub(super) fn post(admin: &str, path: &str, body: &Value) -> ExitCode {
     match send(admin, path, Some(body)) {

@@ -37,6 +37,14 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// List what stands against a cutover, or should be known before it; the exit code is 1 if something blocks.
+    Readiness {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// Start or stop the mirroring.
     Mirror {
         #[command(flatten)]
@@ -176,6 +184,7 @@ pub fn run(verb: Verb) -> ExitCode {
     match verb {
         Verb::Serve(_) => ExitCode::from(exit::USAGE), // `main` serves
         Verb::Status { admin, json } => client::status(&admin.admin, json),
+        Verb::Readiness { admin, json } => client::readiness(&admin.admin, json),
         Verb::Mirror { admin, action: MirrorAction::Start } => client::post(&admin.admin, "/v1/mirror/start", &serde_json::json!({})),
         Verb::Mirror { admin, action: MirrorAction::Stop { lose_rollback } } => {
             client::post(&admin.admin, "/v1/mirror/stop", &serde_json::json!({"lose_rollback": lose_rollback}))

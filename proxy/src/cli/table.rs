@@ -19,10 +19,46 @@ pub(super) fn status(status: &Value) -> String {
         line(name, side(&status[name]));
     }
     line("mirror", mirror(&status["mirror"]));
+    line("scripts", scripts(&status["scripts"]));
+    line("expiry", expiry(&status["expiry"]));
     line("clients", status["clients"].to_string());
     line("flip gate", list(&status["gate"], "open"));
     line("alarms", list(&status["alarms"], "none"));
     page
+}
+
+/// The findings of readiness, a paragraph each.
+pub(super) fn readiness(body: &Value) -> String {
+    let findings = body["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if findings.is_empty() {
+        return "nothing was found against a cutover\n".into();
+    }
+    let mut page = String::new();
+    for finding in findings {
+        let [level, code, text, remedy] = ["level", "code", "text", "remedy"].map(|name| word(&finding[name]));
+        let _ = writeln!(page, "{level:<6}{code:<22}{text}\n{:<28}{remedy}", "");
+    }
+    page
+}
+
+fn scripts(scripts: &Value) -> String {
+    let undeclared = match scripts["undeclared"].as_str() {
+        Some("unknown") => format!("undeclared keys are UNKNOWN: {}", word(&scripts["cause"])),
+        Some("tracked") => "undeclared keys are reported by the primary".into(),
+        _ => "none ran lately".into(),
+    };
+    format!("{undeclared}; {} seen, {} keys reported", scripts["seen"], scripts["reported_keys"])
+}
+
+fn expiry(expiry: &Value) -> String {
+    let mut text = word(&expiry["mode"]);
+    if let Some(cause) = expiry["cause"].as_str() {
+        let _ = write!(text, ": {cause}");
+    }
+    if let Some(command) = expiry["command"].as_str() {
+        let _ = write!(text, "; `{command}` would turn them on");
+    }
+    text
 }
 
 /// An operation that was done.

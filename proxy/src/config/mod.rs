@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlane_core::command::Table;
 use twinlane_core::endpoint::Endpoint;
+use twinlane_core::sequencer::ScriptMode;
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,10 @@ pub struct Config {
     pub new: Side,
     /// How the mirror follows.
     pub mirror: Mirror,
+    /// How keys that die on the primary are noticed.
+    pub expiry: Expiry,
+    /// What the operator says of scripts and functions.
+    pub scripts: Scripts,
     /// How a flip is bounded.
     pub cutover: Cutover,
     /// What happens when the primary fails.
@@ -116,6 +121,47 @@ pub struct Mirror {
     pub publish: bool,
     /// Whether a mirror in doubt as a whole is made equal by a scan.
     pub backfill: Backfill,
+}
+
+/// `[expiry]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expiry {
+    /// Whether keyspace events that are off on the primary are turned on.
+    pub enable_events: bool,
+}
+
+/// `[scripts]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scripts {
+    /// Digests and function names, with commas between them, that are repeated on the mirror.
+    pub replay: String,
+    /// Those that write no key but the ones they declare.
+    pub declared: String,
+}
+
+impl Scripts {
+    /// By digest (lower case) or function name.
+    #[must_use]
+    pub fn modes(&self) -> std::collections::HashMap<Vec<u8>, ScriptMode> {
+        let declared = names(&self.declared).map(|name| (name, ScriptMode::Declared));
+        declared.chain(names(&self.replay).map(|name| (name, ScriptMode::Replay))).map(|(name, mode)| (digest(name).into_bytes(), mode)).collect()
+    }
+
+    /// A name that stands in both lists.
+    pub(super) fn twice(&self) -> Option<&str> {
+        names(&self.replay).find(|name| names(&self.declared).any(|other| digest(other) == digest(name)))
+    }
+}
+
+fn names(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim).filter(|name| !name.is_empty())
+}
+
+/// Digests count in any case; names of functions do not.
+fn digest(name: &str) -> String {
+    if name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) { name.to_ascii_lowercase() } else { name.to_owned() }
 }
 
 /// `[cutover]`
@@ -300,6 +346,8 @@ impl Default for Config {
             old: Side::default(),
             new: Side::default(),
             mirror: Mirror::default(),
+            expiry: Expiry::default(),
+            scripts: Scripts::default(),
             cutover: Cutover::default(),
             primary: Primary::default(),
             limits: Limits::default(),

@@ -5,6 +5,7 @@
 //! hands over what came; `Shell::flush` carries out what the sequencer wants done.
 
 mod clients;
+mod events;
 mod lanes;
 mod sides;
 
@@ -42,6 +43,10 @@ pub(crate) struct Shell {
     /// Names this process among the connections to the servers.
     instance: String,
     flushing: Cell<bool>,
+    /// A flip waits for the event connection of a side.
+    ping_events: [tokio::sync::Notify; 2],
+    /// Events that are off are turned on.
+    enable_events: bool,
 }
 
 /// Bytes read from a socket at a time.
@@ -76,6 +81,8 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         record: RefCell::new(record),
         instance: format!("{:08x}", random()?[0] as u32),
         flushing: Cell::new(false),
+        ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
+        enable_events: config.expiry.enable_events,
     });
     *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
@@ -145,6 +152,7 @@ impl Shell {
                 spawn_local(sides::open_lane(shell, lane, generation));
             }
             Action::CloseLane { lane } => self.lanes.drop_lane(lane),
+            Action::PingEvents { side, .. } => self.ping_events[side.index()].notify_one(),
             Action::SaveRecord(record) => {
                 spawn_local(save(shell, record));
             }
@@ -257,6 +265,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         clients_max: config.listen.max_clients,
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
+        scripts: config.scripts.modes(),
         seed: random()?,
         new_data: if record.new_data == NewData::Keep { sequencer::NewData::Keep } else { sequencer::NewData::Ours },
         ..Settings::default()

@@ -35,7 +35,7 @@ impl Shell {
     }
 
     /// The name of a connection: `twinlane:<pair>:<instance>:<epoch>:<role>`.
-    fn name(&self, role: &str) -> String {
+    pub(super) fn name(&self, role: &str) -> String {
         let record = self.record.borrow();
         format!("twinlane:{}:{}:{}:{role}", &record.installation[..record.installation.len().min(12)], self.instance, record.epoch)
     }
@@ -52,6 +52,7 @@ pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, p
                 spawn_local(lanes::run(&shell, LaneId::shared(side, db), generation, stream));
             }
             shell.with(|core, now| core.handle_side_up(side, generation, up, now));
+            spawn_local(super::events::follow(shell.clone(), side, generation));
             watch(shell, side, generation, conn).await;
         }
         Err(error) => shell.lose(side, generation, &error),
@@ -260,7 +261,9 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
     let Some(conn) = conn else { return Err("not connected".into()) };
     let before = unix_ms();
     let time = conn.ask(&[b"TIME"]).await.map_err(text)?;
-    let middle = before + (unix_ms() - before) / 2;
+    let took = unix_ms() - before;
+    let middle = before + took / 2;
+    let known = shell.core.borrow().last_probe(side).clock_offset_ms;
     let reply = conn.ask(&[b"INFO"]).await.map_err(text)?;
     let info = reply.text().unwrap_or_default();
     let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
@@ -270,7 +273,8 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         run_id: field("run_id").to_owned(),
         evicted_keys: field("evicted_keys").parse().unwrap_or(0),
         expires: HashMap::new(),
-        clock_offset_ms: server_ms(&time).map_or(0, |ms| ms - middle),
+        // A slow answer says little about the clock.
+        clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map_or(known, |ms| ms - middle),
         keyspace: Vec::new(),
     };
     if field("loading") == "1" {
@@ -288,6 +292,9 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
     }
     Ok(probe)
 }
+
+/// Longest round trip of TIME that still tells the server's clock, milliseconds.
+const CLOCK_TRIP_MAX_MS: i64 = 100;
 
 /// Longest wait for a look. A slow server is named unhealthy; its lanes go on waiting.
 const PROBE_DEADLINE: Duration = Duration::from_secs(2);

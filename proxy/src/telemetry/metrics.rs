@@ -10,7 +10,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use twinlane_core::endpoint::Endpoint;
-use twinlane_core::status::{Counters, Latency, Status};
+use twinlane_core::status::{Counters, Latency, Level, Status};
 
 /// One exported metric.
 #[derive(Debug)]
@@ -128,6 +128,19 @@ pub static METRICS: &[Metric] = &[
     }),
     row("twinlane_unmirrorable_keys", "gauge", &[], "Keys that no image can carry; they shut the gate", |s, _| {
         one(s.mirror.unmirrorable_keys as f64)
+    }),
+    row("twinlane_expiry_followed", "gauge", &[], "1 while keys that die on the primary are followed by its events, 0 while compared", |s, _| {
+        one(f64::from(u8::from(s.expiry.mode == "followed")))
+    }),
+    row("twinlane_expiry_events_total", "counter", &[], "Events of keys that expired or were evicted", |s, _| total(s.expiry.events)),
+    row("twinlane_expiry_probes_total", "counter", &[], "Keys whose time to live the mirror was asked for", |s, _| total(s.expiry.probes)),
+    row("twinlane_script_keys_reported_total", "counter", &[], "Keys that the primary reported written without a command naming them", |s, _| {
+        total(s.scripts.reported_keys)
+    }),
+    row("twinlane_findings", "gauge", &["level"], "Findings of readiness, by level", |s, _| {
+        [("BLOCK", Level::Block), ("WARN", Level::Warn), ("INFO", Level::Info)]
+            .map(|(word, level)| (label(word), Value::Number(s.findings.iter().filter(|finding| finding.level == level).count() as f64)))
+            .into()
     }),
     row(
         "twinlane_commands_total",
@@ -291,7 +304,7 @@ fn histogram(latency: &Latency) -> proto::Histogram {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use twinlane_core::status::{MirrorStatus, SideStatus};
+    use twinlane_core::status::{ExpiryStatus, Finding, MirrorStatus, ScriptStatus, SideStatus};
 
     /// A snapshot in which every label set has a row.
     pub(crate) fn snapshot() -> (Status, Counters) {
@@ -319,6 +332,15 @@ pub(crate) mod tests {
             blocked_clients: 2,
             gate: vec!["dirty keys: 1".into()],
             alarms: vec![],
+            scripts: ScriptStatus { undeclared: "idle", ..ScriptStatus::default() },
+            expiry: ExpiryStatus { mode: "compared", ..ExpiryStatus::default() },
+            findings: vec![Finding {
+                level: Level::Block,
+                code: "script-missing",
+                subject: "abc".into(),
+                text: "it is not there".into(),
+                remedy: "load it".into(),
+            }],
             flip: "idle",
         };
         let mut counters = Counters {

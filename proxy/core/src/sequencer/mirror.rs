@@ -443,6 +443,7 @@ impl Sequencer {
         let (a, b) = (a as Db, b as Db);
         self.note_keyspace(a);
         self.note_keyspace(b);
+        self.swap_scripted(a, b);
         self.ledger.swap(a, b);
         self.synced.swap(a, b);
         self.scans.swap(a, b);
@@ -912,7 +913,7 @@ impl Sequencer {
     }
 }
 
-fn swapped(db: Db, a: Db, b: Db) -> Db {
+pub(super) fn swapped(db: Db, a: Db, b: Db) -> Db {
     match db {
         db if db == a => b,
         db if db == b => a,

@@ -339,6 +339,17 @@ impl Sequencer {
         }
     }
 
+    /// Two databases changed places, perhaps behind a script of the same block, which has not been reported yet.
+    pub(super) fn swap_scripted(&mut self, a: Db, b: Db) {
+        let side = self.primary();
+        let lanes: Vec<LaneId> = self.sides[side.index()].all_lanes().map(|(id, _)| LaneId { side, ..id }).collect();
+        for id in lanes {
+            if let Some(lane) = self.lane_mut(id) {
+                lane.script_dbs.iter_mut().for_each(|db| *db = super::mirror::swapped(*db, a, b));
+            }
+        }
+    }
+
     /// A key was written, or died, on the primary without a command that names it. `aside`: learnt by another connection than the
     /// one that reads images.
     pub(super) fn report_key(&mut self, db: Db, key: &[u8], aside: bool, cause: Cause) {
