@@ -146,7 +146,10 @@ impl Scripts {
     #[must_use]
     pub fn modes(&self) -> std::collections::HashMap<Vec<u8>, ScriptMode> {
         let declared = names(&self.declared).map(|name| (name, ScriptMode::Declared));
-        declared.chain(names(&self.replay).map(|name| (name, ScriptMode::Replay))).map(|(name, mode)| (digest(name).into_bytes(), mode)).collect()
+        declared
+            .chain(names(&self.replay).map(|name| (name, ScriptMode::Replay)))
+            .map(|(name, mode)| (digest(name).into_bytes(), mode))
+            .collect()
     }
 
     /// A name that stands in both lists.

@@ -26,7 +26,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 const SETTING: &[u8] = b"notify-keyspace-events";
-const SUBSCRIBE: &[u8] = b"*4\r\n$10\r\nPSUBSCRIBE\r\n$22\r\n__keyevent@*__:expired\r\n$22\r\n__keyevent@*__:evicted\r\n$23\r\n__keyevent@*__:hexpired\r\n";
+const SUBSCRIBE: &[u8] =
+    b"*4\r\n$10\r\nPSUBSCRIBE\r\n$22\r\n__keyevent@*__:expired\r\n$22\r\n__keyevent@*__:evicted\r\n$23\r\n__keyevent@*__:hexpired\r\n";
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// Follows a side's events while it is the primary, as long as its connections live.
@@ -63,7 +64,10 @@ async fn setting(shell: &Rc<Shell>, side: Endpoint, control: &mut Option<Conn>) 
         _ => None,
     };
     let Some(flags) = flags.as_ref().and_then(Reply::text).map(str::to_owned) else {
-        return Ok(Some(Events::Off { why: "the primary does not tell whether it sends keyspace events (CONFIG is refused)".into(), command: None }));
+        return Ok(Some(Events::Off {
+            why: "the primary does not tell whether it sends keyspace events (CONFIG is refused)".into(),
+            command: None,
+        }));
     };
     let wanted = wanted(&flags);
     if wanted == flags {
@@ -115,11 +119,9 @@ async fn subscribed(shell: &Rc<Shell>, side: Endpoint, generation: u64, control:
             () = shell.ping_events[side.index()].notified() => Step::Ping,
             _ = look.tick() => Step::Look,
         };
-        let core = shell.core.borrow();
-        if core.generation(side) != generation || core.primary() != side {
+        if !is_wanted(shell, side, generation) {
             return Ok(Events::default());
         }
-        drop(core);
         match step {
             Step::Read(0) => return Err("the server closed it".into()),
             Step::Read(n) => line.take(&buffer[..n], shell, side, generation)?,
@@ -131,6 +133,12 @@ async fn subscribed(shell: &Rc<Shell>, side: Endpoint, generation: u64, control:
             }
         }
     }
+}
+
+/// The side is the primary still, and connected as it was.
+fn is_wanted(shell: &Shell, side: Endpoint, generation: u64) -> bool {
+    let core = shell.core.borrow();
+    core.generation(side) == generation && core.primary() == side
 }
 
 enum Step {
@@ -174,7 +182,9 @@ impl Line {
     fn take(&mut self, bytes: &[u8], shell: &Shell, side: Endpoint, generation: u64) -> Result<(), String> {
         self.input.extend_from_slice(bytes);
         let mut at = 0;
-        while let Some(scanned) = self.scanner.scan(&self.input[at..]).map_err(|_| "the server sent something that is not RESP".to_owned())? {
+        while let Some(scanned) =
+            self.scanner.scan(&self.input[at..]).map_err(|_| "the server sent something that is not RESP".to_owned())?
+        {
             let frame = Frame(&self.input[at..at + scanned.len]);
             let mut parts = frame.elements();
             let kind = parts.next().map_or(frame.text(), Frame::text);

@@ -129,14 +129,22 @@ pub static METRICS: &[Metric] = &[
     row("twinlane_unmirrorable_keys", "gauge", &[], "Keys that no image can carry; they shut the gate", |s, _| {
         one(s.mirror.unmirrorable_keys as f64)
     }),
-    row("twinlane_expiry_followed", "gauge", &[], "1 while keys that die on the primary are followed by its events, 0 while compared", |s, _| {
-        one(f64::from(u8::from(s.expiry.mode == "followed")))
-    }),
+    row(
+        "twinlane_expiry_followed",
+        "gauge",
+        &[],
+        "1 while keys that die on the primary are followed by its events, 0 while compared",
+        |s, _| one(f64::from(u8::from(s.expiry.mode == "followed"))),
+    ),
     row("twinlane_expiry_events_total", "counter", &[], "Events of keys that expired or were evicted", |s, _| total(s.expiry.events)),
     row("twinlane_expiry_probes_total", "counter", &[], "Keys whose time to live the mirror was asked for", |s, _| total(s.expiry.probes)),
-    row("twinlane_script_keys_reported_total", "counter", &[], "Keys that the primary reported written without a command naming them", |s, _| {
-        total(s.scripts.reported_keys)
-    }),
+    row(
+        "twinlane_script_keys_reported_total",
+        "counter",
+        &[],
+        "Keys that the primary reported written without a command naming them",
+        |s, _| total(s.scripts.reported_keys),
+    ),
     row("twinlane_findings", "gauge", &["level"], "Findings of readiness, by level", |s, _| {
         [("BLOCK", Level::Block), ("WARN", Level::Warn), ("INFO", Level::Info)]
             .map(|(word, level)| (label(word), Value::Number(s.findings.iter().filter(|finding| finding.level == level).count() as f64)))

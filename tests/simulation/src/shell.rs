@@ -227,7 +227,8 @@ impl World<'_> {
             return;
         }
         self.note(|| format!("`{side}` is lost: {error}"));
-        if side == self.core.primary() {
+        // A flip that is being made durable has its new primary already.
+        if side == self.core.primary() || self.core.status().flip == "committing" {
             self.rules.losses += 1;
         }
         self.drop_side(side);

@@ -194,7 +194,7 @@ impl Sequencer {
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
         let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
-        let told = !(up && drained && settled && recheck) || !self.events_owe();
+        let told = !(up && drained && settled && recheck && self.events_owe());
         if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
             return self.ask_census();

@@ -546,7 +546,9 @@ impl Sequencer {
                 self.unsync(&databases);
             }
         }
-        self.mirror.barriers.pop_front();
+        let done = self.mirror.barriers.pop_front();
+        // The mirror's own list of databases may have been read before this ran.
+        done.iter().flat_map(|barrier| &barrier.databases).for_each(|db| self.note_keyspace(*db));
     }
 
     /// The mirror answered an effect.

@@ -1,0 +1,221 @@
+//! Keys that die, on real servers (H3, H16, H32): what each level of knowledge about the primary's expiry guarantees.
+
+#![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
+
+use serde_json::Value as Json;
+use std::time::Duration;
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::resp::{Client, Value};
+use twinlane_tests::servers::Version;
+
+fn ok(client: &mut Client, line: &str) -> Value {
+    let reply = client.cmd(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    assert!(!reply.is_error(), "{line} answers {reply}");
+    reply
+}
+
+fn expiry(pair: &Pair) -> Json {
+    pair.proxy.status().unwrap()["expiry"].clone()
+}
+
+fn events_on(version: Version) -> Setup {
+    Setup::of(version, version).old_args(&["--notify-keyspace-events", "AKE"])
+}
+
+fn wait_followed(pair: &Pair) {
+    until("expiry to be followed", PATIENCE, || Ok(expiry(pair)["mode"] == "followed")).unwrap();
+}
+
+/// The boundary: keys of every kind die on the primary, and partial writes make new ones while the mirror, whose times carry the margin,
+/// still has the old ones. Every reply is the same on both sides.
+fn cross_the_boundary(pair: &Pair, rounds: usize) {
+    let mut client = pair.client().unwrap();
+    for round in 0..rounds {
+        let keys = ["HSET h{} old 1", "SADD s{} old", "ZADD z{} 1 old", "SETBIT b{} 3 1", "PFADD p{} old", "XADD x{} * f old", "SET n{} 0"];
+        let mut lines: Vec<String> = Vec::new();
+        for at in 0..30 {
+            for key in keys {
+                let line = key.replace("{}", &at.to_string());
+                let name = line.split(' ').nth(1).unwrap().to_owned();
+                lines.push(format!("DEL {name}"));
+                lines.push(line);
+                lines.push(format!("PEXPIRE {name} {}", 60 + at * 3));
+            }
+        }
+        lines.iter().for_each(|line| drop(ok(&mut client, line)));
+        let mut direct = pair.old.client().unwrap();
+        // Each is written the moment it is dead there.
+        for at in 0..30 {
+            until("the keys to die", PATIENCE, || Ok(direct.cmd(&format!("PTTL n{at}"))?.int() == Some(-2))).unwrap();
+            for line in [
+                "HSET h{} new 1",
+                "SADD s{} new",
+                "ZADD z{} 1 new",
+                "SETBIT b{} 9 1",
+                "PFADD p{} new",
+                "XADD x{} * f new",
+                "INCR n{}",
+                "SUNIONSTORE union{} s{} more{}",
+                "COPY h{} copied{} REPLACE",
+            ] {
+                ok(&mut client, &line.replace("{}", &at.to_string()));
+            }
+        }
+        pair.assert_equal().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
+        let mut mirror = pair.new.client().unwrap();
+        assert_eq!(ok(&mut mirror, "HKEYS h7").to_string(), ok(&mut direct, "HKEYS h7").to_string());
+        assert_eq!(ok(&mut mirror, "HLEN h7").int(), Some(1), "the mirror kept a field of the dead hash");
+        assert_eq!(ok(&mut mirror, "PTTL h7").int(), Some(-1), "the mirror kept the dead hash's time");
+    }
+}
+
+/// H16 where the primary sends no events: the mirror is asked around the writes.
+#[test]
+fn h16_compared_a_key_made_anew_at_the_boundary_is_equal() {
+    for version in [Version::Redis62, Version::Redis70, Version::Valkey91] {
+        let pair = Pair::start(Setup::of(version, version)).unwrap();
+        until("the setting to be read", PATIENCE, || Ok(expiry(&pair)["command"].is_string())).unwrap();
+        assert_eq!(expiry(&pair)["mode"], "compared");
+        assert_eq!(expiry(&pair)["command"], "CONFIG SET notify-keyspace-events Exe");
+        cross_the_boundary(&pair, 2);
+        assert!(expiry(&pair)["probes"].as_u64().unwrap() > 0);
+        assert_eq!(expiry(&pair)["events"], 0);
+    }
+}
+
+/// H16 where the primary sends events: they tell, and the mirror is asked nothing.
+#[test]
+fn h16_followed_a_key_made_anew_at_the_boundary_is_equal() {
+    for version in [Version::Redis50, Version::Redis70, Version::Valkey91] {
+        let mut setup = events_on(version);
+        if version == Version::Redis50 {
+            // COPY came later.
+            setup.new.0 = Version::Redis50;
+            let pair = Pair::start(setup).unwrap();
+            wait_followed(&pair);
+            continue;
+        }
+        let pair = Pair::start(setup).unwrap();
+        wait_followed(&pair);
+        cross_the_boundary(&pair, 2);
+        assert!(expiry(&pair)["events"].as_u64().unwrap() > 0);
+    }
+}
+
+/// Without a key that has a time to live nobody pays.
+#[test]
+fn h16_nothing_is_asked_where_no_key_has_a_time_to_live() {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    for at in 0..200 {
+        ok(&mut client, &format!("HSET h{} f {at}", at % 9));
+        ok(&mut client, &format!("INCR n{}", at % 9));
+    }
+    pair.assert_equal().unwrap();
+    assert_eq!(expiry(&pair)["probes"], 0);
+}
+
+/// A key that is evicted on the primary is gone on the mirror; one that dies unseen too.
+#[test]
+fn h16_followed_evicted_keys_go_on_the_mirror() {
+    let pair =
+        Pair::start(events_on(Version::Redis70).old_args(&["--notify-keyspace-events", "Exe", "--maxmemory-policy", "allkeys-random"]))
+            .unwrap();
+    wait_followed(&pair);
+    let mut client = pair.client().unwrap();
+    for at in 0..1_000 {
+        ok(&mut client, &format!("SET big:{at} {}", "v".repeat(1_000)));
+    }
+    pair.settle().unwrap();
+    let mut direct = pair.old.client().unwrap();
+    let info = ok(&mut direct, "INFO memory").text();
+    let used: u64 = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap().trim().parse().unwrap();
+    ok(&mut direct, &format!("CONFIG SET maxmemory {}", used - 300_000));
+    ok(&mut client, "SET trigger 1");
+    until("keys to be evicted", PATIENCE, || Ok(ok(&mut direct, "DBSIZE").int().unwrap() < 900)).unwrap();
+    ok(&mut direct, "CONFIG SET maxmemory 0");
+    until("both sides to be equal", PATIENCE, || Ok(pair.settle().is_ok() && pair.compare().is_ok())).unwrap();
+}
+
+/// H3: the event connection is its own, so a large reply closes no lane; when it is lost, or the setting is turned off, the level falls
+/// and says so, and what was written in trust of it is looked at; when it is back, so is the level.
+#[test]
+fn h03_events_are_followed_on_a_connection_of_their_own() {
+    let pair = Pair::start(events_on(Version::Redis70)).unwrap();
+    wait_followed(&pair);
+    let mut direct = pair.old.client().unwrap();
+    let list = ok(&mut direct, "CLIENT LIST").text();
+    let event = list.lines().find(|line| line.contains("psub=3")).expect("nobody subscribes");
+    assert!(event.contains(":events "), "{event}");
+    assert!(list.lines().filter(|line| line.contains(":lane-")).all(|line| line.contains("sub=0 psub=0")), "{list}");
+    let (mut client, connects) = (pair.client().unwrap(), pair.connects("old"));
+    ok(&mut client, &format!("SET large {}", "x".repeat(500_000)));
+    let large: Vec<_> = (0..100).map(|_| twinlane_tests::resp::command("GET large")).collect();
+    assert!(client.pipeline(&large).unwrap().iter().all(|reply| reply.text().len() == 500_000));
+    // Lost: it comes back by itself, and says both.
+    ok(&mut client, "HSET h f 1");
+    ok(&mut client, "PEXPIRE h 100000");
+    ok(&mut client, "HSET h g 1");
+    ok(&mut direct, "CLIENT KILL TYPE pubsub");
+    until("the loss to be said", PATIENCE, || Ok(pair.proxy.log().contains("the connection for keyspace events ended"))).unwrap();
+    wait_followed(&pair);
+    // Turned off by somebody.
+    ok(&mut direct, "CONFIG SET notify-keyspace-events KEA");
+    ok(&mut direct, "CONFIG SET notify-keyspace-events E");
+    until("the fall to be said", PATIENCE, || Ok(expiry(&pair)["mode"] == "compared")).unwrap();
+    assert_eq!(expiry(&pair)["command"], "CONFIG SET notify-keyspace-events Exe");
+    assert_eq!(pair.connects("old"), connects, "a lane was lost with it");
+    pair.assert_equal().unwrap();
+}
+
+/// The proxy changes a server's configuration only where it is told to, and keeps what is set there.
+#[test]
+fn h16_events_are_turned_on_by_the_option_alone() {
+    let setting = |pair: &Pair| pair.old.client().unwrap().cmd("CONFIG GET notify-keyspace-events").unwrap().items()[1].text();
+    let pair = Pair::start(Setup::with_args(&[]).old_args(&["--notify-keyspace-events", "Kg"])).unwrap();
+    until("the setting to be read", PATIENCE, || Ok(expiry(&pair)["command"].is_string())).unwrap();
+    assert_eq!(setting(&pair), "gK");
+    let pair =
+        Pair::start(Setup::with_args(&["--set", "expiry.enable_events=true"]).old_args(&["--notify-keyspace-events", "Kg"])).unwrap();
+    wait_followed(&pair);
+    assert_eq!(setting(&pair), "gxeKE");
+}
+
+/// A flip under short times to live: roles move while keys die, events move with the role, and both sides are equal.
+#[test]
+fn h16_flips_while_keys_die() {
+    for setup in [events_on(Version::Redis70).new_args(&["--notify-keyspace-events", "AKE"]), Setup::of(Version::Redis70, Version::Redis70)]
+    {
+        let pair = Pair::start(setup).unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for id in 0..3 {
+                let (mut client, stop) = (pair.client().unwrap(), &stop);
+                scope.spawn(move || {
+                    for round in 0.. {
+                        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                            return;
+                        }
+                        let key = format!("h{id}:{}", round % 40);
+                        ok(&mut client, &format!("HSET {key} f{} 1", round % 7));
+                        ok(&mut client, &format!("PEXPIRE {key} {}", 20 + round % 90));
+                        ok(&mut client, &format!("SADD s{id}:{} m{}", round % 40, round % 7));
+                        ok(&mut client, &format!("PEXPIRE s{id}:{} {}", round % 40, 20 + round % 70));
+                    }
+                });
+            }
+            for _ in 0..2 {
+                std::thread::sleep(Duration::from_millis(400));
+                pair.cutover().unwrap();
+                std::thread::sleep(Duration::from_millis(400));
+                pair.rollback().unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let mut client = pair.client().unwrap();
+        for at in 0..120 {
+            ok(&mut client, &format!("HSET h{}:{} last 1", at % 3, at / 3));
+        }
+        pair.assert_equal().unwrap();
+    }
+}
