@@ -68,6 +68,8 @@ fn remember(name: &str, arity: i32, writes: bool, keys: Vec<KeySpec>) -> Result<
         rule: if writes { Rule::Image } else { Rule::None },
         since: "",
         shape: Shape::Plain,
+        // Its effect is an image.
+        creates: false,
         index: Table::get().named(COUNTED_AS).map_or(0, |row| row.index),
         keys,
         lone_key,
