@@ -7,7 +7,7 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test conformance prove build fmt lint docs bench clean-servers
+.PHONY: help demo test clients jobs conformance prove build fmt lint docs bench clean-servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -21,6 +21,18 @@ test: ## fetch the servers that tests need, then run every test
 	tests/servers/fetch.sh
 	$(CARGO) build -p twinlane --bin twinlane
 	$(CARGO) test --workspace
+
+clients: ## every client library through the proxy, with cutovers in the middle of everything it does
+	tests/servers/fetch.sh
+	tests/clients/fetch.sh
+	$(CARGO) build -p twinlane -p twinlane-clients --bins
+	$(CARGO_TARGET_DIR)/debug/clients
+
+jobs: ## BullMQ, Celery and RQ through the proxy, TWINLANE_JOBS jobs each (20,000), with a cutover and a rollback
+	tests/servers/fetch.sh --required
+	tests/clients/fetch.sh
+	$(CARGO) build -p twinlane -p twinlane-clients --bins
+	$(CARGO_TARGET_DIR)/debug/jobs
 
 conformance: ## Redis's own test suite through the proxy, and both servers compared behind every unit (minutes)
 	tests/servers/fetch.sh --required
@@ -50,5 +62,5 @@ bench: ## build the load generator and the proxy for measuring
 	$(CARGO) build --release -p twinlane --bin twinlane
 	$(CARGO) build --release -p twinlane-loadtest
 
-clean-servers: ## remove the fetched servers
-	rm -rf .servers
+clean-servers: ## remove the fetched servers, client libraries and job queues
+	rm -rf .servers .clients
