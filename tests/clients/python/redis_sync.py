@@ -189,9 +189,8 @@ def blocking():
 
     with working(consume, produce) as workers:
         workers.across_flips(lambda: len(got), 30)
-        workers.stopped.set()
-        workers.threads[1].join()
-        workers.until(lambda: len(got) == len(sent), "the last element")
+    while one.llen("block:list"):
+        consume()
     equal(got, sent, "the elements")
 
     moved = []
@@ -213,9 +212,8 @@ def blocking():
 
     with working(move, push) as workers:
         workers.across_flips(lambda: len(moved), 20)
-        workers.stopped.set()
-        workers.threads[1].join()
-        workers.until(lambda: len(moved) == len(pushed), "the last element")
+    while one.llen("block:from"):
+        move()
     equal(moved, pushed, "the moved elements")
     equal([int(n) for n in reversed(one.lrange("block:last", 0, -1))], pushed, "the list at the end")
     one.zadd("block:zset", {"b": 2, "a": 1})
