@@ -45,7 +45,7 @@ impl Sequencer {
         if !authenticated && !matches!(command.name, "AUTH" | "HELLO" | "QUIT" | "RESET") {
             return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n");
         }
-        if listens && command.class != Class::Feed && !matches!(command.name, "PING" | "QUIT" | "RESET") {
+        if listens && !command.name.ends_with("SUBSCRIBE") && !matches!(command.name, "PING" | "QUIT" | "RESET") {
             let error = only_subscriptions(command, self.sides[self.primary().index()].major);
             return self.refuse_request(id, error.as_bytes());
         }
@@ -64,6 +64,24 @@ impl Sequencer {
             self.say(id, b"-ERR WATCH inside MULTI is not allowed\r\n");
             return Admit::Taken;
         }
+        let Some(session) = self.sessions.get(id) else { return Admit::Taken };
+        let on_feed = self.reads_on_feed(session, command);
+        if command.class != Class::Local && on_feed != session.on_feed && !session.is_drained() {
+            // It changes connections only when it has nothing unanswered on the one it leaves (H4).
+            return Admit::Wait(Wait::Drain);
+        }
+        let admitted = if on_feed { self.send_tracked(id, command, request) } else { self.enter(id, command, request) };
+        if admitted == Admit::Taken {
+            self.end_caching(id, command);
+        }
+        admitted
+    }
+
+    /// A request that travels as its class says.
+    fn enter(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.on_feed &= !session.is_drained();
+        }
         match self.class_of(command) {
             Class::Local => self.local(id, command, request),
             Class::Transaction => self.transaction(id, command, request),
@@ -73,6 +91,7 @@ impl Sequencer {
             Class::Barrier => self.send_barrier(id, command, request),
             Class::Own => self.send_wait(id, request),
             Class::Feed if command.name == "MONITOR" => self.monitor(id),
+            Class::Feed if command.name.starts_with("CLIENT") => self.tracking(id, command, request),
             Class::Feed => self.subscribe(id, command, request),
             Class::Later | Class::Refused => {
                 let error = refusal(command);

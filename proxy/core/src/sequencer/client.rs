@@ -83,12 +83,6 @@ impl Sequencer {
             }
             "CLIENT NO-EVICT" | "CLIENT NO-TOUCH" => self.set_switch(id, command, request),
             "CLIENT REPLY" => self.reply_mode(id, request),
-            "CLIENT GETREDIR" => self.line(id, ":-1\r\n".to_owned()),
-            "CLIENT TRACKINGINFO" => {
-                let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
-                let (map, set) = if resp3 { ("%3", "~1") } else { ("*6", "*1") };
-                self.line(id, format!("{map}\r\n$5\r\nflags\r\n{set}\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n"))
-            }
             "CLIENT UNBLOCK" => self.unblock(id, request),
             // What a client is capable of is a hint to a cluster's server.
             "CLIENT CAPA" => self.ok(id),

@@ -1,4 +1,5 @@
-//! Feeds: what a server sends without being asked, to one session. SUBSCRIBE and its family, and MONITOR.
+//! Feeds: what a server sends without being asked, to one session. SUBSCRIBE and its family, MONITOR, and CLIENT TRACKING
+//! (`track.rs`).
 //!
 //! Every subscribed session has a connection of its own to the primary, so PUBLISH counts what a plain server counts (H30). The
 //! hard case is the flip. The other side is subscribed before the hold. Once everything in flight is answered on both sides, every
@@ -10,8 +11,10 @@
 use super::lane::{Lane, LaneId, LaneState, What};
 use super::own::Use;
 use super::session::{Admit, Session, SessionId, Wait};
+use super::track::Tracking;
 use super::{RESERVED_PREFIX, Sequencer};
 use crate::command::Command;
+use crate::endpoint::Db;
 use crate::limits;
 use crate::resp::encode::{push_bulk, push_header, push_request};
 use crate::resp::reply::Reply;
@@ -61,9 +64,17 @@ struct Next {
 /// A session's feed.
 #[derive(Debug)]
 pub(super) struct Feed {
-    lane: LaneId,
+    pub lane: LaneId,
+    /// The database that the connection is in.
+    pub db: Db,
     names: [BTreeSet<Box<[u8]>>; 3],
     monitor: bool,
+    /// What the server tracks for the session on this connection.
+    pub tracking: Option<Tracking>,
+    /// What it was asked to.
+    pub asked: Option<Box<Tracking>>,
+    /// Another session has its invalidations sent here.
+    pub targeted: bool,
     next: Option<Next>,
     /// The old stream's mark has come.
     marked: bool,
@@ -73,12 +84,32 @@ pub(super) struct Feed {
 
 impl Feed {
     fn new(lane: LaneId) -> Feed {
-        Feed { lane, names: [const { BTreeSet::new() }; 3], monitor: false, next: None, marked: false, behind: Vec::new() }
+        Feed {
+            lane,
+            db: lane.db,
+            names: [const { BTreeSet::new() }; 3],
+            monitor: false,
+            tracking: None,
+            asked: None,
+            targeted: false,
+            next: None,
+            marked: false,
+            behind: Vec::new(),
+        }
     }
 
     /// Channels, patterns and shard channels it is subscribed to.
     pub fn counts(&self) -> [usize; 3] {
         [0, 1, 2].map(|kind| self.names[kind].len())
+    }
+
+    /// Whether it is subscribed to this channel.
+    pub fn hears(&self, channel: &[u8]) -> bool {
+        self.names[Kind::Channel as usize].contains(channel)
+    }
+
+    fn is_needed(&self) -> bool {
+        self.len() > 0 || self.monitor || self.tracking.is_some() || self.targeted
     }
 
     fn len(&self) -> usize {
@@ -179,7 +210,7 @@ impl Sequencer {
     }
 
     /// The session's connection for what it is sent unasked, open; or why it must wait.
-    fn acquire_feed(&mut self, id: SessionId) -> Result<LaneId, Admit> {
+    pub(super) fn acquire_feed(&mut self, id: SessionId) -> Result<LaneId, Admit> {
         let Some(session) = self.sessions.get_mut(id) else { return Err(Admit::Taken) };
         if let Some(error) = session.own_failed.take() {
             return Err(self.refuse_request(id, error.as_bytes()));
@@ -207,7 +238,7 @@ impl Sequencer {
         Err(Admit::Wait(Wait::Gate))
     }
 
-    fn push_feed(&mut self, id: LaneId, frame: &[u8], what: What, replies: u32) {
+    pub(super) fn push_feed(&mut self, id: LaneId, frame: &[u8], what: What, replies: u32) {
         let now = self.now.us;
         if let Some(lane) = self.lane_mut(id) {
             lane.push(&[frame], what, replies, now);
@@ -239,15 +270,23 @@ impl Sequencer {
 
     /// Something came on a feed that answers no command: true when it was taken here. What is left is the reply to what stands first.
     pub(super) fn take_feed(&mut self, lane: LaneId, reply: Reply<'_>) -> bool {
+        let resp = self.sides[lane.side.index()].resp;
         let Some(own) = self.own_mut(lane).filter(|own| own.used == Use::Feed) else { return false };
         let Some(owner) = own.owner else { return true };
-        let pushed = matches!(reply.0[0], b'>' | b'*');
+        // In RESP2 messages are arrays, and nothing is read on such a connection.
+        let pushed = reply.0[0] == b'>' || (reply.0[0] == b'*' && resp == 2);
         let kind = if pushed { reply.elements().next().map_or(&b""[..], |kind| kind.text()) } else { b"" };
         match kind {
             b"message" | b"pmessage" | b"smessage" => self.take_message(owner, lane, reply),
             b"subscribe" | b"unsubscribe" | b"psubscribe" | b"punsubscribe" | b"ssubscribe" | b"sunsubscribe" => {
                 self.take_confirmation(owner, lane, reply);
             }
+            b"invalidate" => {
+                if self.sessions.get(owner).and_then(|session| session.feed.as_ref()).is_some_and(|feed| feed.lane == lane) {
+                    self.take_invalidation(owner, reply);
+                }
+            }
+            b"tracking-redir-broken" => self.take_broken_redirect(owner),
             b"pong" => return false,
             _ if pushed => {}
             // MONITOR's lines look like replies, of which none begins with a time.
@@ -323,12 +362,13 @@ impl Sequencer {
         let resp = self.sessions.get(owner).map_or(2, |session| session.resp);
         let mut out = Vec::with_capacity(reply.0.len());
         push_message(&mut out, reply, resp);
-        if last {
-            self.deliver(owner, &out, false, None);
-            self.end_empty_feed(owner);
-        } else if let Some(session) = self.sessions.get_mut(owner) {
+        if let Some(session) = self.sessions.get_mut(owner) {
             session.push(&out);
             self.touch(owner);
+        }
+        if last {
+            self.deliver(owner, b"", false, None);
+            self.end_empty_feed(owner);
         }
     }
 
@@ -340,8 +380,8 @@ impl Sequencer {
     }
 
     /// Without subscriptions the session needs no connection for them.
-    fn end_empty_feed(&mut self, id: SessionId) {
-        let empty = |session: &Session| session.feed.as_ref().is_some_and(|feed| feed.len() == 0 && !feed.monitor);
+    pub(super) fn end_empty_feed(&mut self, id: SessionId) {
+        let empty = |session: &Session| session.feed.as_ref().is_some_and(|feed| !feed.is_needed() && feed.asked.is_none());
         if self.sessions.get(id).is_some_and(empty) {
             self.end_feed(id);
         }
@@ -364,7 +404,7 @@ impl Sequencer {
         if feed.next.as_ref().is_some_and(|next| next.lane == lane) {
             feed.next = None;
         } else if feed.lane == lane {
-            if feed.len() == 0 && !feed.monitor {
+            if !feed.is_needed() {
                 // It was being opened: the session is told, and may try again.
                 session.feed = None;
                 self.feeds.remove(&owner);
@@ -403,7 +443,8 @@ impl Sequencer {
                     }
                 }
                 Some(next) => {
-                    let idle = |lane: LaneId| self.lane(lane).is_some_and(|lane| lane.in_flight.is_empty());
+                    let settled = |lane: &Lane| lane.in_flight.iter().all(|flight| matches!(flight.what, What::Client { .. }));
+                    let idle = |lane: LaneId| self.lane(lane).is_some_and(settled);
                     ready &= idle(next.lane) && idle(feed.lane);
                 }
             }
@@ -417,6 +458,12 @@ impl Sequencer {
             next.subscribed = true;
         }
         let (monitor, names) = (feed.monitor, feed.names.clone());
+        let tracking = feed.tracking.clone().filter(|tracking| tracking.redirect().is_none());
+        if let Some(tracking) = tracking {
+            let mut frame = Vec::new();
+            tracking.push_command(&mut frame, None);
+            self.push_feed(lane, &frame, What::Silent, 1);
+        }
         if monitor {
             self.push_feed(lane, MONITOR, What::Silent, 1);
         }
@@ -472,12 +519,16 @@ impl Sequencer {
             let mut waiting = std::mem::take(&mut feed.behind);
             if done {
                 left = std::mem::replace(&mut feed.lane, next.lane);
+                feed.db = next.lane.db;
                 waiting = next.behind;
             }
             feed.marked = false;
             session.push(&waiting);
             self.close_own(left);
             self.touch(id);
+        }
+        if done {
+            self.turn_tracking();
         }
     }
 }

@@ -105,6 +105,10 @@ pub(super) enum What {
     Ask(SessionId),
     /// SUBSCRIBE or one of its family, with a confirmation for each name.
     Subscription(SessionId),
+    /// CLIENT TRACKING on a session's feed.
+    Tracking(SessionId),
+    /// SELECT on a session's feed.
+    FeedSelect(SessionId, Db),
     /// A question whose answer marks a position in a session's feed.
     Position(SessionId),
     /// `COMMAND INFO` of a command that the table does not have.

@@ -822,6 +822,8 @@ impl Sequencer {
             | What::Subscription(_)
             | What::Position(_)
             | What::Learn(_)
+            | What::Tracking(_)
+            | What::FeedSelect(..)
             | What::Silent
             | What::Attempt(_)
             | What::LastId { .. }

@@ -31,6 +31,7 @@ mod scan;
 mod scripts;
 mod session;
 mod sides;
+mod track;
 mod transaction;
 mod watch;
 

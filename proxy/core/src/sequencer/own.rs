@@ -41,6 +41,11 @@ impl Own {
     pub fn writes(&self) -> bool {
         self.lane.is_unreported() || self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_)))
     }
+
+    /// Requests in flight that a flip waits for.
+    pub fn is_drained(&self) -> bool {
+        !self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_) | What::Client { .. }))
+    }
 }
 
 impl Sequencer {
@@ -248,7 +253,11 @@ impl Sequencer {
     pub(super) fn lose_own(&mut self, lane: LaneId, error: &str) {
         let Some(own) = self.own_mut(lane) else { return };
         let (owner, opening, used) = (own.owner, !own.lane.is_open(), own.used);
-        let asked: Vec<SessionId> = own.lane.in_flight.iter().filter_map(|flight| asker(&flight.what)).collect();
+        let client = |what: &What| match what {
+            What::Client { session, .. } => Some(*session),
+            what => asker(what),
+        };
+        let asked: Vec<SessionId> = own.lane.in_flight.iter().filter_map(|flight| client(&flight.what)).collect();
         self.close_own(lane);
         for id in asked {
             self.close(id, "primary_lost");
@@ -276,7 +285,7 @@ const WAIT_CHANNEL: &[u8] = b"__twinlane:wait";
 /// The session that a flight on a connection of its own answers.
 pub(super) fn asker(what: &What) -> Option<SessionId> {
     match what {
-        What::Watch(id) | What::Ask(id) | What::Subscription(id) => Some(*id),
+        What::Watch(id) | What::Ask(id) | What::Subscription(id) | What::Tracking(id) => Some(*id),
         _ => None,
     }
 }

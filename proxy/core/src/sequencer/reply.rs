@@ -164,6 +164,8 @@ impl Sequencer {
             What::Subscription(session) => self.refuse_subscription(session, id, reply.0),
             What::Position(session) => self.pass_mark(session, id),
             What::Learn(name) => self.answer_learn(id.side, &name, reply),
+            What::Tracking(session) => self.answer_tracking(session, id, reply),
+            What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),
             What::Sync => self.judge_flushes(id, true),
@@ -272,6 +274,10 @@ impl Sequencer {
             self.ambiguous = false;
             self.after_effect(id, id.db, &executed, effect);
             self.give(session, command.shape, request.len(), reply.0, resp3, true, pending.then(|| self.ack_deadline()));
+            if command.rule == Rule::Script && self.is_tracking(session) {
+                let read: Vec<Vec<u8>> = command.keys(&request).map(|key| key.name.to_vec()).collect();
+                self.disown_reads(session, &read);
+            }
         }
         self.scratch.reply_spans = spans;
         self.scratch.frames = frames;
@@ -407,6 +413,11 @@ impl Sequencer {
             session.db = db;
         }
         self.deliver(session, &shown, block.wrote, pending.then(|| self.ack_deadline()));
+        if self.is_tracking(session) {
+            let mut read: Vec<Vec<u8>> = Vec::new();
+            each_request(frame, |command, request| read.extend(command.keys(request).map(|key| key.name.to_vec())));
+            self.disown_reads(session, &read);
+        }
     }
 
     /// The session's own business, at its place in EXEC.

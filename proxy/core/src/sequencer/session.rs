@@ -103,6 +103,8 @@ pub(super) struct Session {
     pub elsewhere: bool,
     /// A transaction that changes what the session is is unanswered: what follows is asked by another one, so to speak.
     pub changing: bool,
+    /// What it has unanswered is on its feed.
+    pub on_feed: bool,
     /// When a flip began to hold its first request.
     pub held_since: Option<u64>,
     /// Commands appended to lanes, and how many of them were answered.
@@ -174,6 +176,7 @@ impl Session {
             wait: None,
             elsewhere: false,
             changing: false,
+            on_feed: false,
             held_since: None,
             sent: 0,
             answered: 0,

@@ -182,7 +182,7 @@ impl Side {
 
     /// Nothing is in flight that has a place in the order, and what scripts wrote has been reported.
     pub fn is_idle(&self) -> bool {
-        self.lanes().all(|(_, lane)| lane.in_flight.is_empty() && !lane.is_unreported()) && !self.own.values().any(Own::writes)
+        self.lanes().all(|(_, lane)| lane.in_flight.is_empty() && !lane.is_unreported()) && self.own.values().all(Own::is_drained)
     }
 
     /// Age of the oldest request in flight.
@@ -719,7 +719,7 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
                 found.extend(block.session.filter(|_| sent && writes));
             }
             // No write, and what it waited for is gone with the connection.
-            What::Watch(session) | What::Ask(session) | What::Subscription(session) => found.push(*session),
+            What::Watch(session) | What::Ask(session) | What::Subscription(session) | What::Tracking(session) => found.push(*session),
             _ => {}
         }
     }
