@@ -70,6 +70,10 @@ pub const FEEDS_OPENING_MAX: usize = 64;
 /// Channels and patterns one session may be subscribed to. Past it SUBSCRIBE is answered with an error.
 pub const SUBSCRIPTIONS_MAX: usize = 65_536;
 
+/// Keys a session under CLIENT TRACKING NOLOOP may have written since its last read. What is written past it is declared invalid to
+/// the session too.
+pub const OWN_WRITES_MAX: usize = 4096;
+
 /// Keys one session may watch. Past it WATCH is answered with an error.
 pub const WATCHED_KEYS_MAX: usize = 65_536;
 

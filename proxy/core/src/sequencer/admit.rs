@@ -250,6 +250,7 @@ impl Sequencer {
                 self.append_block(lane, block);
             }
         }
+        self.note_own_write(id, command, request);
         self.count_sent(id, command.writes() || command.rule == Rule::PfCount);
         self.note_barrier(id);
         self.touch_lane(lane);

@@ -391,6 +391,7 @@ impl Sequencer {
     pub(super) fn end_feed(&mut self, id: SessionId) {
         let Some(feed) = self.sessions.get_mut(id).and_then(|session| session.feed.take()) else { return };
         self.feeds.remove(&id);
+        self.no_loop.remove(&id);
         self.close_own(feed.lane);
         if let Some(next) = feed.next {
             self.close_own(next.lane);
@@ -408,6 +409,7 @@ impl Sequencer {
                 // It was being opened: the session is told, and may try again.
                 session.feed = None;
                 self.feeds.remove(&owner);
+                self.no_loop.remove(&owner);
                 return;
             }
             // Messages may have been missed: it is told as a server tells it.

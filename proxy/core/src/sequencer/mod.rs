@@ -364,6 +364,8 @@ pub struct Sequencer {
     own_serial: u32,
     /// Sessions with a feed.
     feeds: std::collections::BTreeSet<SessionId>,
+    /// Of those, the ones that track under NOLOOP.
+    no_loop: std::collections::BTreeSet<SessionId>,
     touched_lanes: Vec<LaneId>,
     touched_sessions: Vec<SessionId>,
     alarms: Vec<String>,
@@ -418,6 +420,7 @@ impl Sequencer {
             actions: VecDeque::new(),
             own_serial: 0,
             feeds: std::collections::BTreeSet::new(),
+            no_loop: std::collections::BTreeSet::new(),
             touched_lanes: Vec::new(),
             touched_sessions: Vec::new(),
             alarms: Vec::new(),

@@ -123,6 +123,9 @@ impl Sequencer {
             && command.rule == Rule::None
         {
             self.answer_read(id, session, command, reply, resp3, len);
+            if !id.is_shared() {
+                self.end_own_writes(session);
+            }
             return self.release(id, len);
         }
         let Some(lane) = self.lane_mut(id) else { return };
@@ -274,10 +277,6 @@ impl Sequencer {
             self.ambiguous = false;
             self.after_effect(id, id.db, &executed, effect);
             self.give(session, command.shape, request.len(), reply.0, resp3, true, pending.then(|| self.ack_deadline()));
-            if command.rule == Rule::Script && self.is_tracking(session) {
-                let read: Vec<Vec<u8>> = command.keys(&request).map(|key| key.name.to_vec()).collect();
-                self.disown_reads(session, &read);
-            }
         }
         self.scratch.reply_spans = spans;
         self.scratch.frames = frames;
@@ -415,7 +414,9 @@ impl Sequencer {
         self.deliver(session, &shown, block.wrote, pending.then(|| self.ack_deadline()));
         if self.is_tracking(session) {
             let mut read: Vec<Vec<u8>> = Vec::new();
-            each_request(frame, |command, request| read.extend(command.keys(request).map(|key| key.name.to_vec())));
+            each_request(frame, |command, request| {
+                read.extend(command.keys(request).filter(|_| !command.writes()).map(|key| key.name.to_vec()));
+            });
             self.disown_reads(session, &read);
         }
     }

@@ -237,15 +237,19 @@ impl Session {
         }
     }
 
-    /// Something that the client did not ask for; CLIENT REPLY does not keep it back in RESP3 (networking.c prepareClientToWrite).
+    /// Something that the client did not ask for; CLIENT REPLY does not keep it back (networking.c prepareClientToWrite).
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.resp == 3 {
-            let mode = std::mem::replace(&mut self.mode, ReplyMode::On);
-            self.emit(bytes);
-            self.mode = mode;
-        } else if self.mode == ReplyMode::On {
-            self.emit(bytes);
+        let mode = std::mem::replace(&mut self.mode, ReplyMode::On);
+        self.emit(bytes);
+        self.mode = mode;
+    }
+
+    /// The same, behind the replies to everything sent so far.
+    pub fn push_behind(&mut self, bytes: &[u8]) {
+        if self.is_drained() {
+            return self.push(bytes);
         }
+        self.deferred.push_back((self.sent, bytes.to_vec()));
     }
 
     /// A reply of our own: it comes behind the replies to everything sent so far.

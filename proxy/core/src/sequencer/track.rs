@@ -10,9 +10,11 @@ use super::feed::Feed;
 use super::lane::{Lane, LaneId, What};
 use super::session::{Admit, Session, SessionId, Wait};
 use crate::command::{Class, Command};
+use crate::limits;
 use crate::resp::encode::{parse_integer, push_bulk, push_header, push_request};
 use crate::resp::reply::Reply;
 use crate::resp::request::Request;
+use std::collections::HashSet;
 
 /// What a session asked the server to track.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +31,9 @@ pub(super) struct Tracking {
     prefixes: Vec<Vec<u8>>,
     /// CLIENT CACHING, for the next command.
     caching: Option<bool>,
+    /// Under NOLOOP: keys that the session has written on the lane, which to the server is another client. What it says of them is
+    /// left out. They are forgotten when a read on the feed is answered: what the server had to say of them came before.
+    written: HashSet<Vec<u8>>,
 }
 
 /// Where clients of RESP2 subscribe to what is invalid.
@@ -62,6 +67,11 @@ impl Tracking {
     /// Whether the next read is one that the server must remember.
     fn remembers(&self) -> bool {
         !self.broadcast && if self.opt_in { self.caching == Some(true) } else { self.caching != Some(false) }
+    }
+
+    /// Whether the server's word on this key is the echo of the session's own write.
+    fn is_echo(&mut self, key: &[u8]) -> bool {
+        self.written.remove(key)
     }
 
     /// The command that turns it on, for a connection on which the redirection's target has this id.
@@ -171,7 +181,13 @@ impl Sequencer {
                 }
                 (asked, _) => asked.map(|asked| *asked),
             };
+            let no_loop = merged.as_ref().is_some_and(|tracking| tracking.no_loop);
             feed.tracking = merged;
+            if no_loop {
+                self.no_loop.insert(id)
+            } else {
+                self.no_loop.remove(&id)
+            };
         }
         self.deliver(id, reply.0, false, None);
         self.end_empty_feed(id);
@@ -321,6 +337,32 @@ impl Sequencer {
         self.tell_invalid(told, Reply(&out));
     }
 
+    /// A session is about to write these keys on the lane. Under NOLOOP the server's word on them is an echo, until another session
+    /// writes them.
+    pub(super) fn note_own_write(&mut self, id: SessionId, command: &Command, request: &Request<'_>) {
+        if self.no_loop.is_empty() || !command.writes() {
+            return;
+        }
+        let listeners: Vec<SessionId> = self.no_loop.iter().copied().collect();
+        for listener in listeners {
+            let Some(tracking) = self.feed_mut(listener).and_then(|feed| feed.tracking.as_mut()) else { continue };
+            for key in command.keys(request).filter(|key| key.used.writes()) {
+                if listener != id {
+                    tracking.written.remove(key.name);
+                } else if tracking.written.len() < limits::OWN_WRITES_MAX {
+                    tracking.written.insert(key.name.to_vec());
+                }
+            }
+        }
+    }
+
+    /// A read on a session's feed was answered.
+    pub(super) fn end_own_writes(&mut self, id: SessionId) {
+        if let Some(tracking) = self.feed_mut(id).and_then(|feed| feed.tracking.as_mut()).filter(|tracking| !tracking.broadcast) {
+            tracking.written.clear();
+        }
+    }
+
     /// Whether the session caches what it reads.
     pub(super) fn is_tracking(&self, id: SessionId) -> bool {
         self.tracking_of(id).is_some()
@@ -329,10 +371,19 @@ impl Sequencer {
     /// The server says what is invalid, on the feed of the session that is to be told.
     pub(super) fn take_invalidation(&mut self, owner: SessionId, reply: Reply<'_>) {
         let keys = reply.elements().nth(1);
-        let reserved = |key: &Reply<'_>| key.text().starts_with(super::RESERVED_PREFIX);
+        let mut hidden: Vec<bool> = Vec::new();
+        if let Some(keys) = keys.filter(|keys| keys.is_aggregate()) {
+            let meant = |id: &&SessionId| **id == owner || self.tracking_of(**id).and_then(Tracking::redirect) == Some(owner);
+            let source = self.no_loop.iter().find(meant).copied();
+            let mut own = source.and_then(|id| self.feed_mut(id)).and_then(|feed| feed.tracking.as_mut());
+            for key in keys.elements() {
+                let echo = own.as_mut().is_some_and(|tracking| tracking.is_echo(key.text()));
+                hidden.push(echo || key.text().starts_with(super::RESERVED_PREFIX));
+            }
+        }
         match keys {
-            Some(keys) if keys.is_aggregate() && keys.elements().any(|key| reserved(&key)) => {
-                let shown: Vec<Reply<'_>> = keys.elements().filter(|key| !reserved(key)).collect();
+            Some(keys) if hidden.contains(&true) => {
+                let shown: Vec<Reply<'_>> = keys.elements().zip(hidden).filter(|(_, hidden)| !hidden).map(|(key, _)| key).collect();
                 if shown.is_empty() {
                     return;
                 }
@@ -351,7 +402,12 @@ impl Sequencer {
     fn tell_invalid(&mut self, id: SessionId, reply: Reply<'_>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.resp == 3 {
-            session.push(reply.0);
+            // Behind the reply to what it has sent on the lane, which may be what made the key invalid.
+            if session.on_feed {
+                session.push(reply.0)
+            } else {
+                session.push_behind(reply.0)
+            }
             return self.touch(id);
         }
         let listens = session.feed.as_ref().is_some_and(|feed| feed.hears(CHANNEL));
