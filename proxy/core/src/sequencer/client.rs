@@ -326,6 +326,7 @@ impl Sequencer {
             // A number that a server might have: its own files come first.
             "fd" => (session.id.slot() + 8).to_string(),
             "name" => text(&about.name),
+            "redir" => self.redirection(session.id).to_string(),
             "age" => seconds(about.opened_us),
             "idle" => seconds(about.heard_us),
             "flags" => self.client_flags(session),
@@ -347,7 +348,6 @@ impl Sequencer {
                 Some(command) => command.container().to_ascii_lowercase(),
             },
             "user" => text(self.user_name()),
-            "redir" => "-1".to_owned(),
             "resp" => session.resp.to_string(),
             "lib-name" => text(&about.lib[0]),
             "lib-ver" => text(&about.lib[1]),
@@ -359,9 +359,13 @@ impl Sequencer {
     }
 
     fn client_flags(&self, session: &Session) -> String {
+        let tracking = session.feed.as_ref().and_then(|feed| feed.tracking.as_ref());
         let flags: String = [
             (session.is_subscriber(), 'P'),
             (session.multi.is_some(), 'x'),
+            (tracking.is_some(), 't'),
+            (tracking.is_some_and(|tracking| tracking.broken), 'R'),
+            (tracking.is_some_and(|tracking| tracking.broadcast), 'B'),
             (session.wait == Some(Wait::Pause) || self.is_parked(session.id), 'b'),
             (session.watch.as_ref().is_some_and(|watch| watch.broken), 'd'),
             (session.closing || session.quitting.is_some(), 'c'),

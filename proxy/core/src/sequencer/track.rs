@@ -23,8 +23,8 @@ pub(super) struct Tracking {
     words: Vec<Vec<u8>>,
     /// The session that is told in this one's place, and the number it had.
     redirect: Option<(SessionId, u64)>,
-    broken: bool,
-    broadcast: bool,
+    pub broken: bool,
+    pub broadcast: bool,
     opt_in: bool,
     opt_out: bool,
     no_loop: bool,
@@ -102,14 +102,18 @@ impl Sequencer {
             "CLIENT TRACKING" => self.track(id, request),
             "CLIENT CACHING" => self.set_caching(id, request),
             "CLIENT GETREDIR" => {
-                let target = match self.tracking_of(id) {
-                    None => -1,
-                    Some(tracking) => tracking.redirect.map_or(0, |(_, number)| number as i64),
-                };
-                self.say(id, format!(":{target}\r\n").as_bytes());
+                self.say(id, format!(":{}\r\n", self.redirection(id)).as_bytes());
                 Admit::Taken
             }
             _ => self.tell_tracking(id),
+        }
+    }
+
+    /// The number of the client that is told in this one's place; 0 when it is told itself, -1 when nothing is tracked.
+    pub(super) fn redirection(&self, id: SessionId) -> i64 {
+        match self.tracking_of(id) {
+            None => -1,
+            Some(tracking) => tracking.redirect.map_or(0, |(_, number)| number as i64),
         }
     }
 
@@ -222,7 +226,6 @@ impl Sequencer {
         let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
         let tracking = self.tracking_of(id).cloned();
         let mut flags: Vec<&str> = vec![if tracking.is_some() { "on" } else { "off" }];
-        let tracking_set = tracking.is_some();
         let tracking = tracking.unwrap_or_default();
         let words = [
             (tracking.broadcast, "bcast"),
@@ -234,7 +237,7 @@ impl Sequencer {
             (tracking.broken, "broken_redirect"),
         ];
         flags.extend(words.iter().filter(|(holds, _)| *holds).map(|(_, word)| *word));
-        let redirect = if tracking_set { tracking.redirect.map_or(0, |(_, number)| number as i64) } else { -1 };
+        let redirect = self.redirection(id);
         let mut out = Vec::new();
         push_header(&mut out, if resp3 { b'%' } else { b'*' }, if resp3 { 3 } else { 6 });
         push_bulk(&mut out, b"flags");
