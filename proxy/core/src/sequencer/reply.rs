@@ -167,7 +167,7 @@ impl Sequencer {
             What::Subscription(session) => self.refuse_subscription(session, id, reply.0),
             What::Position(session) => self.pass_mark(session, id),
             What::Learn(name) => self.answer_learn(id.side, &name, reply),
-            What::Tracking(session) => self.answer_tracking(session, id, reply),
+            What::Tracking(session) => self.answer_client_tracking(session, id, reply),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),

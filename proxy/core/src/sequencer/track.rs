@@ -99,7 +99,7 @@ impl Sequencer {
             return self.refuse_request(id, &error);
         }
         match command.name {
-            "CLIENT TRACKING" => self.track(id, request),
+            "CLIENT TRACKING" => self.track_client(id, request),
             "CLIENT CACHING" => self.set_caching(id, request),
             "CLIENT GETREDIR" => {
                 self.say(id, format!(":{}\r\n", self.redirection(id)).as_bytes());
@@ -121,7 +121,7 @@ impl Sequencer {
         self.sessions.get(id)?.feed.as_ref()?.tracking.as_ref()
     }
 
-    fn track(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
+    fn track_client(&mut self, id: SessionId, request: &Request<'_>) -> Admit {
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
         if !session.is_drained() {
             return Admit::Wait(Wait::Drain);
@@ -173,7 +173,7 @@ impl Sequencer {
     }
 
     /// The server answered CLIENT TRACKING.
-    pub(super) fn answer_tracking(&mut self, id: SessionId, lane: LaneId, reply: Reply<'_>) {
+    pub(super) fn answer_client_tracking(&mut self, id: SessionId, lane: LaneId, reply: Reply<'_>) {
         let Some(feed) = self.feed_mut(id).filter(|feed| feed.lane == lane) else { return };
         let asked = feed.asked.take();
         if !reply.is_error() {
