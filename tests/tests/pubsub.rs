@@ -212,3 +212,19 @@ fn monitor_shows_the_primary() {
     assert!(writer.cmd("SET monitored again").unwrap().is_ok());
     until("the line of the new primary", PATIENCE, || Ok(watcher.receive()?.text().ends_with("\"again\""))).unwrap();
 }
+
+/// Clients that speak to a server directly, publishers among them, are named in the report of readiness.
+#[test]
+fn direct_clients_are_found() {
+    let pair = Pair::plain().unwrap();
+    let mut direct = pair.old.client().unwrap();
+    assert_eq!(direct.cmd("PUBLISH news x").unwrap().int(), Some(0));
+    until("the finding", PATIENCE, || {
+        let findings = pair.proxy.get("/v1/readiness")?.body;
+        let found = findings["findings"].as_array().cloned().unwrap_or_default();
+        Ok(found.iter().any(|finding| {
+            finding["code"] == "direct-clients" && finding["text"].as_str().unwrap_or_default().contains("of 1 of them was PUBLISH")
+        }))
+    })
+    .unwrap();
+}

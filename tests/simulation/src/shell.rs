@@ -404,6 +404,7 @@ impl World<'_> {
                 expires: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, volatile(keys))).collect(),
                 clock_offset_ms: site.offset_ms,
                 keyspace: keyspace(&site.server),
+                bypassing: None,
             }
         };
         let clock = self.clock();

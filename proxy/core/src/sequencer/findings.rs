@@ -2,6 +2,8 @@
 //! state list them when they are asked; a finding that is learnt once is pushed here with [`Sequencer::find`].
 
 use super::Sequencer;
+use super::sides::Side;
+use crate::endpoint::Endpoint;
 use crate::limits;
 use crate::status::{Finding, Level};
 
@@ -16,6 +18,28 @@ impl Sequencer {
         }
     }
 
+    /// Clients that speak to a server directly.
+    fn bypass_findings(&self, found: &mut Vec<Finding>) {
+        for side in Endpoint::BOTH {
+            let Side { address, bypassing, .. } = &self.sides[side.index()];
+            if bypassing.connections == 0 {
+                continue;
+            }
+            found.push(Finding {
+                level: Level::Warn,
+                code: "direct-clients",
+                subject: side.to_string(),
+                text: format!(
+                    "{} connections to `{side}` ({address}) bypass the proxy; the last command of {} of them was PUBLISH, {} are subscribed",
+                    bypassing.connections, bypassing.publishers, bypassing.subscribers
+                ),
+                remedy: "point them at the proxy: what they write is noticed late or not at all, and what they publish to a server that is \
+                         not the primary is not heard by the proxy's subscribers"
+                    .into(),
+            });
+        }
+    }
+
     /// Everything found, the worst first.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
@@ -23,6 +47,7 @@ impl Sequencer {
         found.extend(self.findings.iter().cloned());
         self.script_findings(&mut found);
         self.expiry_findings(&mut found);
+        self.bypass_findings(&mut found);
         found.sort_by(|a, b| (a.level, a.code, &a.subject).cmp(&(b.level, b.code, &b.subject)));
         found
     }

@@ -39,7 +39,7 @@ pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
 pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
-pub use sides::{Probe, SideUp};
+pub use sides::{Bypassing, Probe, SideUp};
 
 use crate::doubt::Ledger;
 use crate::endpoint::{Db, Endpoint};

@@ -63,6 +63,19 @@ pub struct Probe {
     pub clock_offset_ms: i64,
     /// Databases that hold keys, the reserved key left out.
     pub keyspace: Vec<Db>,
+    /// Connections that are not this proxy's; None when it was not looked for, or the server does not tell.
+    pub bypassing: Option<Bypassing>,
+}
+
+/// Connections to a server that bypass the proxy. Replicas and other followers of the server are no clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bypassing {
+    /// All of them.
+    pub connections: usize,
+    /// Those whose last command was PUBLISH or SPUBLISH.
+    pub publishers: usize,
+    /// Those that are subscribed.
+    pub subscribers: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +122,8 @@ pub(super) struct Side {
     pub keyspace: BTreeSet<Db>,
     /// The reserved key is there.
     pub marked: bool,
+    /// Who bypasses the proxy there.
+    pub bypassing: Bypassing,
 }
 
 impl Side {
@@ -138,6 +153,7 @@ impl Side {
             clock_known: false,
             keyspace: BTreeSet::new(),
             marked: false,
+            bypassing: Bypassing::default(),
         }
     }
 
@@ -249,6 +265,7 @@ impl Sequencer {
             expires: side.expires.clone(),
             clock_offset_ms: side.clock_offset_ms,
             keyspace: side.keyspace.iter().copied().collect(),
+            bypassing: None,
         }
     }
 
@@ -689,6 +706,7 @@ impl Sequencer {
         let side = &mut self.sides[endpoint.index()];
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
+        side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);
         side.clock_offset_ms = probe.clock_offset_ms;
         side.clock_known = true;
