@@ -19,7 +19,7 @@ suite=${TWINLANE_SUITE:-$store/redis-suite}
 target=${CARGO_TARGET_DIR:-$root/target}
 profile=${PROFILE:-release}
 limit=${UNIT_SECONDS:-600}
-floor=${FLOOR:-1470}
+floor=${FLOOR:-1700}
 skip=$root/tests/conformance/skip.txt
 version=7.0.15
 

@@ -107,6 +107,8 @@ pub(super) enum What {
     Subscription(SessionId),
     /// CLIENT TRACKING on a session's feed.
     Tracking(SessionId),
+    /// What a transaction will read, named on a session's feed.
+    Remember(SessionId),
     /// SELECT on a session's feed.
     FeedSelect(SessionId, Db),
     /// A question whose answer marks a position in a session's feed.

@@ -824,6 +824,7 @@ impl Sequencer {
             | What::Learn(_)
             | What::Tracking(_)
             | What::FeedSelect(..)
+            | What::Remember(_)
             | What::Silent
             | What::Attempt(_)
             | What::LastId { .. }

@@ -168,6 +168,7 @@ impl Sequencer {
             What::Position(session) => self.pass_mark(session, id),
             What::Learn(name) => self.answer_learn(id.side, &name, reply),
             What::Tracking(session) => self.answer_client_tracking(session, id, reply),
+            What::Remember(session) => self.end_remembering(session),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),
@@ -412,13 +413,6 @@ impl Sequencer {
             session.db = db;
         }
         self.deliver(session, &shown, block.wrote, pending.then(|| self.ack_deadline()));
-        if self.is_tracking(session) {
-            let mut read: Vec<Vec<u8>> = Vec::new();
-            each_request(frame, |command, request| {
-                read.extend(command.keys(request).filter(|_| !command.writes()).map(|key| key.name.to_vec()));
-            });
-            self.disown_reads(session, &read);
-        }
     }
 
     /// The session's own business, at its place in EXEC.

@@ -1,9 +1,8 @@
 //! CLIENT TRACKING: the server's own table of who has read what, for a client that caches.
 //!
 //! The server remembers what a *connection* read, so what a tracking session reads travels on the session's feed, in order with
-//! what it sends on the lane: it changes between the two only when it has nothing unanswered (H4). What it reads in a transaction or a
-//! script travels on the lane all the same; those keys are declared invalid right behind the reply, so that nothing is cached that
-//! nobody watches. At a flip everything is declared invalid before the first held request goes on (H41).
+//! what it sends on the lane: it changes between the two only when it has nothing unanswered (H4). A transaction travels on the lane all
+//! the same; what it reads is named on the feed before, so that the server remembers it by then. At a flip everything is declared invalid before the first held request goes on (H41).
 
 use super::Sequencer;
 use super::feed::Feed;
@@ -225,8 +224,13 @@ impl Sequencer {
     fn tell_tracking(&mut self, id: SessionId) -> Admit {
         let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
         let tracking = self.tracking_of(id).cloned();
+        let no_prefix = tracking.as_ref().is_some_and(|tracking| tracking.broadcast && tracking.prefixes.is_empty());
         let mut flags: Vec<&str> = vec![if tracking.is_some() { "on" } else { "off" }];
-        let tracking = tracking.unwrap_or_default();
+        let mut tracking = tracking.unwrap_or_default();
+        if no_prefix {
+            // Every key begins with nothing, and a server says so.
+            tracking.prefixes.push(Vec::new());
+        }
         let words = [
             (tracking.broadcast, "bcast"),
             (tracking.opt_in, "optin"),
@@ -324,20 +328,45 @@ impl Sequencer {
         self.sessions.resume = true;
     }
 
-    /// Keys that a tracking session read where the server does not remember it: they are invalid at once.
-    pub(super) fn disown_reads(&mut self, id: SessionId, keys: &[Vec<u8>]) {
-        let remembers =
-            |session: &Session| session.feed.as_ref().and_then(|feed| feed.tracking.as_ref()).is_some_and(|tracking| !tracking.broadcast);
-        if keys.is_empty() || !self.sessions.get(id).is_some_and(remembers) {
-            return;
+    /// Before EXEC: what the block reads is read once on the feed, so that the server remembers it before the block runs on the lane.
+    /// None when there is nothing to do, or it is done.
+    pub(super) fn remember_block(&mut self, id: SessionId) -> Option<Admit> {
+        let session = self.sessions.get(id)?;
+        let feed = session.feed.as_ref().filter(|feed| feed.tracking.as_ref().is_some_and(Tracking::remembers))?;
+        let multi = session.multi.as_deref().filter(|multi| !multi.failed && !multi.remembered)?;
+        let (lane, drained) = (feed.lane, session.is_drained());
+        let mut read: Vec<Vec<u8>> = Vec::new();
+        multi.each(|command, request| {
+            if command.class == Class::Read {
+                read.extend(command.keys(request).map(|key| key.name.to_vec()));
+            }
+        });
+        if read.is_empty() {
+            return None;
         }
-        let mut out = Vec::new();
-        push_header(&mut out, b'>', 2);
-        push_bulk(&mut out, b"invalidate");
-        push_header(&mut out, b'*', keys.len() as i64);
-        keys.iter().for_each(|key| push_bulk(&mut out, key));
-        let told = self.tracking_of(id).and_then(Tracking::redirect).unwrap_or(id);
-        self.tell_invalid(told, Reply(&out));
+        if !drained {
+            return Some(Admit::Wait(Wait::Drain));
+        }
+        if self.is_held() {
+            return Some(Admit::Wait(Wait::Gate));
+        }
+        let asked = self.lane(lane).is_some_and(|lane| lane.in_flight.iter().any(|flight| matches!(flight.what, What::Remember(_))));
+        if !asked {
+            let mut words: Vec<&[u8]> = vec![b"EXISTS"];
+            words.extend(read.iter().map(Vec::as_slice));
+            let mut frame = Vec::new();
+            push_request(&mut frame, &words);
+            self.push_feed(lane, &frame, What::Remember(id), 1);
+        }
+        Some(Admit::Wait(Wait::Gate))
+    }
+
+    /// The server remembers what the session's transaction will read.
+    pub(super) fn end_remembering(&mut self, id: SessionId) {
+        if let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) {
+            multi.remembered = true;
+        }
+        self.sessions.resume = true;
     }
 
     /// A session is about to write these keys on the lane. Under NOLOOP the server's word on them is an echo, until another session
@@ -454,6 +483,9 @@ impl Sequencer {
                 };
                 tracking.push_command(&mut frame, client);
                 self.push_feed(own, &frame, What::Silent, 1);
+            }
+            if let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) {
+                multi.remembered = false;
             }
             self.tell_invalid(redirect.unwrap_or(id), Reply(b">2\r\n$10\r\ninvalidate\r\n_\r\n"));
         }

@@ -22,6 +22,8 @@ pub(super) struct Multi {
     pub elements: Vec<(&'static Command, usize, usize)>,
     /// A command was refused at queue time.
     pub failed: bool,
+    /// The server tracks what it reads.
+    pub remembered: bool,
     /// It touches more than the session's own database, or all keys.
     pub alone: bool,
     /// Something in it would go to replicas.
@@ -149,13 +151,21 @@ impl Sequencer {
                 self.say(id, b"+OK\r\n");
                 Admit::Taken
             }
-            ("EXEC", true) if session.watch.is_some() => self.exec_watching(id),
-            ("EXEC", true) => self.exec(id),
+            ("EXEC", true) if session.feed.is_some() => match self.remember_block(id) {
+                Some(admit) => admit,
+                None => self.exec_block(id),
+            },
+            ("EXEC", true) => self.exec_block(id),
             (name, _) => {
                 self.say(id, format!("-ERR {name} without MULTI\r\n").as_bytes());
                 Admit::Taken
             }
         }
+    }
+
+    /// On the lane, or on the session's own connection when it watches.
+    fn exec_block(&mut self, id: SessionId) -> Admit {
+        if self.sessions.get(id).is_some_and(|session| session.watch.is_some()) { self.exec_watching(id) } else { self.exec(id) }
     }
 
     /// Queues a command of a transaction.
