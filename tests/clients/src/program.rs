@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::BufRead;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -42,12 +43,21 @@ impl Place {
     }
 }
 
+/// How often the primary role has moved.
+static FLIPS: AtomicU64 = AtomicU64::new(0);
+
+/// How many flips have ended.
+pub fn flips() -> u64 {
+    FLIPS.load(Ordering::Relaxed)
+}
+
 /// The primary role moves to the other side; returns when it has.
 pub async fn flip() -> Result<()> {
     println!("flip");
     let mut line = String::new();
     let read = spawn_blocking(move || std::io::stdin().lock().read_line(&mut line)).await??;
     ensure!(read > 0, "the harness has gone");
+    FLIPS.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
 
