@@ -148,15 +148,12 @@ struct ContendedArgs {
     /// SWAPDB and FLUSHDB: one in so many of one per cent of the commands.
     #[arg(long, default_value_t = 20)]
     flush_one_in: u64,
-    /// Only these families (comma separated), as named in commands.table.
+    /// Only these families (comma separated), as named in commands.table; `watch` is an optimistic lock beside them.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Not these families.
     #[arg(long, value_delimiter = ',')]
     without: Vec<String>,
-    /// What is off by default: blocking, function, watch.
-    #[arg(long, value_delimiter = ',')]
-    also: Vec<String>,
     /// Write the report here too.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -242,6 +239,7 @@ async fn contended_verb(args: ContendedArgs) -> Result<bool> {
     if args.admin.is_none() && !args.flips.is_empty() {
         anyhow::bail!("--flips needs --admin");
     }
+    let selection = Selection { only: args.only, without: args.without, version: (0, 0) };
     let options = contended::Options {
         target: args.target,
         flips: contended::parse_flips(&args.flips)?,
@@ -255,9 +253,9 @@ async fn contended_verb(args: ContendedArgs) -> Result<bool> {
         run: now,
         think_ms: args.think_ms,
         multi: !args.no_multi,
-        watch: args.also.iter().any(|name| name == "watch"),
+        watch: selection.has("watch"),
         flush_one_in: args.flush_one_in.max(1),
-        selection: Selection { only: args.only, without: args.without, also: args.also, version: (0, 0) },
+        selection,
     };
     let report = contended::run(options).await?;
     print!("{}", report.text());

@@ -105,6 +105,8 @@ pub struct Report {
     pub longest_wait_ms: f64,
     /// EXECs under WATCH that succeeded.
     pub watched_raises: i64,
+    /// EXECs under WATCH that were answered nil.
+    pub watched_refused: i64,
     /// The flips, in order.
     pub flips: Vec<Flip>,
     /// Rows of the table that took part.
@@ -173,7 +175,7 @@ impl Shared {
 pub async fn run(mut options: Options) -> Result<Report> {
     let mut client = Client::connect(&options.target, 2).await?;
     options.selection.version = server_version(&mut client).await?;
-    if options.selection.also.iter().any(|name| name == "function") && options.selection.version >= (7, 0) {
+    if options.selection.has("function") && options.selection.version >= (7, 0) {
         let reply = client.ask(&[b"FUNCTION", b"LOAD", b"REPLACE", table::FUNCTIONS.as_bytes()]).await?;
         anyhow::ensure!(reply == Value::Bulk(b"loadtest".to_vec()), "FUNCTION LOAD answered {reply}");
     }
@@ -279,6 +281,9 @@ impl Report {
             self.disconnects,
             self.longest_wait_ms,
         );
+        if self.watched_raises + self.watched_refused > 0 {
+            text += &format!("  EXECs under WATCH    {} done, {} answered nil\n", self.watched_raises, self.watched_refused);
+        }
         for flip in &self.flips {
             text += &format!(
                 "  {:<20} {} pause {:.2} ms, {} held, took {:.0} ms, {} refusals {}\n",

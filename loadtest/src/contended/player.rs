@@ -158,8 +158,8 @@ impl Player {
             Value::Array(replies) if replies == [Value::Simple(b"OK".to_vec())] => {
                 self.shared.borrow_mut().watched_raises += 1;
             }
-            Value::NilArray if self.resp == 2 => {}
-            Value::Null if self.resp == 3 => {}
+            Value::NilArray if self.resp == 2 => self.shared.borrow_mut().report.watched_refused += 1,
+            Value::Null if self.resp == 3 => self.shared.borrow_mut().report.watched_refused += 1,
             other => self.surprise(b"EXEC (watched)", "[OK] or nil", &other),
         }
         self.select(database);

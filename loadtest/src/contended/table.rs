@@ -42,8 +42,6 @@ pub struct Selection {
     pub only: Vec<String>,
     /// Not these.
     pub without: Vec<String>,
-    /// Families that are off by default.
-    pub also: Vec<String>,
     /// The server's version, as (major, minor).
     pub version: (u32, u32),
 }
@@ -84,10 +82,14 @@ impl Selection {
         let (name, since) = section.split_once(">=").unwrap_or((section, "0.0"));
         let (major, minor) = since.trim().split_once('.').context("a version is MAJOR.MINOR")?;
         let new_enough = self.version >= (major.parse()?, minor.parse()?);
-        let bare = name.trim().trim_start_matches('!');
-        let named = |names: &[String]| names.iter().any(|name| bare.trim_end_matches('7') == name || bare == name);
-        let wanted = if self.only.is_empty() { !name.starts_with('!') || named(&self.also) } else { named(&self.only) };
-        Ok((bare, wanted && new_enough && !named(&self.without)))
+        let name = name.trim();
+        Ok((name, new_enough && self.has(name)))
+    }
+
+    /// Whether a family takes part, whatever the server's version.
+    pub fn has(&self, family: &str) -> bool {
+        let named = |names: &[String]| names.iter().any(|name| family.trim_end_matches('7') == name || family == name);
+        (self.only.is_empty() || named(&self.only)) && !named(&self.without)
     }
 }
 
@@ -173,7 +175,7 @@ enum Hole {
 /// The families of keys; `{any}` draws one of them. `num` keys hold numbers most of the time.
 const FAMILIES: &[&str] = &["str", "num", "hash", "list", "set", "zset", "geo", "stream", "bits", "hll"];
 
-/// Scripts whose effects a second server would not repeat: the clock, a random member. Each declares its keys.
+/// Scripts whose effects a second server would not repeat: the clock, a random member. The `hidden` ones do not declare what they write.
 pub const SCRIPTS: &[(&str, &str)] = &[
     ("time", "local t=redis.call('TIME') local v=t[1]..'.'..t[2]..ARGV[1] redis.call('SET',KEYS[1],v) return v"),
     (
@@ -183,9 +185,19 @@ pub const SCRIPTS: &[(&str, &str)] = &[
     ("incr", "return redis.call('INCRBY',KEYS[1],math.random(1,9))"),
     ("mixed", "redis.call('HSET',KEYS[1],ARGV[1],ARGV[2]) redis.call('LTRIM',KEYS[2],0,20) return redis.call('LPUSH',KEYS[2],ARGV[2])"),
     ("read", "return redis.call('HKEYS',KEYS[1])"),
+    (
+        "chance",
+        "local n=0 for _,m in ipairs(redis.call('SPOP',KEYS[1],2)) do n=n+redis.call('ZADD',KEYS[2],redis.call('TIME')[2],m) end redis.call('SADD',KEYS[1],'r'..math.random(9)) return n",
+    ),
+    ("hidden", "redis.call('SET',ARGV[1],ARGV[2]..redis.call('TIME')[2]) return redis.call('GET',ARGV[1])"),
+    (
+        "hiddenpop",
+        "local s=ARGV[1] local m=redis.call('SPOP',s) if m then redis.call('RPUSH',ARGV[2],m) redis.call('SADD',s,'h'..math.random(9)) end return m",
+    ),
+    ("hiddenttl", "local n=redis.call('HSET',ARGV[1],ARGV[2],ARGV[3]) redis.call('PEXPIRE',ARGV[1],ARGV[4]) return n"),
 ];
 
-/// The same as functions, for `--also function`.
+/// The same as functions, for the family `function`.
 pub const FUNCTIONS: &str = "#!lua name=loadtest
 redis.register_function('loadtest_time', function(keys, args) local t=redis.call('TIME') local v=t[1]..'.'..t[2]..args[1] redis.call('SET',keys[1],v) return v end)
 redis.register_function('loadtest_random', function(keys) local m=redis.call('SRANDMEMBER',keys[1]) if m then redis.call('SREM',keys[1],m) redis.call('SADD',keys[2],m) end return m end)";
@@ -279,10 +291,13 @@ fn generate(nodes: &[Node], draw: &mut Draw<'_>, args: &mut Vec<Vec<u8>>) {
     }
 }
 
+/// The longest of the short times to live, in milliseconds.
+pub const SHORT_TTL_MS_MAX: i64 = 300;
+
 /// The holes that are not keys or scripts; [`Draw::fill`] fills them.
 const DRAWN: &[&str] = &[
-    "v", "empty", "int", "float", "m", "f", "nf", "e", "ttl", "pttl", "at", "pat", "off", "bitoff", "idx", "n", "signed", "score", "lon",
-    "lat", "km", "id", "newid", "db", "g", "c", "maxlen",
+    "v", "empty", "int", "float", "m", "f", "nf", "e", "ttl", "pttl", "short", "shortat", "at", "pat", "off", "bitoff", "idx", "n",
+    "signed", "score", "lon", "lat", "km", "id", "newid", "db", "g", "c", "maxlen",
 ];
 
 /// Where the drawn words come from.
@@ -342,6 +357,8 @@ impl Draw<'_> {
             "int" => rng.between(-100, 100),
             "ttl" => rng.between(1000, 100_000),
             "pttl" => rng.between(1_000_000, 100_000_000),
+            "short" => rng.between(20, SHORT_TTL_MS_MAX),
+            "shortat" => now_ms + rng.between(20, SHORT_TTL_MS_MAX),
             "at" => now_ms / 1000 + rng.between(1000, 100_000),
             "pat" => now_ms + rng.between(1_000_000, 100_000_000),
             "off" => rng.between(0, 60),

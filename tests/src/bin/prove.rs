@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
-use twinlane_tests::compare::{self, compare, digest_check};
+use twinlane_tests::compare::{self, Report, compare, digest_check};
 use twinlane_tests::proxy::{Options as ProxyOptions, Proxy};
-use twinlane_tests::servers::{Server, Version};
+use twinlane_tests::servers::{Options as ServerOptions, Server, Version};
 
 #[derive(Debug, Parser)]
 #[command(name = "prove")]
@@ -38,6 +38,21 @@ enum What {
         /// Concurrent clients.
         #[arg(long, default_value_t = 24)]
         clients: u32,
+        /// The server behind `old`: redis-7.0, redis-6.2, valkey-8.1...
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        old: Version,
+        /// The server behind `new`.
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        new: Version,
+        /// Whether the servers send keyspace events, so that keys that die are followed and not compared.
+        #[arg(long, value_enum, default_value_t = Events::InTurn)]
+        events: Events,
+        /// Seed of the first run.
+        #[arg(long, default_value_t = 1)]
+        first: u32,
+        /// Families that are left out, to narrow a failure down.
+        #[arg(long, default_value = "")]
+        without: String,
     },
     /// Flips under a constant rate.
     Flips {
@@ -50,9 +65,33 @@ enum What {
     },
 }
 
+/// Whether servers send keyspace events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Events {
+    /// In every run.
+    On,
+    /// In none.
+    Off,
+    /// In every other run.
+    InTurn,
+}
+
+fn version(name: &str) -> Result<Version, String> {
+    let named = Version::ALL.into_iter().find(|version| version.name() == name);
+    named.ok_or_else(|| format!("one of {}", Version::ALL.map(Version::name).join(", ")))
+}
+
+/// Longest time from the end of the load until the mirror's own clock has ended the last short time to live: the longest of them, the margin, and room
+/// for a slow machine.
+const SHORT_TTLS_END: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
-        What::Contended { runs, seconds, clients } => contended(runs, seconds, clients),
+        What::Contended { runs, seconds, clients, old, new, events, first, without } => {
+            (first..first + runs).try_for_each(|seed| contended(seed, seconds, clients, [old, new], events, &without)).map(|()| {
+                println!("contended: {runs} runs of {runs} held");
+            })
+        }
         What::Flips { flips, rate } => flip(flips, rate),
     };
     match done {
@@ -64,27 +103,39 @@ fn main() -> ExitCode {
     }
 }
 
-fn contended(runs: u32, seconds: u32, clients: u32) -> Result<()> {
-    for run in 1..=runs {
-        let (old, new) = (Server::plain(Version::Redis70)?, Server::plain(Version::Redis70)?);
-        let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
-        let flips: Vec<String> = ["cutover", "rollback", "cutover", "rollback"]
-            .iter()
-            .enumerate()
-            .map(|(at, flip)| format!("{flip}@{}", (at as u32 + 1) * seconds / 5))
-            .collect();
-        let admin = proxy.admin_url().trim_start_matches("http://").to_owned();
-        let status = loadtest()?
-            .args(["contended", "--target", &proxy.address(), "--admin", &admin, "--flips", &flips.join(",")])
-            .args(["--seconds", &seconds.to_string(), "--clients", &clients.to_string(), "--seed", &run.to_string()])
-            .status()?;
-        ensure!(status.success(), "run {run}: the load saw something unexpected");
-        proxy_settles(&proxy)?;
-        let report = compare(&old.address(), &new.address(), &compare::Options::default())?.into_result()?;
-        digest_check(&old.address(), &new.address(), &compare::Options::default())?.into_result()?;
-        println!("run {run} of {runs}: {} keys compared, equal, by digest too\n", report.keys_compared);
+/// One contended run with four flips.
+fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: Events, without: &str) -> Result<()> {
+    let followed = events == Events::On || (events == Events::InTurn && seed % 2 == 1);
+    let start = |version| {
+        let args = if followed { vec!["--notify-keyspace-events".into(), "KEA".into()] } else { Vec::new() };
+        Server::start(version, ServerOptions { args, ..ServerOptions::default() })
+    };
+    let (old, new) = (start(pair[0])?, start(pair[1])?);
+    let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
+    let flips: Vec<String> = ["cutover", "rollback", "cutover", "rollback"]
+        .iter()
+        .enumerate()
+        .map(|(at, flip)| format!("{flip}@{}", f64::from((at as u32 + 1) * seconds) / 5.0))
+        .collect();
+    let admin = proxy.admin_url().trim_start_matches("http://").to_owned();
+    let status = loadtest()?
+        .args(["contended", "--target", &proxy.address(), "--admin", &admin, "--flips", &flips.join(",")])
+        .args(["--seconds", &seconds.to_string(), "--clients", &clients.to_string(), "--seed", &seed.to_string()])
+        .args(["--without", without])
+        .status()?;
+    ensure!(status.success(), "seed {seed}: the load saw something unexpected");
+    proxy_settles(&proxy)?;
+    std::thread::sleep(SHORT_TTLS_END);
+    proxy_settles(&proxy)?;
+    let mode = if followed { "followed" } else { "compared" };
+    let equal = |report: Report| report.into_result().with_context(|| format!("seed {seed}, expiry {mode}"));
+    let report = equal(compare(&old.address(), &new.address(), &compare::Options::default())?)?;
+    let same = pair[0] == pair[1];
+    if same {
+        equal(digest_check(&old.address(), &new.address(), &compare::Options::default())?)?;
     }
-    println!("contended: {runs} runs of {runs} held");
+    let digest = if same { ", by digest too" } else { "" };
+    println!("seed {seed}, expiry {mode}: {} keys compared, equal{digest}\n", report.keys_compared);
     Ok(())
 }
 
