@@ -24,7 +24,7 @@ by `cargo run -p twinlane-tests --bin commands_page > docs/commands.md`; a test 
 - **Administration is refused** unless `commands.allow` names the command; the refusal is an error that begins with `ERR twinlane:`. What ends or blocks a
   server, replicates it or moves keys can never be allowed.
 - **Inside MULTI** a connection's own commands (CLIENT, AUTH, HELLO, ...) are queued and done at their place in EXEC, as in Redis; CLIENT REPLY, going on with a
-  cursor and what comes later are refused there, and EXEC aborts.
+  cursor and SCRIPT KILL are refused there, and EXEC aborts.
 - **A command, or a subcommand, that the primary's version does not have** is answered with that version's own error. A cutover can change the version.
 - **Unknown options** of known commands reach the primary: its error goes to the client and has no effect; where it accepts them, the effect is an image
   of the written keys.
@@ -48,7 +48,7 @@ const CLASSES: [Class; 13] = [
     Class::Transaction,
     Class::Feed,
     Class::Own,
-    Class::Later,
+    Class::Aside,
     Class::Refused,
 ];
 
@@ -67,7 +67,7 @@ fn class_sentence(class: Class) -> &'static str {
         Class::Transaction => "queued in the proxy, sent as one block at EXEC",
         Class::Feed => "on a connection of the client's own, which moves with a flip",
         Class::Own => "on a connection of the client's own, since it holds that up",
-        Class::Later => "refused, until a later release carries it",
+        Class::Aside => "beside all others, where a server that is busy with a script answers it",
         Class::Refused => "refused: it administers a server or a connection that others share",
     }
 }

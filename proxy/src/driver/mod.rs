@@ -4,6 +4,7 @@
 //! that are ready are read first, and only then do the lanes write what was appended, once each. Async code here waits and
 //! hands over what came; `Shell::flush` carries out what the sequencer wants done.
 
+mod aside;
 mod clients;
 mod events;
 mod lanes;
@@ -11,7 +12,7 @@ mod sides;
 
 use crate::config::{self, Config};
 use crate::control::{ControlReceiver, ControlRequest};
-use crate::net::{self, Target};
+use crate::net::{self, Stream, Target};
 use crate::start::start;
 use crate::store::{NewData, Record, Store};
 use anyhow::Context;
@@ -47,6 +48,8 @@ pub(crate) struct Shell {
     ping_events: [tokio::sync::Notify; 2],
     /// Events that are off are turned on.
     enable_events: bool,
+    /// A connection beside the lanes to each side, between two questions.
+    aside: [RefCell<Option<Stream>>; 2],
 }
 
 /// Bytes read from a socket at a time.
@@ -83,6 +86,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         flushing: Cell::new(false),
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
         enable_events: config.expiry.enable_events,
+        aside: [RefCell::new(None), RefCell::new(None)],
     });
     *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
@@ -152,6 +156,9 @@ impl Shell {
                 spawn_local(sides::open_lane(shell, lane, generation));
             }
             Action::CloseLane { lane } => self.lanes.drop_lane(lane),
+            Action::AskAside { side, asked, frame } => {
+                spawn_local(aside::ask(shell, side, asked, frame));
+            }
             Action::PingEvents { side, .. } => self.ping_events[side.index()].notify_one(),
             Action::SaveRecord(record) => {
                 spawn_local(save(shell, record));

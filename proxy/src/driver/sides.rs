@@ -53,6 +53,7 @@ pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, p
             }
             shell.with(|core, now| core.handle_side_up(side, generation, up, now));
             spawn_local(super::events::follow(shell.clone(), side, generation));
+            spawn_local(super::aside::prepare(shell.clone(), side));
             watch(shell, side, generation, conn).await;
         }
         Err(error) => shell.lose(side, generation, &error),

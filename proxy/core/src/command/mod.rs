@@ -42,8 +42,8 @@ pub enum Class {
     Feed,
     /// Holds its connection up: on one of the session's own.
     Own,
-    /// Will be carried by a later release; refused with a reason until then.
-    Later,
+    /// On a connection beside all others, which a server that is busy with a script still answers.
+    Aside,
     /// Administration of a server, or of a connection that is shared: refused.
     Refused,
 }
@@ -63,15 +63,15 @@ impl Class {
             Class::Local => "local",
             Class::Transaction => "tx",
             Class::Own => "own",
+            Class::Aside => "aside",
             Class::Feed => "feed",
-            Class::Later => "later",
             Class::Refused => "refused",
         }
     }
 
     fn parse(word: &str) -> Option<Class> {
-        use Class::{Barrier, Blocking, Cursor, Feed, Forward, Keyless, Later, Local, Own, Read, Refused, Transaction, Write};
-        [Read, Cursor, Write, Blocking, Keyless, Barrier, Forward, Local, Transaction, Own, Feed, Later, Refused]
+        use Class::{Aside, Barrier, Blocking, Cursor, Feed, Forward, Keyless, Local, Own, Read, Refused, Transaction, Write};
+        [Read, Cursor, Write, Blocking, Keyless, Barrier, Forward, Local, Transaction, Own, Aside, Feed, Refused]
             .into_iter()
             .find(|class| class.word() == word)
     }
@@ -295,6 +295,12 @@ impl Command {
     #[must_use]
     pub fn writes(&self) -> bool {
         matches!(self.class, Class::Write | Class::Blocking | Class::Barrier | Class::Keyless)
+    }
+
+    /// Whether it runs a script or a function.
+    #[must_use]
+    pub fn runs_script(&self) -> bool {
+        self.rule == Rule::Script || matches!(self.name, "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO")
     }
 
     /// Whether an operator may open this refused command to clients. It speaks of the primary alone, writes no key and leaves

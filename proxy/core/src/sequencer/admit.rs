@@ -49,6 +49,9 @@ impl Sequencer {
             let error = only_subscriptions(command, self.sides[self.primary().index()].major);
             return self.refuse_request(id, error.as_bytes());
         }
+        if let Some(admit) = self.meet_busy(id, command, request) {
+            return admit;
+        }
         if self.is_paused(id, command, request) {
             return Admit::Wait(Wait::Pause);
         }
@@ -90,10 +93,11 @@ impl Sequencer {
             Class::Cursor => self.send_cursor(id, command, request),
             Class::Barrier => self.send_barrier(id, command, request),
             Class::Own => self.send_wait(id, request),
+            Class::Aside => self.ask_aside(id, command, request),
             Class::Feed if command.name == "MONITOR" => self.monitor(id),
             Class::Feed if command.name.starts_with("CLIENT") => self.tracking(id, command, request),
             Class::Feed => self.subscribe(id, command, request),
-            Class::Later | Class::Refused => {
+            Class::Refused => {
                 let error = refusal(command);
                 self.refuse_request(id, error.as_bytes())
             }
@@ -372,12 +376,11 @@ fn only_subscriptions(command: &Command, major: u32) -> String {
 
 /// Why a command is not carried.
 pub(super) fn refusal(command: &Command) -> String {
-    match command.class {
-        // Neither side is a cluster's node, and that is what a server that is none says.
-        _ if command.container() == "CLUSTER" => String::from_utf8_lossy(&no_cluster()).into_owned(),
-        Class::Later => format!("-ERR twinlane: {} is not supported yet\r\n", command.name),
-        _ => format!("-ERR twinlane: {} is not carried: it administers a server or a connection that others share\r\n", command.name),
+    // Neither side is a cluster's node, and that is what a server that is none says.
+    if command.container() == "CLUSTER" {
+        return String::from_utf8_lossy(&no_cluster()).into_owned();
     }
+    format!("-ERR twinlane: {} is not carried: it administers a server or a connection that others share\r\n", command.name)
 }
 
 fn no_cluster() -> Vec<u8> {

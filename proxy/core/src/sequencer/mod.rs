@@ -8,6 +8,7 @@
 //! that die).
 
 mod admit;
+mod busy;
 mod client;
 mod cursor;
 mod expiry;
@@ -35,6 +36,7 @@ mod track;
 mod transaction;
 mod watch;
 
+pub use busy::Asked;
 pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
 pub use scripts::ScriptMode;
@@ -288,6 +290,16 @@ pub enum Action {
         /// To be given back.
         generation: u64,
     },
+    /// Send one request on a connection to the side of its own, which only authenticates and says HELLO: a server that is busy
+    /// with a script takes nothing else. Report the reply with [`Sequencer::handle_aside`].
+    AskAside {
+        /// Which side.
+        side: Endpoint,
+        /// Who asks, to be given back.
+        asked: Asked,
+        /// The request.
+        frame: Vec<u8>,
+    },
     /// Make the record durable; report with [`Sequencer::handle_record_saved`].
     SaveRecord(Record),
     /// An operation has its answer.
@@ -375,6 +387,7 @@ pub struct Sequencer {
     doubts: Vec<(LaneId, Vec<u8>, crate::doubt::Cause, u64)>,
     settling: bool,
     scripts: scripts::Scripts,
+    busy: busy::Busy,
     /// The write that is being answered may have hidden a script's write of its key from the report.
     ambiguous: bool,
     expiry: expiry::Expiry,
@@ -429,6 +442,7 @@ impl Sequencer {
             doubts: Vec::new(),
             settling: false,
             scripts: scripts::Scripts::default(),
+            busy: busy::Busy::default(),
             ambiguous: false,
             expiry: expiry::Expiry::default(),
             findings: Vec::new(),
@@ -468,6 +482,7 @@ impl Sequencer {
         self.tick_parked();
         self.tick_sides();
         self.tick_scripts();
+        self.tick_busy();
         self.settle();
     }
 

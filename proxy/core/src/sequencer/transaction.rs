@@ -182,7 +182,7 @@ impl Sequencer {
                 _ if matches!(command.name, "SAVE" | "SHUTDOWN" | "SYNC" | "PSYNC") => {
                     "-ERR Command not allowed inside a transaction\r\n".to_owned()
                 }
-                Class::Later | Class::Refused => super::admit::refusal(command),
+                Class::Refused => super::admit::refusal(command),
                 _ => format!("-ERR twinlane: {} inside MULTI is not supported\r\n", command.name),
             };
             return self.refuse_request(id, error.as_bytes());
