@@ -47,7 +47,7 @@ fn script_kill_ends_a_script_that_holds_the_lane() {
         let (mut runner, mut other, mut queued) = (pair.client().unwrap(), pair.client().unwrap(), pair.client().unwrap());
         assert_eq!(told(&mut other, "SCRIPT KILL"), "error:NOTBUSY No scripts in execution right now.", "{}", version.name());
         for round in 0..4 {
-            runner.send(&[b"EVAL", FOR_EVER, b"0"]).unwrap();
+            runner.send(&[&b"EVAL"[..], FOR_EVER, b"0"]).unwrap();
             // Behind the script in its own connection: answered when that has ended, and not refused.
             runner.send(&command(&format!("INCR behind:{round}"))).unwrap();
             let busy = wait_busy(&mut other);
@@ -78,7 +78,7 @@ fn function_kill_and_its_limits() {
     let library = b"#!lua name=endless\nredis.register_function('endless', function() while true do end end)";
     assert!(!runner.call(&[b"FUNCTION", b"LOAD", library]).unwrap().is_error());
     assert_eq!(told(&mut other, "FUNCTION KILL"), "error:NOTBUSY No scripts in execution right now.");
-    runner.send(&[b"FCALL", b"endless", b"0"]).unwrap();
+    runner.send(&command("FCALL endless 0")).unwrap();
     assert!(wait_busy(&mut other).contains("FUNCTION KILL"));
     assert!(told(&mut other, "SCRIPT KILL").starts_with("error:BUSY"));
     let stats = other.cmd("FUNCTION STATS").unwrap();
@@ -86,9 +86,9 @@ fn function_kill_and_its_limits() {
     assert_eq!(told(&mut other, "FUNCTION KILL"), "OK");
     assert!(runner.reply().unwrap().is_error());
     wait_idle(&mut other);
-    let writes = b"redis.call('SET', KEYS[1], 1) local now = redis.call('TIME') \
+    let writes: &[u8] = b"redis.call('SET', KEYS[1], 1) local now = redis.call('TIME') \
         repeat local t = redis.call('TIME') until t[1] - now[1] > 2 return 'done'";
-    runner.send(&[b"EVAL", writes, b"1", b"written"]).unwrap();
+    runner.send(&[&b"EVAL"[..], writes, b"1", b"written"]).unwrap();
     wait_busy(&mut other);
     assert!(told(&mut other, "SCRIPT KILL").starts_with("error:UNKILLABLE"));
     assert_eq!(runner.reply().unwrap().text(), "done");
@@ -101,14 +101,14 @@ fn function_kill_and_its_limits() {
 fn script_kill_follows_a_cutover() {
     let pair = pair(Version::Redis70);
     let (mut runner, mut other) = (pair.client().unwrap(), pair.client().unwrap());
-    runner.send(&[b"EVAL", FOR_EVER, b"0"]).unwrap();
+    runner.send(&[&b"EVAL"[..], FOR_EVER, b"0"]).unwrap();
     wait_busy(&mut other);
     assert_eq!(told(&mut other, "SCRIPT KILL"), "OK");
     assert!(runner.reply().unwrap().is_error());
     wait_idle(&mut other);
     pair.settle().unwrap();
     assert_eq!(pair.cutover().unwrap().status, 200);
-    runner.send(&[b"EVAL", FOR_EVER, b"0"]).unwrap();
+    runner.send(&[&b"EVAL"[..], FOR_EVER, b"0"]).unwrap();
     wait_busy(&mut other);
     assert_eq!(told(&mut other, "SCRIPT KILL"), "OK");
     assert!(runner.reply().unwrap().is_error());

@@ -132,6 +132,6 @@ pub const LOOK_EVERY_MAX_US: u64 = 1_000_000;
 /// How long keys are looked at at the full rate after a writer was found that bypasses the proxy, microseconds.
 pub const LOOK_KEEN_US: u64 = 60_000_000;
 
-/// Age of a script that is the oldest request of a lane, from which the server is asked whether it is busy, and the least time between
-/// two such questions, microseconds. A server is not busy before its own limit (`lua-time-limit`, 5 seconds by default).
+/// How long a lane with a script in flight waits before its server is asked whether it is busy, and the least time between two such
+/// questions, microseconds. A server is not busy before its own limit (`lua-time-limit`, 5 seconds by default).
 pub const BUSY_LOOK_US: u64 = 20_000;

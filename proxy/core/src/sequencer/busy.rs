@@ -3,8 +3,8 @@
 //! Up to its own time limit a server that runs a script hears nobody. Past it, it answers what comes on *other* connections with
 //! `-BUSY`, and takes only a few commands, SCRIPT KILL among them (redis 7.0.15 server.c processCommand, `CMD_ALLOW_BUSY`). The
 //! script's own connection is a lane, which everybody shares: what stands behind the script there waits for its end, and so would
-//! SCRIPT KILL. So SCRIPT KILL travels aside ([`Action::AskAside`]); and while a script is the oldest request of a lane, the server is
-//! asked aside whether it is busy. If it is, what would enter a lane is answered with the server's own error, until the script
+//! SCRIPT KILL. So SCRIPT KILL travels aside ([`Action::AskAside`]); and while a lane with a script waits, the server is asked
+//! aside whether it is busy. If it is, what would enter a lane is answered with the server's own error, until the script
 //! is answered. What was in the lane before waits: it will be executed.
 
 use super::lane::{LaneId, What};
@@ -31,7 +31,7 @@ pub enum Asked {
     Look,
 }
 
-/// The script at the front of a lane: the lane, its side's generation, and how many requests were answered before.
+/// What a lane with a script waits for: the lane, its side's generation, and how many requests were answered before.
 type Running = (LaneId, u64, u64);
 
 /// See the module.
@@ -52,14 +52,18 @@ impl Sequencer {
             return;
         }
         self.busy.look_at = self.now.us + BUSY_LOOK_US;
-        self.busy.found.take_if(|(running, _)| !is_front(&self.sides, *running));
+        if let Some((running, _)) = self.busy.found.take_if(|(running, _)| !is_front(&self.sides, *running)) {
+            self.nudge(running);
+        }
         let side = self.primary();
         if self.busy.found.is_some() || !self.sides[side.index()].is_up() {
             return;
         }
         let generation = self.sides[side.index()].generation;
+        // What went before the script in the same turn of the server is executed, and its reply comes with the script's all the same
+        // (networking.c handleClientsWithPendingWrites, CLIENT_PROTECTED).
         let slow = |lane: &super::lane::Lane| {
-            lane.age(self.now.us) >= BUSY_LOOK_US && lane.in_flight.front().is_some_and(|front| runs_script(&front.what))
+            lane.age(self.now.us) >= BUSY_LOOK_US && lane.in_flight.iter().any(|flight| runs_script(&flight.what))
         };
         let oldest = self.sides[side.index()].all_lanes().filter(|(_, lane)| slow(lane)).max_by_key(|(_, lane)| lane.age(self.now.us));
         let Some(running) = oldest.map(|(id, lane)| (LaneId { side, ..id }, generation, lane.answered)) else { return };
@@ -69,11 +73,28 @@ impl Sequencer {
         self.actions.push_back(Action::AskAside { side, asked: Asked::Look, frame });
     }
 
+    /// A script that held a lane up has ended. A 5.0 reads what stands behind it when more comes, and not before (redis 5.0.7
+    /// networking.c unprotectClient).
+    fn nudge(&mut self, (id, generation, _): Running) {
+        let side = &self.sides[id.side.index()];
+        if side.generation != generation
+            || side.major >= 6
+            || !self.lane(id).is_some_and(|lane| lane.is_open() && !lane.in_flight.is_empty())
+        {
+            return;
+        }
+        let (mut frame, now) = (Vec::new(), self.now.us);
+        push_request(&mut frame, &[b"PING"]);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[&frame], What::Silent, 1, now);
+        }
+        self.touch_lane(id);
+    }
+
     /// What becomes of a command while the primary is busy, as far as it is another thing than without.
     pub(super) fn meet_busy(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Option<Admit> {
         let (running, _) = self.busy.found.as_ref()?;
         if !is_front(&self.sides, *running) {
-            self.busy.found = None;
             return None;
         }
         let session = self.sessions.get(id)?;
@@ -184,7 +205,7 @@ const ALLOWED: [&str; 12] = [
     "WATCH",
 ];
 
-/// Whether this script is still what its lane waits for.
+/// Whether the lane still waits for the same reply.
 fn is_front(sides: &[super::sides::Side; 2], (id, generation, answered): Running) -> bool {
     let side = &sides[id.side.index()];
     side.generation == generation && side.lane(id).is_some_and(|lane| lane.answered == answered && !lane.in_flight.is_empty())

@@ -85,6 +85,9 @@ impl Outgoing {
     }
 }
 
+/// An alarm that lasts until all databases have been scanned.
+pub(super) const TOO_MANY_BARRIERS: &str = "too many whole-database commands wait for the mirror; databases are copied anew";
+
 /// What to do with an effect's commands.
 enum Way {
     /// Send them.
@@ -476,7 +479,7 @@ impl Sequencer {
 
     fn push_barrier(&mut self, barrier: Barrier) {
         if self.mirror.barriers.len() >= limits::MIRROR_BARRIERS_MAX {
-            self.alarm("too many whole-database commands wait for the mirror; databases are copied anew");
+            self.alarm(TOO_MANY_BARRIERS);
             return self.unsync(&barrier.databases);
         }
         self.mirror.barriers.push_back(barrier);

@@ -5,6 +5,7 @@
 //! A cursor is valid only for the server process that gave it (H43): a lost side begins the database anew.
 
 use super::lane::{LaneId, What};
+use super::mirror::TOO_MANY_BARRIERS;
 use super::{NewData, Sequencer};
 use crate::doubt::Cause;
 use crate::endpoint::Db;
@@ -239,5 +240,8 @@ impl Sequencer {
             self.synced.set_whole(db);
         }
         self.log(false, format!("database {db} has been scanned"));
+        if self.scans.is_done() {
+            self.clear_alarm(TOO_MANY_BARRIERS);
+        }
     }
 }
