@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use twinlane_tests::pair::{Pair, Setup};
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::resp::{Client, Value, command};
 use twinlane_tests::servers::{Server, Version};
 
@@ -99,10 +99,7 @@ fn optimistic_increments_add_up_across_flips() {
         for flip in 0..4 {
             // Each flip waits until the workers have got somewhere since the last one.
             let before = pair.client().unwrap().cmd("LLEN log").unwrap().int().unwrap();
-            twinlane_tests::pair::until("the counters to grow", twinlane_tests::pair::PATIENCE, || {
-                Ok(pair.client()?.cmd("LLEN log")?.int().unwrap_or(0) > before + 100)
-            })
-            .unwrap();
+            until("the counters to grow", PATIENCE, || Ok(pair.client()?.cmd("LLEN log")?.int().unwrap_or(0) > before + 100)).unwrap();
             let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
             assert_eq!(answer.status, 200, "{}", answer.body);
         }
@@ -207,6 +204,15 @@ fn wait_is_truthful_and_alone() {
     assert!(waiting.cmd("SET k 2").unwrap().is_ok());
     assert_eq!(waiting.cmd("WAIT 1 30000").unwrap().int(), Some(1));
     assert_eq!(replica.client().unwrap().cmd("GET k").unwrap().text(), "2");
+    // One that a flip meets is answered by the server that it asked.
+    waiting.send(&["WAIT", "3", "1500"]).unwrap();
+    until("the wait to be asked", PATIENCE, || Ok(pair.old.client()?.cmd("CLIENT LIST")?.text().contains("cmd=wait"))).unwrap();
+    for turn in [pair.proxy.cutover(), pair.proxy.rollback()] {
+        let answer = turn.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    assert_eq!(waiting.reply().unwrap().int(), Some(1));
+    assert!(waiting.cmd("SET k 3").unwrap().is_ok());
     // A wait without end ends with its client.
     waiting.send(&["WAIT", "5", "0"]).unwrap();
     drop(waiting);

@@ -74,6 +74,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 65_536;
 /// the session too.
 pub const OWN_WRITES_MAX: usize = 4096;
 
+/// Keys in doubt that a flip heals while it holds everybody, when there is no moment without any: 64 images are one batch.
+pub const HELD_REPAIRS_MAX: usize = IMAGES_ASKED_MAX;
+
 /// Keys one session may watch. Past it WATCH is answered with an error.
 pub const WATCHED_KEYS_MAX: usize = 65_536;
 

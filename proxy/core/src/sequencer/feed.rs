@@ -407,10 +407,7 @@ impl Sequencer {
         } else if feed.lane == lane {
             if !feed.is_needed() {
                 // It was being opened: the session is told, and may try again.
-                session.feed = None;
-                self.feeds.remove(&owner);
-                self.no_loop.remove(&owner);
-                return;
+                return self.end_feed(owner);
             }
             // Messages may have been missed: it is told as a server tells it.
             self.close(owner, "subscription_lost");

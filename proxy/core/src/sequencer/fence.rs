@@ -85,6 +85,16 @@ impl Fences {
         self.fences.iter_mut().filter(concerned).for_each(|fence| fence.behind = appended);
     }
 
+    /// Whether a fenced request on this key is on its way.
+    pub fn runs_on(&self, db: Db, key: &[u8]) -> bool {
+        self.fences.iter().any(|fence| fence.sent && fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
+    }
+
+    /// No new fence is raised before those that stand have fallen.
+    pub fn give_way(&mut self) {
+        self.yielding = !self.fences.is_empty();
+    }
+
     /// Whether a barrier stands.
     pub fn has_barrier(&self) -> bool {
         self.barrier.is_some()
@@ -199,6 +209,15 @@ impl Sequencer {
             lowered = true;
         }
         self.sessions.resume |= lowered;
+    }
+
+    /// A flip was undone: what was asked of the primary meanwhile goes before the requests of fences that stand.
+    pub(super) fn fence_anew(&mut self) {
+        let side = &self.sides[self.primary().index()];
+        for fence in self.fences.fences.iter_mut().filter(|fence| !fence.sent) {
+            let lane = side.lane(LaneId::shared(crate::endpoint::Endpoint::Old, fence.db));
+            fence.behind = lane.map_or(0, |lane| lane.appended);
+        }
     }
 
     /// The primary's lanes were lost, or another side's took their place: nothing that a fence waited for is in flight any more.

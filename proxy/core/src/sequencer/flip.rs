@@ -40,6 +40,9 @@ pub(super) struct Flip {
     census: Census,
 }
 
+/// How long a flip waits for a moment without a key in doubt before it takes one with a few.
+const ARM_PATIENCE_US: u64 = 200_000;
+
 impl Flip {
     /// The record is being written: nothing may be appended to any lane.
     pub fn is_committing(&self) -> bool {
@@ -164,8 +167,11 @@ impl Sequencer {
             return true;
         }
         // Images under way are drained; keys that wait for theirs are not worth a pause.
+        // Unless some are made doubtful all the time: they are healed while everybody is held.
+        let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
+        let few = self.ledger.dirty() <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
-        let quiet = !self.fences.has_barrier() && self.ledger.dirty() == 0 && self.mirror.mode == Mode::Following && !self.mirror_owes();
+        let quiet = !self.fences.has_barrier() && few && self.mirror.mode == Mode::Following && !self.mirror_owes();
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
@@ -250,6 +256,7 @@ impl Sequencer {
         let Some(flip) = self.flip.take() else { return };
         let aborted = flip.phase != Phase::Arming;
         self.holding = false;
+        self.fence_anew();
         self.turn_feeds(false);
         self.end_held();
         self.sessions.resume = true;

@@ -162,14 +162,23 @@ impl Sequencer {
             return false;
         }
         let mut moved = false;
-        let lost = self.lost;
+        let (lost, holding) = (self.lost, self.holding);
         while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
             let fences = &self.fences;
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
+            let fenced = std::cell::Cell::new(false);
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
-                lost.is_none_or(|position| entry.position > position) && !fences.fences_key(db, key)
+                // While a flip holds everybody, a fence whose request has not been sent guards nothing.
+                let stands = if holding { fences.runs_on(db, key) } else { fences.fences_key(db, key) };
+                fenced.set(fenced.get() || stands);
+                lost.is_none_or(|position| entry.position > position) && !stands
             };
-            let Some((db, key)) = self.ledger.next_dirty(wanted) else { break };
+            let found = self.ledger.next_dirty(wanted);
+            if fenced.get() {
+                // A key that is fenced all the time would never be healed, and a flip would wait for ever.
+                self.fences.give_way();
+            }
+            let Some((db, key)) = found else { break };
             if self.mirror_refuses(db).is_some() || !self.ask_image(db, &key) {
                 // It stays dirty; the next settling finds it again.
                 self.ledger.set_state(db, &key, State::Dirty);

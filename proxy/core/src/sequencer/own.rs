@@ -215,13 +215,14 @@ impl Sequencer {
         let used = |own: &&Own| own.used == Use::Command;
         let lanes: Vec<LaneId> = self.sides[side.index()].own.values().filter(used).map(|own| own.id).collect();
         for lane in lanes {
-            let owner = self.own_mut(lane).and_then(|own| own.owner);
-            if let Some(owner) = owner {
+            let Some(own) = self.own_mut(lane) else { continue };
+            own.leaving = true;
+            let asked = own.lane.in_flight.iter().any(|flight| asker(&flight.what).is_some());
+            if let Some(owner) = own.owner {
                 self.break_watch(owner);
-                self.release_own(owner);
-            }
-            if let Some(own) = self.own_mut(lane) {
-                own.leaving = true;
+                if !asked {
+                    self.release_own(owner);
+                }
             }
             self.settle_own(lane);
         }
