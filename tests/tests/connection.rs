@@ -497,3 +497,50 @@ fn options_beyond_the_table_are_the_servers_affair() {
         pair.assert_equal().unwrap();
     }
 }
+
+/// What is pipelined behind QUIT is not executed, though replies to what stands before it are still to come.
+#[test]
+fn nothing_runs_behind_quit() {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    client.send_raw(b"SET before 1\r\nQUIT\r\nSET behind 1\r\n").unwrap();
+    assert!(client.receive().unwrap().is_ok());
+    assert!(client.receive().unwrap().is_ok());
+    assert!(client.receive().is_err());
+    assert_eq!(pair.client().unwrap().cmd("EXISTS before behind").unwrap().int(), Some(1));
+}
+
+/// A client that asks the proxy itself for much and reads nothing is not served ahead of the others.
+#[test]
+fn what_the_proxy_answers_itself_waits_for_its_reader() {
+    let pair = Pair::plain().unwrap();
+    let mut crowd: Vec<Client> = (0..100).map(|_| pair.client().unwrap()).collect();
+    let mut greedy = pair.client().unwrap();
+    let lists = 400;
+    greedy.send_raw(&b"CLIENT LIST\r\n".repeat(lists)).unwrap();
+    for client in &mut crowd {
+        let line = client.cmd("CLIENT INFO").unwrap().text();
+        assert!(!line.is_empty());
+    }
+    let text = crowd[0].cmd("CLIENT LIST").unwrap().text();
+    let unread = text.split(" omem=").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).max().unwrap();
+    assert!(unread < 2 * 1024 * 1024, "{unread}");
+    for _ in 0..lists {
+        assert!(greedy.reply().unwrap().text().contains("cmd=client"));
+    }
+}
+
+/// CLIENT KILL ends a client that does not read what it was sent.
+#[test]
+fn a_killed_client_is_gone_though_it_does_not_read() {
+    let pair = Pair::plain().unwrap();
+    let (mut killer, mut deaf) = (pair.client().unwrap(), pair.client().unwrap());
+    let value = "x".repeat(5_000_000);
+    assert!(killer.call(&[b"SET", b"big", value.as_bytes()]).unwrap().is_ok());
+    let id = deaf.cmd("CLIENT ID").unwrap().int().unwrap();
+    deaf.send_raw(&b"GET big\r\n".repeat(4)).unwrap();
+    let unread = |line: &str| line.contains(&format!("id={id} ")) && !line.contains(" omem=0 ");
+    until("replies that nobody reads", PATIENCE, || Ok(killer.cmd("CLIENT LIST")?.text().lines().any(unread))).unwrap();
+    assert_eq!(killer.cmd(&format!("CLIENT KILL ID {id}")).unwrap().int(), Some(1));
+    pair.wait_status("the killed client to be gone", |status| status["clients"] == 1).unwrap();
+}

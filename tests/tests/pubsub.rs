@@ -228,3 +228,84 @@ fn direct_clients_are_found() {
     })
     .unwrap();
 }
+
+/// What the server refuses leaves nothing behind: the client is no subscriber, and MONITOR is refused as often as it is asked.
+#[test]
+fn what_is_refused_leaves_nothing() {
+    let pair = Pair::plain().unwrap();
+    let mut direct = pair.old.client().unwrap();
+    assert!(direct.cmd("ACL SETUSER default resetchannels &open -monitor").unwrap().is_ok());
+    let mut client = pair.client().unwrap();
+    for line in ["SUBSCRIBE closed", "SUBSCRIBE open closed", "MONITOR", "MONITOR"] {
+        assert!(client.cmd(line).unwrap().to_string().starts_with("-NOPERM"), "{line}");
+        assert!(client.cmd("SET k 1").unwrap().is_ok(), "after {line}");
+    }
+    client.cmd("SUBSCRIBE open").unwrap();
+    assert!(client.cmd("PSUBSCRIBE *").unwrap().is_error());
+    assert!(client.cmd("GET k").unwrap().is_error());
+    client.cmd("UNSUBSCRIBE").unwrap();
+    assert_eq!(client.cmd("GET k").unwrap().text(), "1");
+}
+
+/// A subscription that the other side refuses is not lost with a cutover: the cutover is refused.
+#[test]
+fn a_cutover_does_not_lose_a_subscription() {
+    let pair = Pair::plain().unwrap();
+    assert!(pair.new.client().unwrap().cmd("ACL SETUSER default resetchannels").unwrap().is_ok());
+    let (mut subscriber, mut publisher) = (pair.client().unwrap(), pair.client().unwrap());
+    subscriber.cmd("SUBSCRIBE news").unwrap();
+    let answer = pair.proxy.cutover().unwrap();
+    assert_eq!(answer.status, 409, "{}", answer.body);
+    assert!(answer.body.to_string().contains("NOPERM"), "{}", answer.body);
+    assert_eq!(publisher.cmd("PUBLISH news still").unwrap().int(), Some(1));
+    assert_eq!(subscriber.receive().unwrap().items()[2].text(), "still");
+}
+
+/// A server without connections left refuses the one who asks for a redirection, not the one who was to be told.
+#[test]
+fn a_redirection_that_fails_is_told_to_who_asked() {
+    let pair = Pair::plain().unwrap();
+    let (mut told, mut asking) = (pair.client().unwrap(), pair.client().unwrap());
+    let id = told.cmd("CLIENT ID").unwrap().int().unwrap();
+    let mut direct = pair.old.client().unwrap();
+    assert!(direct.cmd("CONFIG SET maxclients 1").unwrap().is_ok());
+    let refused = asking.cmd(&format!("CLIENT TRACKING ON REDIRECT {id}")).unwrap();
+    assert!(refused.to_string().contains("cannot be reached"), "{refused}");
+    assert!(told.cmd("PING").unwrap().to_string().contains("PONG"));
+    assert!(direct.cmd("CONFIG SET maxclients 1000").unwrap().is_ok());
+    assert!(asking.cmd(&format!("CLIENT TRACKING ON REDIRECT {id}")).unwrap().is_ok());
+}
+
+/// A client that waits for a key is told at once what is invalid; one that does not read is closed at its bound.
+#[test]
+fn a_tracker_that_waits_is_told_and_one_that_does_not_read_is_closed() {
+    let pair = Pair::start(Setup::with_args(&["--set", "limits.subscriber_output_bytes_max=1048576"])).unwrap();
+    let (mut waiting, mut writer) = (pair.client().unwrap(), pair.client().unwrap());
+    waiting.hello3().unwrap();
+    assert!(waiting.cmd("CLIENT TRACKING ON BCAST").unwrap().is_ok());
+    waiting.send(&["BLPOP", "nothing", "0"]).unwrap();
+    until("the client to wait", PATIENCE, || Ok(writer.cmd("CLIENT LIST")?.text().contains("cmd=blpop"))).unwrap();
+    assert!(writer.cmd("SET k 1").unwrap().is_ok());
+    let told = waiting.receive().unwrap().to_string();
+    assert!(told.contains("invalidate") && told.contains('k'), "{told}");
+    let key = "x".repeat(100_000);
+    until("the tracker to be closed", PATIENCE, || {
+        writer.cmd(&format!("SET {key} 1"))?;
+        Ok(!writer.cmd("CLIENT LIST")?.text().contains("cmd=blpop"))
+    })
+    .unwrap();
+}
+
+/// A read that waits for a key does so beside the server's connection for a tracking client, so a cutover does not wait for it.
+#[test]
+fn a_tracking_client_that_waits_for_a_stream_holds_no_cutover_up() {
+    let pair = Pair::plain().unwrap();
+    let (mut reader, mut writer) = (pair.client().unwrap(), pair.client().unwrap());
+    assert!(reader.cmd("CLIENT TRACKING ON").unwrap().is_ok());
+    reader.send(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]).unwrap();
+    until("the client to wait", PATIENCE, || Ok(writer.cmd("CLIENT LIST")?.text().contains("cmd=xread"))).unwrap();
+    let answer = pair.proxy.cutover().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(writer.cmd("XADD s 1-1 f v").unwrap().text(), "1-1");
+    assert!(reader.reply().unwrap().to_string().contains("1-1"));
+}

@@ -220,3 +220,32 @@ fn wait_is_truthful_and_alone() {
     let answer = pair.proxy.cutover().unwrap();
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
+
+/// A WAIT that is unanswered when the roles move gets the answer of the server that was asked.
+#[test]
+fn a_wait_outlives_a_cutover() {
+    let pair = Pair::plain().unwrap();
+    let (mut waiting, mut other) = (pair.client().unwrap(), pair.client().unwrap());
+    assert!(waiting.cmd("SET k 1").unwrap().is_ok());
+    waiting.send(&["WAIT", "1", "3000"]).unwrap();
+    let mut direct = pair.old.client().unwrap();
+    until("the server to wait", PATIENCE, || Ok(direct.cmd("CLIENT LIST")?.text().contains("cmd=wait"))).unwrap();
+    let answer = pair.proxy.cutover().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert!(other.cmd("SET k 2").unwrap().is_ok());
+    assert_eq!(waiting.reply().unwrap().int(), Some(0));
+    assert_eq!(waiting.cmd("GET k").unwrap().text(), "2");
+}
+
+/// More watchers at the same moment than connections: none is refused.
+#[test]
+fn h37_a_herd_of_watchers() {
+    let pair = Pair::plain().unwrap();
+    let mut clients: Vec<Client> = (0..300).map(|_| pair.client().unwrap()).collect();
+    for client in &mut clients {
+        client.send(&["WATCH", "k"]).unwrap();
+    }
+    for client in &mut clients {
+        assert!(client.reply().unwrap().is_ok());
+    }
+}

@@ -23,6 +23,10 @@ impl Sequencer {
         if session.elsewhere || session.changing {
             return Admit::Wait(Wait::Drain);
         }
+        // What is answered here costs no server anything, but memory and time of ours. Others may wait for who has begun.
+        if !session.has_room() && !self.fences.has_begun(id) {
+            return Admit::Wait(Wait::Window);
+        }
         // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand); before 7.0 subcommands were the command's own affair.
         let primary = &self.sides[self.primary().index()];
         let silent = !authenticated && (primary.is_since(None, Some((9, 0))) || (primary.major < 7 && self.is_container(request)));
@@ -68,7 +72,7 @@ impl Sequencer {
             return Admit::Taken;
         }
         let Some(session) = self.sessions.get(id) else { return Admit::Taken };
-        let on_feed = self.reads_on_feed(session, command);
+        let on_feed = self.reads_on_feed(session, command, request);
         if command.class != Class::Local && on_feed != session.on_feed && !session.is_drained() {
             // It changes connections only when it has nothing unanswered on the one it leaves (H4).
             return Admit::Wait(Wait::Drain);

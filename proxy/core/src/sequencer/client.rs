@@ -190,7 +190,11 @@ impl Sequencer {
         let count = killed.len();
         killed.retain(|other| *other != id);
         let suicide = killed.len() < count;
-        killed.into_iter().for_each(|other| self.close(other, "killed"));
+        for other in killed {
+            // At once, whether it reads or not.
+            self.drop_output(other);
+            self.close(other, "killed");
+        }
         match (old_form, count) {
             (true, 0) => self.error(id, "ERR No such client"),
             (true, _) => self.ok(id),

@@ -49,6 +49,14 @@ impl Kind {
     }
 }
 
+/// Names that a command adds to a session's subscriptions, or takes away.
+#[derive(Debug)]
+struct Change {
+    kind: Kind,
+    ends: bool,
+    names: Vec<Box<[u8]>>,
+}
+
 /// The connection to the other side, while a flip is under way.
 #[derive(Debug)]
 struct Next {
@@ -69,6 +77,8 @@ pub(super) struct Feed {
     pub db: Db,
     names: [BTreeSet<Box<[u8]>>; 3],
     monitor: bool,
+    /// What the unanswered command changes, in case it is refused.
+    changing: Option<Change>,
     /// What the server tracks for the session on this connection.
     pub tracking: Option<Tracking>,
     /// What it was asked to.
@@ -89,6 +99,7 @@ impl Feed {
             db: lane.db,
             names: [const { BTreeSet::new() }; 3],
             monitor: false,
+            changing: None,
             tracking: None,
             asked: None,
             targeted: false,
@@ -152,7 +163,7 @@ impl Sequencer {
         if !ends && known + names.len() > limits::SUBSCRIPTIONS_MAX {
             return self.refuse_request(id, b"-ERR twinlane: one client may have at most 65536 subscriptions\r\n");
         }
-        let lane = match self.acquire_feed(id) {
+        let lane = match self.acquire_feed(id, id) {
             Ok(lane) => lane,
             Err(admit) => return admit,
         };
@@ -168,13 +179,9 @@ impl Sequencer {
         if let Some(session) = self.sessions.get_mut(id) {
             session.elsewhere = true;
             if let Some(feed) = &mut session.feed {
-                for name in names {
-                    if ends {
-                        feed.names[kind as usize].remove(&name)
-                    } else {
-                        feed.names[kind as usize].insert(name)
-                    };
-                }
+                let known = &mut feed.names[kind as usize];
+                names.retain(|name| if ends { known.remove(name) } else { known.insert(name.clone()) });
+                feed.changing = Some(Change { kind, ends, names });
             }
         }
         self.count_sent(id, false);
@@ -194,10 +201,11 @@ impl Sequencer {
             self.say(id, b"+OK\r\n");
             return Admit::Taken;
         }
-        let lane = match self.acquire_feed(id) {
+        let lane = match self.acquire_feed(id, id) {
             Ok(lane) => lane,
             Err(admit) => return admit,
         };
+        self.renew_next(id);
         self.push_feed(lane, MONITOR, What::Ask(id), 1);
         if let Some(session) = self.sessions.get_mut(id) {
             session.elsewhere = true;
@@ -209,11 +217,11 @@ impl Sequencer {
         Admit::Taken
     }
 
-    /// The session's connection for what it is sent unasked, open; or why it must wait.
-    pub(super) fn acquire_feed(&mut self, id: SessionId) -> Result<LaneId, Admit> {
+    /// A session's connection for what it is sent unasked, open; or why the session that asks for it, which may be another one, must wait.
+    pub(super) fn acquire_feed(&mut self, id: SessionId, asker: SessionId) -> Result<LaneId, Admit> {
         let Some(session) = self.sessions.get_mut(id) else { return Err(Admit::Taken) };
         if let Some(error) = session.own_failed.take() {
-            return Err(self.refuse_request(id, error.as_bytes()));
+            return Err(self.refuse_request(asker, error.as_bytes()));
         }
         if let Some(lane) = session.feed.as_ref().map(|feed| feed.lane) {
             return match self.lane(lane).map(|lane| lane.state) {
@@ -224,11 +232,11 @@ impl Sequencer {
         let db = session.db;
         let primary = self.primary();
         if !self.sides[primary.index()].is_up() {
-            return Err(self.wait_for_lane(id, LaneId::shared(primary, db)));
+            return Err(self.wait_for_lane(asker, LaneId::shared(primary, db)));
         }
         if self.feeds.len() >= limits::FEEDS_MAX {
             let error = format!("-ERR twinlane: all {} connections for subscribers are in use\r\n", limits::FEEDS_MAX);
-            return Err(self.refuse_request(id, error.as_bytes()));
+            return Err(self.refuse_request(asker, error.as_bytes()));
         }
         let lane = self.open_own(id, primary, 0, Use::Feed);
         self.feeds.insert(id);
@@ -265,7 +273,10 @@ impl Sequencer {
         if names.is_empty() {
             confirm(None);
         }
-        self.say(id, &out);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.push(&out);
+        }
+        self.touch(id);
     }
 
     /// Something came on a feed that answers no command: true when it was taken here. What is left is the reply to what stands first.
@@ -318,7 +329,6 @@ impl Sequencer {
 
     /// To the client, or to where it waits for the end of a flip.
     fn pass_on(&mut self, owner: SessionId, lane: LaneId, reply: Reply<'_>) {
-        let bound = self.settings.subscriber_output_max;
         let Some(session) = self.sessions.get_mut(owner) else { return };
         let resp = session.resp;
         let Some(feed) = &mut session.feed else { return };
@@ -336,11 +346,19 @@ impl Sequencer {
                 session.push(&out);
             }
         }
-        let over = session.unread_bytes() + session.feed.as_ref().map_or(0, |feed| feed.waiting_bytes()) > bound;
-        self.touch(owner);
+        self.bound_unasked(owner);
+    }
+
+    /// A session was sent something unasked: past the bound it is closed, as a server does it.
+    pub(super) fn bound_unasked(&mut self, id: SessionId) {
+        let bound = self.settings.subscriber_output_max;
+        let Some(session) = self.sessions.get(id) else { return };
+        let waiting = session.feed.as_ref().map_or(0, |feed| feed.waiting_bytes());
+        let over = session.unread_bytes() + session.deferred_bytes + waiting > bound;
+        self.touch(id);
         if over {
-            self.drop_output(owner);
-            self.close(owner, "subscriber_output_bound");
+            self.drop_output(id);
+            self.close(id, "subscriber_output_bound");
         }
     }
 
@@ -367,15 +385,52 @@ impl Sequencer {
             self.touch(owner);
         }
         if last {
+            if let Some(feed) = self.feed_mut(owner) {
+                feed.changing = None;
+            }
             self.deliver(owner, b"", false, None);
             self.end_empty_feed(owner);
         }
     }
 
-    /// A command that changes subscriptions was refused as a whole (NOPERM).
+    /// A command that changes subscriptions was refused as a whole (NOPERM): nothing has changed.
     pub(super) fn refuse_subscription(&mut self, owner: SessionId, lane: LaneId, reply: &[u8]) {
-        if self.sessions.get(owner).and_then(|session| session.feed.as_ref()).is_some_and(|feed| feed.lane == lane) {
-            self.deliver(owner, reply, false, None);
+        let Some(feed) = self.feed_mut(owner) else { return };
+        if feed.lane != lane {
+            return self.refuse_next(lane, reply);
+        }
+        if let Some(Change { kind, ends, names }) = feed.changing.take() {
+            let known = &mut feed.names[kind as usize];
+            for name in names {
+                if ends {
+                    known.insert(name)
+                } else {
+                    known.remove(&name)
+                };
+            }
+        }
+        self.renew_next(owner);
+        self.deliver(owner, reply, false, None);
+        self.end_empty_feed(owner);
+    }
+
+    /// The other side refuses what the primary allows: a flip would take it from the session.
+    fn refuse_next(&mut self, lane: LaneId, reply: &[u8]) {
+        let error = String::from_utf8_lossy(reply).trim_end().to_owned();
+        self.abandon_flip(format!("`{}` refuses what a client of the primary is subscribed to: {error}", lane.side));
+    }
+
+    /// MONITOR was answered.
+    pub(super) fn end_refused_monitor(&mut self, id: SessionId, lane: LaneId, reply: Reply<'_>) {
+        let Some(feed) = self.feed_mut(id).filter(|feed| feed.lane == lane && reply.is_error()) else { return };
+        feed.monitor = false;
+        self.end_empty_feed(id);
+    }
+
+    /// What a session is sent unasked has changed: its connection to the other side, if a flip has prepared one, is opened anew.
+    pub(super) fn renew_next(&mut self, id: SessionId) {
+        if let Some(next) = self.feed_mut(id).and_then(|feed| feed.next.take()) {
+            self.close_own(next.lane);
         }
     }
 

@@ -251,6 +251,13 @@ impl Sequencer {
         }
     }
 
+    /// Undoes a flip that has not been decided, for a reason that was found meanwhile.
+    pub(super) fn abandon_flip(&mut self, reason: String) {
+        if self.flip.as_ref().is_some_and(|flip| flip.phase != Phase::Committing) {
+            self.end_flip(vec![reason]);
+        }
+    }
+
     /// Undone: everything goes on with the primary of the present epoch.
     fn end_flip(&mut self, reasons: Vec<String>) {
         let Some(flip) = self.flip.take() else { return };

@@ -372,6 +372,8 @@ pub struct Sequencer {
     /// Requests of a lost primary that are asked again on the new lanes.
     again: Vec<(LaneId, lane::InFlight, Vec<u8>)>,
     actions: VecDeque<Action>,
+    /// A session waits for a connection of its own, and all are in use.
+    own_wanted: bool,
     /// Numbers the connections of sessions' own.
     own_serial: u32,
     /// Sessions with a feed.
@@ -431,6 +433,7 @@ impl Sequencer {
             marks_due: None,
             again: Vec::new(),
             actions: VecDeque::new(),
+            own_wanted: false,
             own_serial: 0,
             feeds: std::collections::BTreeSet::new(),
             no_loop: std::collections::BTreeSet::new(),

@@ -78,7 +78,14 @@ impl Sequencer {
             self.assign_own(lane, id);
             return if self.lane(lane).is_some_and(Lane::is_open) { Ok(lane) } else { Err(Admit::Wait(Wait::Gate)) };
         }
+        // Those that only wait for an answer of the server's are idle soon.
+        let soon = |own: &Own| !own.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Ask(_)));
+        let wait = own().any(soon);
         if full && !self.free_one_own() {
+            if wait {
+                self.own_wanted = true;
+                return Err(Admit::Wait(Wait::Gate));
+            }
             let error = format!("-ERR twinlane: all {} connections for WATCH and WAIT are in use\r\n", limits::OWN_CONNECTIONS_MAX);
             return Err(self.refuse_request(id, error.as_bytes()));
         }
@@ -163,7 +170,9 @@ impl Sequencer {
     fn free_one_own(&mut self) -> bool {
         let own = &self.sides[self.primary().index()].own;
         let idle = |own: &&Own| own.used == Use::Command && own.lane.in_flight.is_empty() && own.lane.is_open();
-        let watches = |own: &&Own| own.owner.is_some_and(|owner| !self.fences.is_of(owner));
+        // Whose connection has just been opened is about to use it.
+        let watching = |owner: SessionId| self.sessions.get(owner).is_some_and(|session| session.watch.is_some());
+        let watches = |own: &&Own| own.owner.is_some_and(|owner| watching(owner) && !self.fences.is_of(owner));
         let free = own.values().filter(idle).find(|own| own.owner.is_none());
         let victim = free.or_else(|| own.values().filter(idle).filter(watches).min_by_key(|own| own.since));
         let Some((lane, owner)) = victim.map(|own| (own.id, own.owner)) else { return false };
@@ -196,6 +205,9 @@ impl Sequencer {
 
     /// A reply came on a connection of a session's own: it is closed if it was only kept for this.
     pub(super) fn settle_own(&mut self, lane: LaneId) {
+        if !lane.is_shared() {
+            self.sessions.resume |= std::mem::take(&mut self.own_wanted);
+        }
         if self.own_mut(lane).is_some_and(|own| own.leaving && own.lane.in_flight.is_empty() && !own.lane.is_unreported()) {
             self.close_own(lane);
         }
@@ -207,6 +219,7 @@ impl Sequencer {
         if let Some(session) = own.owner.and_then(|owner| self.sessions.get_mut(owner)).filter(|session| session.own == Some(lane)) {
             session.own = None;
         }
+        self.sessions.resume |= std::mem::take(&mut self.own_wanted);
         self.actions.push_back(Action::CloseLane { lane });
     }
 

@@ -248,6 +248,10 @@ impl Sequencer {
                 let left = self.parked.leave(attempt.session);
                 let awaits = pending.then(|| self.ack_deadline());
                 self.give(attempt.session, command.shape, request.len(), &answer, resp3, true, awaits);
+                if !command.writes() && self.is_tracking(attempt.session) {
+                    let read: Vec<Vec<u8>> = twin.keys(&request).map(|key| key.name.to_vec()).collect();
+                    self.disown_reads(attempt.session, &read);
+                }
                 self.hand_on(lane.db, attempt, left);
             }
             (Some(command), None) if inner.is_error() => self.attempt_failed(lane, attempt, command, inner, kind, resp3),

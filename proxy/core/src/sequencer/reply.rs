@@ -163,7 +163,10 @@ impl Sequencer {
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
-            What::Ask(session) => self.answer_ask(session, reply.0, flight.failed.as_deref()),
+            What::Ask(session) => {
+                self.answer_ask(session, reply.0, flight.failed.as_deref());
+                self.end_refused_monitor(session, id, reply);
+            }
             What::Subscription(session) => self.refuse_subscription(session, id, reply.0),
             What::Position(session) => self.pass_mark(session, id),
             What::Learn(name) => self.answer_learn(id.side, &name, reply),

@@ -119,6 +119,8 @@ pub(super) struct Session {
     output_at: usize,
     /// Replies of our own that follow reply number n.
     deferred: VecDeque<(u64, Vec<u8>)>,
+    /// Bytes of these.
+    pub deferred_bytes: usize,
     held: VecDeque<Held>,
     touched: bool,
     /// EXEC runs what is the session's own business: replies of our own go here, between those of the server.
@@ -187,6 +189,7 @@ impl Session {
             output: Vec::new(),
             output_at: 0,
             deferred: VecDeque::new(),
+            deferred_bytes: 0,
             held: VecDeque::new(),
             touched: false,
             capture: None,
@@ -217,7 +220,12 @@ impl Session {
 
     /// Whether another command may enter.
     pub fn has_window(&self) -> bool {
-        self.sent - self.answered < limits::SESSION_IN_FLIGHT_MAX && self.output.len() - self.output_at < limits::SESSION_WINDOW_BYTES
+        self.sent - self.answered < limits::SESSION_IN_FLIGHT_MAX && self.has_room()
+    }
+
+    /// Whether it reads what it is told; replies of our own wait behind those of servers.
+    pub fn has_room(&self) -> bool {
+        self.output.len() - self.output_at + self.deferred_bytes < limits::SESSION_WINDOW_BYTES
     }
 
     /// Puts reply bytes into the output, behind those that wait for the mirror.
@@ -249,7 +257,15 @@ impl Session {
         if self.is_drained() {
             return self.push(bytes);
         }
-        self.deferred.push_back((self.sent, bytes.to_vec()));
+        self.defer(bytes);
+    }
+
+    fn defer(&mut self, bytes: &[u8]) {
+        self.deferred_bytes += bytes.len();
+        match self.deferred.back_mut() {
+            Some((after, last)) if *after == self.sent => last.extend_from_slice(bytes),
+            _ => self.deferred.push_back((self.sent, bytes.to_vec())),
+        }
     }
 
     /// A reply of our own: it comes behind the replies to everything sent so far.
@@ -258,16 +274,15 @@ impl Session {
             capture.extend_from_slice(bytes);
         } else if self.is_drained() {
             self.emit(bytes);
-        } else if let Some((_, last)) = self.deferred.back_mut().filter(|(after, _)| *after == self.sent) {
-            last.extend_from_slice(bytes);
         } else {
-            self.deferred.push_back((self.sent, bytes.to_vec()));
+            self.defer(bytes);
         }
     }
 
     fn say_deferred(&mut self) {
         while self.deferred.front().is_some_and(|(after, _)| *after <= self.answered) {
             if let Some((_, bytes)) = self.deferred.pop_front() {
+                self.deferred_bytes -= bytes.len();
                 self.emit(&bytes);
             }
         }
@@ -659,7 +674,9 @@ impl Sequencer {
         let mut spans = std::mem::take(&mut self.scratch.spans);
         let mut taken = 0;
         while taken < input.len() {
-            let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else { break };
+            // What follows QUIT is not executed, though its replies are still to come.
+            let goes_on = |session: &&mut Session| !session.closing && session.quitting.is_none();
+            let Some(session) = self.sessions.get_mut(id).filter(goes_on) else { break };
             let rest = &input[taken..];
             let (mut anew, mut anew_spans);
             let (request, len) = match parse(rest, &mut spans, &mut session.resume, session.authenticated) {

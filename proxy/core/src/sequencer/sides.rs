@@ -500,7 +500,7 @@ impl Sequencer {
         let mut unreported: Vec<Db> = Vec::new();
         // Who had a write in flight is known before anything is decided for anybody.
         let closing: HashSet<SessionId> =
-            if primary { lanes.iter().flat_map(|(_, lane)| sessions_in_doubt(lane)).collect() } else { HashSet::new() };
+            lanes.iter().flat_map(|(_, lane)| if primary { sessions_in_doubt(lane) } else { sessions_asking(lane) }).collect();
         for (id, mut lane) in lanes {
             if let Some(info) = lane.info.take() {
                 self.sides[endpoint.index()].predecessors.push(info);
@@ -742,6 +742,15 @@ fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
         }
     }
     found
+}
+
+/// Sessions that asked something on this lane before the roles moved: the answer does not come any more.
+fn sessions_asking(lane: &Lane) -> Vec<SessionId> {
+    let asking = |what: &What| match what {
+        What::Watch(session) | What::Ask(session) => Some(*session),
+        _ => None,
+    };
+    lane.in_flight.iter().filter_map(|flight| asking(&flight.what)).collect()
 }
 
 /// Which rows of the table a server has, by the names it gave. It gives containers without their subcommands.

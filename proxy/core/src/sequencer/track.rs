@@ -2,11 +2,13 @@
 //!
 //! The server remembers what a *connection* read, so what a tracking session reads travels on the session's feed, in order with
 //! what it sends on the lane: it changes between the two only when it has nothing unanswered (H4). A transaction travels on the lane all
-//! the same; what it reads is named on the feed before, so that the server remembers it by then. At a flip everything is declared invalid before the first held request goes on (H41).
+//! the same; what it reads is named on the feed before, so that the server remembers it by then. What a read that may wait has read is
+//! declared invalid right behind its reply. At a flip everything is declared invalid before the first held request goes on (H41).
 
 use super::Sequencer;
 use super::feed::Feed;
 use super::lane::{Lane, LaneId, What};
+use super::parked::may_wait;
 use super::session::{Admit, Session, SessionId, Wait};
 use crate::command::{Class, Command};
 use crate::limits;
@@ -59,6 +61,10 @@ impl Tracking {
                 tracking.prefixes.push(word(at));
             }
             at += 1;
+        }
+        if tracking.broadcast && tracking.prefixes.is_empty() {
+            // That is how a server keeps "everything" (tracking.c enableTracking).
+            tracking.prefixes.push(Vec::new());
         }
         tracking
     }
@@ -141,7 +147,7 @@ impl Sequencer {
                 return self.refuse_request(id, b"-ERR The client ID you want redirect to does not exist\r\n");
             };
             tracking.redirect = Some((found, found.number()));
-            let lane = match self.acquire_feed(found) {
+            let lane = match self.acquire_feed(found, id) {
                 Ok(lane) => lane,
                 Err(admit) => return admit,
             };
@@ -150,7 +156,7 @@ impl Sequencer {
             }
             target = self.lane(lane).and_then(|lane| lane.info.as_ref()).map(|info| info.client_id);
         }
-        let lane = match self.acquire_feed(id) {
+        let lane = match self.acquire_feed(id, id) {
             Ok(lane) => lane,
             Err(admit) => return admit,
         };
@@ -160,6 +166,7 @@ impl Sequencer {
         } else {
             frame.extend_from_slice(request.frame);
         }
+        self.renew_next(id);
         self.push_feed(lane, &frame, What::Tracking(id), 1);
         if let Some(session) = self.sessions.get_mut(id) {
             session.elsewhere = true;
@@ -201,9 +208,7 @@ impl Sequencer {
         if !yes && !request.is(2, "NO") {
             return self.refuse_request(id, b"-ERR syntax error\r\n");
         }
-        let Some(tracking) =
-            self.feed_mut(id).and_then(|feed| feed.tracking.as_mut()).filter(|tracking| tracking.opt_in || tracking.opt_out)
-        else {
+        let Some(tracking) = self.feed_mut(id).and_then(|feed| feed.tracking.as_mut()) else {
             return self.refuse_request(
                 id,
                 b"-ERR CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode enabled\r\n",
@@ -256,9 +261,11 @@ impl Sequencer {
         Admit::Taken
     }
 
-    /// Whether a session's command must travel on its feed, because the server is to remember what it reads.
-    pub(super) fn reads_on_feed(&self, session: &Session, command: &Command) -> bool {
+    /// Whether a session's command must travel on its feed, because the server is to remember what it reads. What may wait for a key waits
+    /// with the other sessions that do.
+    pub(super) fn reads_on_feed(&self, session: &Session, command: &Command, request: &Request<'_>) -> bool {
         command.class == Class::Read
+            && !may_wait(command, request)
             && session.multi.is_none()
             && session.feed.as_ref().is_some_and(|feed| feed.tracking.as_ref().is_some_and(Tracking::remembers))
     }
@@ -369,6 +376,18 @@ impl Sequencer {
         self.sessions.resume = true;
     }
 
+    /// Keys that a tracking session read where the server does not remember it: they are invalid at once.
+    pub(super) fn disown_reads(&mut self, id: SessionId, keys: &[Vec<u8>]) {
+        let tracking = self.tracking_of(id).filter(|tracking| !tracking.broadcast);
+        let Some(told) = tracking.map(|tracking| tracking.redirect().unwrap_or(id)).filter(|_| !keys.is_empty()) else { return };
+        let mut out = Vec::new();
+        push_header(&mut out, b'>', 2);
+        push_bulk(&mut out, b"invalidate");
+        push_header(&mut out, b'*', keys.len() as i64);
+        keys.iter().for_each(|key| push_bulk(&mut out, key));
+        self.tell_invalid(told, Reply(&out));
+    }
+
     /// A session is about to write these keys on the lane. Under NOLOOP the server's word on them is an echo, until another session
     /// writes them.
     pub(super) fn note_own_write(&mut self, id: SessionId, command: &Command, request: &Request<'_>) {
@@ -435,12 +454,14 @@ impl Sequencer {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.resp == 3 {
             // Behind the reply to what it has sent on the lane, which may be what made the key invalid.
-            if session.on_feed {
+            // A session that waits for a key has the reply to everything else.
+            let waits = session.wait == Some(Wait::Parked) && session.sent - session.answered == 1;
+            if session.on_feed || waits {
                 session.push(reply.0)
             } else {
                 session.push_behind(reply.0)
             }
-            return self.touch(id);
+            return self.bound_unasked(id);
         }
         let listens = session.feed.as_ref().is_some_and(|feed| feed.hears(CHANNEL));
         let Some(keys) = reply.elements().nth(1).filter(|_| listens) else { return };
@@ -450,7 +471,7 @@ impl Sequencer {
         push_bulk(&mut out, CHANNEL);
         out.extend_from_slice(if keys.is_null() { b"$-1\r\n" } else { keys.0 });
         session.push(&out);
-        self.touch(id);
+        self.bound_unasked(id);
     }
 
     /// The session that was told in this one's place is gone.
