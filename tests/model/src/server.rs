@@ -8,7 +8,7 @@
 //! The hard case is the closed connection that is not dead (H1): [`ModelServer::hang_up`] leaves the bytes already sent
 //! to be executed by later steps, [`ModelServer::close`] and `CLIENT KILL` do not.
 //!
-//! It does not know: replication, persistence, ACLs, WATCH, pub/sub, geo, HyperLogLog, SORT, functions, EVALSHA.
+//! It does not know: replication, persistence, ACLs, pub/sub shards, geo, HyperLogLog, SORT, functions, EVALSHA.
 use crate::reply::{Done, Fail, Out};
 use crate::rng::Rng;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +19,7 @@ mod dump;
 mod hashes;
 mod keys;
 mod lists;
+mod pubsub;
 pub mod scripts;
 mod sets;
 mod streams;
@@ -112,6 +113,8 @@ pub(crate) struct Conn {
     hung_up: bool,
     /// `CLIENT TRACKING ON BCAST NOLOOP`.
     pub tracking: bool,
+    /// What it is subscribed to.
+    pub subscriptions: pubsub::Subscriptions,
 }
 
 /// What a handler works on.
@@ -143,8 +146,18 @@ pub(crate) const CONTAINER: u8 = 2;
 pub(crate) const NOW: u8 = 4;
 
 static TABLE: LazyLock<Vec<Row>> = LazyLock::new(|| {
-    let families: [fn() -> Vec<Row>; 9] =
-        [connection::rows, keys::rows, strings::rows, lists::rows, hashes::rows, sets::rows, zsets::rows, streams::rows, scripts::rows];
+    let families: [fn() -> Vec<Row>; 10] = [
+        connection::rows,
+        pubsub::rows,
+        keys::rows,
+        strings::rows,
+        lists::rows,
+        hashes::rows,
+        sets::rows,
+        zsets::rows,
+        streams::rows,
+        scripts::rows,
+    ];
     let mut rows: Vec<Row> = families.iter().flat_map(|family| family()).collect();
     rows.sort_by_key(|row| row.name);
     rows
@@ -179,6 +192,8 @@ pub struct ModelServer {
     written: BTreeMap<Vec<u8>, Option<ConnId>>,
     /// Databases were emptied in this turn, so often.
     flushes: usize,
+    /// Connections that were sent a message in this turn.
+    told: Vec<ConnId>,
     conns: Vec<Conn>,
     kills: Vec<ConnId>,
     next_id: ConnId,
@@ -203,6 +218,7 @@ impl ModelServer {
             expired_keys: 0,
             written: BTreeMap::new(),
             flushes: 0,
+            told: Vec::new(),
             conns: Vec::new(),
             kills: Vec::new(),
             next_id: 1,
@@ -232,6 +248,7 @@ impl ModelServer {
             hung_up: false,
             watched: Vec::new(),
             tracking: false,
+            subscriptions: pubsub::Subscriptions::default(),
         });
         id
     }
@@ -337,10 +354,10 @@ impl ModelServer {
     }
 
     /// A turn of the event loop ends: tracking connections are told which keys others wrote, scripts of their own among them
-    /// (redis 7.0 tracking.c trackingBroadcastInvalidationMessages). Gives back who was told.
+    /// (redis 7.0 tracking.c trackingBroadcastInvalidationMessages). Gives back who was told that, or sent a message.
     pub fn end_turn(&mut self) -> Vec<ConnId> {
         let (written, flushes) = (std::mem::take(&mut self.written), std::mem::take(&mut self.flushes));
-        let mut told = Vec::new();
+        let mut told = std::mem::take(&mut self.told);
         for conn in self.conns.iter_mut().filter(|conn| conn.tracking && !conn.closed && !conn.hung_up) {
             for _ in 0..flushes {
                 conn.out.bytes.extend_from_slice(b">2\r\n$10\r\ninvalidate\r\n_\r\n");
@@ -355,6 +372,8 @@ impl ModelServer {
                 told.push(conn.id);
             }
         }
+        told.sort_unstable();
+        told.dedup();
         told
     }
 
@@ -410,6 +429,7 @@ impl ModelServer {
         self.conns.retain(|c| !c.hung_up);
         self.written.clear();
         self.flushes = 0;
+        self.told.clear();
         self.evicted_keys = 0;
         self.expired_keys = 0;
     }
@@ -470,6 +490,7 @@ impl ModelServer {
             hung_up: false,
             watched: Vec::new(),
             tracking: false,
+            subscriptions: pubsub::Subscriptions::default(),
         };
         self.process(&mut conn, args, now_ms);
         conn.out.bytes

@@ -4,9 +4,10 @@
 //! The hard case is a connection that the proxy closes: the client does not know which of its writes ran, so it begins anew with
 //! other keys. And a refusal (OOM of the server, or a primary that cannot be reached) says that the command did not run.
 
+use crate::audience::{CHANNEL, Published, Publisher};
 use crate::commands;
 use crate::plan::Plan;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use twinlane_core::command::{Rule, Table};
 use twinlane_core::resp::reply::{Reply, Scanner};
 use twinlane_core::resp::request::{Parsed, Request, Resume, Spans, parse};
@@ -28,6 +29,10 @@ enum Check {
     OwnWatched,
     /// A number that nobody else got.
     Shared,
+    /// EXEC of a transaction that watches a key of everybody.
+    Watched,
+    /// A message with this number was published.
+    Published(u64),
 }
 
 /// A request that is not answered.
@@ -61,6 +66,14 @@ pub struct Rules {
     pub named: HashSet<Vec<u8>>,
     /// Replies so far.
     pub replies: u64,
+    /// What was published.
+    pub published: HashMap<Publisher, Published>,
+    /// Messages that subscribers got.
+    pub heard: u64,
+    /// Waiters that were given what was pushed later.
+    pub served: u64,
+    /// Transactions of watching clients that ran, and those that were answered nil.
+    pub watched: [u64; 2],
 }
 
 /// One client; `life` counts its connections.
@@ -154,7 +167,8 @@ impl Client {
                 rules.shared_sent += 1;
                 self.ask(b"*2\r\n$4\r\nINCR\r\n$8\r\nshared:n\r\n", Check::Shared, rules, out);
             }
-            36..=40 => self.ask(&encode(&commands::read(r)), Check::Shape, rules, out),
+            36..=38 => self.publish(rules, out),
+            39 | 40 => self.ask(&encode(&commands::read(r)), Check::Shape, rules, out),
             41..=55 => self.ask(&encode(&commands::generated(r, &plan.rows)), Check::Shape, rules, out),
             56..=58 if plan.databases > 1 => {
                 self.db = r.below(plan.databases as u64) as u16;
@@ -168,12 +182,25 @@ impl Client {
         }
     }
 
+    fn publish(&mut self, rules: &mut Rules, out: &mut Vec<u8>) {
+        let published = rules.published.entry((self.index, self.life)).or_default();
+        published.sent += 1;
+        let number = published.sent;
+        let text = format!("{}.{}.{number}", self.index, self.life);
+        self.ask(&encode(&["PUBLISH", CHANNEL, &text]), Check::Published(number), rules, out);
+        // Whether it ran is not known when the primary is lost: it is not published again.
+        if let Some(asked) = self.asked.back_mut() {
+            asked.writes = true;
+        }
+    }
+
     fn transaction(&mut self, r: &mut Rng, plan: &Plan, rules: &mut Rules, out: &mut Vec<u8>, own: bool) {
         let watches = r.one_in(3);
         let (check, exec) = match (own, watches) {
             (true, true) => (Check::Own, Check::OwnWatched),
             (true, false) => (Check::Own, Check::OwnExec),
-            (false, _) => (Check::Shape, Check::Shape),
+            (false, true) => (Check::Shape, Check::Watched),
+            (false, false) => (Check::Shape, Check::Shape),
         };
         if watches {
             let key = if own { format!("{}n", self.prefix()) } else { "hs:0".into() };
@@ -269,11 +296,20 @@ impl Client {
         if full && !rules.refused {
             return wrong("no server refused writes");
         }
+        match asked.check {
+            Check::Watched | Check::OwnWatched if Reply(reply).is_null() => rules.watched[1] += 1,
+            Check::Watched | Check::OwnWatched if reply[0] == b'*' => rules.watched[0] += 1,
+            Check::Published(number) if Reply(reply).integer().is_some() => {
+                rules.published.entry((self.index, self.life)).or_default().answered.insert(number);
+            }
+            Check::Published(_) if !unreachable => return wrong("nobody refuses messages"),
+            _ => {}
+        }
         if !rules.own {
             return Ok(());
         }
         match asked.check {
-            Check::Shape => Ok(()),
+            Check::Shape | Check::Watched | Check::Published(_) => Ok(()),
             Check::Shared if unreachable || full => Ok(()),
             Check::Shared => match Reply(reply).integer() {
                 Some(n) if n > self.last_shared && rules.shared.insert(n) => {

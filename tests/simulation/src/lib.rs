@@ -14,11 +14,14 @@
 //! - I3: each client gets exactly one reply per request, in order, of its protocol. Its own keys, on which nobody else writes,
 //!   answer byte for byte what a server of its own would (so it reads its writes, across flips too); a counter shared by all
 //!   never repeats; a connection is closed only where the primary was lost with a write in flight.
+//! - I3 of those who listen and wait: a numbered message, published through the proxy and answered, reaches each subscriber once and in
+//!   order, across flips done and undone; who waits for a key is served directly behind the write.
 //! - I8: epochs grow one by one, and the primary is the one of the durable record, always.
 //! - I9: a flip's hold ends, done or undone, within its budget plus the time the record took.
 //!
 //! After a primary that lost its data (the named exception of I5), keys of the mirror that no client named are still there until
 //! the operator decides, and either decision ends equal.
+mod audience;
 mod check;
 mod client;
 mod commands;
@@ -45,6 +48,12 @@ pub struct Summary {
     pub images: u64,
     /// Effects that the mirrors confirmed.
     pub effects: u64,
+    /// Transactions of watching clients that ran, and those that were answered nil.
+    pub watched: [u64; 2],
+    /// Waiters that were given what was pushed later.
+    pub served: u64,
+    /// Messages that subscribers got.
+    pub heard: u64,
 }
 
 /// A history that broke an invariant.

@@ -50,6 +50,10 @@ pub struct Plan {
     pub settings: Settings,
     /// How many clients.
     pub clients: usize,
+    /// How many subscribers.
+    pub subscribers: usize,
+    /// How many pairs of one who waits for a key and one who pushes.
+    pub waiters: usize,
     /// How many databases the servers have.
     pub databases: usize,
     /// Rows of the command table whose invocations are used.
@@ -149,6 +153,8 @@ impl Plan {
             seed,
             settings,
             clients: 2 + r.index(5),
+            subscribers: r.index(3),
+            waiters: r.index(2),
             databases,
             rows,
             barriers: !import && r.one_in(5),
@@ -176,6 +182,10 @@ impl Plan {
             if let Some(fault) = plan.draw_fault(r) {
                 plan.faults.push((at, fault));
             }
+        }
+        if plan.subscribers > 0 && !import && r.one_in(2) {
+            let at = r.below(traffic_us);
+            plan.faults.push((at, Fault::Flip { refused: false }));
         }
         plan
     }

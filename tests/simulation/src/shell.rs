@@ -201,7 +201,8 @@ impl World<'_> {
         }
         self.close_lane(id);
         let now = self.clock();
-        if side == self.core.primary() {
+        // A flip that is being made durable has its new primary already.
+        if side == self.core.primary() || self.core.status().flip == "committing" {
             self.rules.losses += 1;
         }
         self.core.handle_lane_lost(id, generation, "the server closed the connection", now);

@@ -1,5 +1,6 @@
 //! The world of one history: a heap of events in virtual time, the sequencer, two sites, clients, an operator.
 
+use crate::audience::{Subscriber, Waiter};
 use crate::check::differing;
 use crate::client::{Client, Rules};
 use crate::plan::{Fault, Options, Plan};
@@ -8,7 +9,7 @@ use crate::{Summary, commands};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SideUp};
+use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
 
@@ -19,6 +20,10 @@ pub enum Event {
     Tick,
     /// A client sends its next pipeline, or connects.
     Act { client: usize },
+    /// A subscriber says something, or connects.
+    Listen { subscriber: usize },
+    /// A waiter and its pusher do something, or connect.
+    Wait { waiter: usize },
     /// A piece reaches the proxy.
     FromClient { client: usize, life: u32, bytes: Vec<u8> },
     /// A lane's socket is written.
@@ -98,6 +103,8 @@ pub struct World<'t> {
     /// Counts lives of the proxy.
     pub process: u32,
     clients: Vec<Client>,
+    subscribers: Vec<Subscriber>,
+    waiters: Vec<Waiter>,
     durable: Record,
     /// A record that is being written.
     saving: Option<Record>,
@@ -145,6 +152,8 @@ impl<'t> World<'t> {
         let rules = Rules { own: !plan.barriers, strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }), ..Rules::default() };
         let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false);
         let initial = sites[0].server.snapshot();
+        let subscribers = (0..plan.subscribers).map(|_| Subscriber::default()).collect();
+        let waiters = (0..plan.waiters).map(|_| Waiter::default()).collect();
         let clients = (0..plan.clients).map(|index| Client::new(index, plan.databases)).collect();
         World {
             plan,
@@ -157,6 +166,8 @@ impl<'t> World<'t> {
             began: 0,
             process: 1,
             clients,
+            subscribers,
+            waiters,
             durable: record,
             saving: None,
             events: BinaryHeap::new(),
@@ -183,6 +194,14 @@ impl<'t> World<'t> {
             let at = self.rng.below(40_000);
             self.at(at, Event::Act { client });
         }
+        for subscriber in 0..self.subscribers.len() {
+            let at = self.rng.below(40_000);
+            self.at(at, Event::Listen { subscriber });
+        }
+        for waiter in 0..self.waiters.len() {
+            let at = self.rng.below(40_000);
+            self.at(at, Event::Wait { waiter });
+        }
         for (at, fault) in self.plan.faults.clone() {
             self.at(at, Event::Strike(fault));
         }
@@ -206,6 +225,7 @@ impl<'t> World<'t> {
         let counters = self.core.counters();
         self.summary.virtual_us = self.now;
         self.summary.replies = self.rules.replies;
+        (self.summary.heard, self.summary.served, self.summary.watched) = (self.rules.heard, self.rules.served, self.rules.watched);
         (self.summary.images, self.summary.effects) = (self.summary.images + counters.images, self.summary.effects + counters.effects);
         match self.broken {
             None => Ok(self.summary),
@@ -254,6 +274,8 @@ impl<'t> World<'t> {
         match event {
             Event::Tick => self.tick(),
             Event::Act { client } => self.act(client),
+            Event::Listen { subscriber } => self.listen(subscriber),
+            Event::Wait { waiter } => self.wait(waiter),
             Event::FromClient { client, life, bytes } => self.hear_client(client, life, &bytes),
             Event::Write(id) => self.write_lane(id),
             Event::Feed { side, conn, bytes } => self.feed(side, conn, &bytes),
@@ -318,6 +340,8 @@ impl<'t> World<'t> {
                 self.core.handle_session_polled(id);
                 if let Some(client) = self.clients.iter().position(|client| client.session == Some(id)) {
                     self.tell_client(client);
+                } else {
+                    self.tell_audience(id);
                 }
             }
             let clock = self.clock();
@@ -481,6 +505,100 @@ impl<'t> World<'t> {
         }
     }
 
+    // ---- those who listen and wait ----
+
+    fn listen(&mut self, subscriber: usize) {
+        if self.over {
+            return;
+        }
+        let at = self.now + self.rng.below(4 * self.plan.think_us);
+        self.at(at, Event::Listen { subscriber });
+        let clock = self.clock();
+        let state = &mut self.subscribers[subscriber];
+        let (session, bytes) = match state.line.session {
+            None => {
+                let session = self.core.handle_client_open(Addresses::default(), clock);
+                (session, state.begin(session, &mut self.rng, &self.rules))
+            }
+            Some(session) if state.is_idle() => (session, state.speak(&mut self.rng)),
+            Some(_) => return,
+        };
+        self.say(session, &bytes);
+    }
+
+    fn wait(&mut self, waiter: usize) {
+        if self.over {
+            return;
+        }
+        let at = self.now + self.rng.below(2 * self.plan.think_us);
+        self.at(at, Event::Wait { waiter });
+        let clock = self.clock();
+        // Nobody moves the roles, and the primary is there: what is pushed enters at once.
+        let calm = self.pending.is_none() && self.core.is_up(self.core.primary());
+        let state = &mut self.waiters[waiter];
+        let (Some(waits), Some(pushes)) = (state.waits.session, state.pushes.session) else {
+            let left = state.leave();
+            left.into_iter().flatten().for_each(|session| self.core.handle_client_closed(session, clock));
+            let [waits, pushes] = [0; 2].map(|_| self.core.handle_client_open(Addresses::default(), clock));
+            self.waiters[waiter].begin(waits, pushes, &self.rules);
+            return self.flush();
+        };
+        if let Some(pop) = state.pop() {
+            return self.say(waits, &pop);
+        }
+        if state.is_idle() {
+            let known = calm && self.core.is_waiting(waits);
+            let push = state.push(known);
+            self.rules.named.insert(state.key().into_bytes());
+            self.say(pushes, &push);
+            // Held back by a barrier it leaves the waiter as it was.
+            let entered = !self.core.is_waiting(waits);
+            self.waiters[waiter].entered(entered);
+        }
+    }
+
+    fn say(&mut self, session: SessionId, bytes: &[u8]) {
+        self.note(|| format!("audience -> proxy: {}", bytes.escape_ascii()));
+        let clock = self.clock();
+        self.core.handle_client_bytes(session, bytes, clock);
+        self.flush();
+    }
+
+    fn tell_audience(&mut self, session: SessionId) {
+        let held = |line: &crate::audience::Line| line.session == Some(session);
+        let subscriber = self.subscribers.iter().position(|subscriber| held(&subscriber.line));
+        let waiter = self.waiters.iter().position(|waiter| held(&waiter.waits) || held(&waiter.pushes));
+        let waits = waiter.is_some_and(|waiter| held(&self.waiters[waiter].waits));
+        if subscriber.is_none() && waiter.is_none() {
+            return;
+        }
+        let output = self.core.output(session).to_vec();
+        let mut went = Ok(());
+        if !output.is_empty() {
+            self.core.handle_output_written(session, output.len());
+            self.note(|| format!("proxy -> audience: {}", output.escape_ascii()));
+            went = match (subscriber, waiter) {
+                (Some(at), _) => self.subscribers[at].receive(&output, &mut self.rules),
+                (_, Some(at)) if waits => self.waiters[at].served(&output, &mut self.rules),
+                (_, Some(at)) => self.waiters[at].pushed(&output, &self.rules),
+                _ => Ok(()),
+            };
+        }
+        if self.core.is_closing(session) {
+            let closed = match (subscriber, waiter) {
+                (Some(at), _) => self.subscribers[at].closed(&self.rules),
+                (_, Some(at)) => self.waiters[at].closed(waits, &self.rules),
+                _ => Ok(()),
+            };
+            went = went.and(closed);
+            let clock = self.clock();
+            self.core.handle_client_closed(session, clock);
+        }
+        if let Err(what) = went {
+            self.violate(what);
+        }
+    }
+
     // ---- faults ----
 
     fn strike(&mut self, fault: Fault) {
@@ -591,6 +709,13 @@ impl<'t> World<'t> {
     }
 
     fn clients_leave(&mut self) {
+        if self.rng.one_in(3) {
+            for session in self.audience_leaves() {
+                let clock = self.clock();
+                self.core.handle_client_closed(session, clock);
+                self.flush();
+            }
+        }
         for client in 0..self.clients.len() {
             if self.rng.one_in(2)
                 && let Some(session) = self.clients[client].session.take()
@@ -600,6 +725,12 @@ impl<'t> World<'t> {
                 self.flush();
             }
         }
+    }
+
+    fn audience_leaves(&mut self) -> Vec<SessionId> {
+        let mut left: Vec<SessionId> = self.subscribers.iter_mut().filter_map(Subscriber::leave).collect();
+        left.extend(self.waiters.iter_mut().flat_map(Waiter::leave).flatten());
+        left
     }
 
     /// `kill -9` and a start from the durable record; the one that was being written may be there or not.
@@ -621,6 +752,7 @@ impl<'t> World<'t> {
         for client in &mut self.clients {
             client.session = None;
         }
+        self.audience_leaves();
         let lost = !self.sites[self.durable.primary.index()].server.dbs[0].contains_key(RECORD_KEY);
         let record = self.durable.clone();
         self.note(|| format!("the proxy starts again: {record:?}, lost {lost}"));
@@ -686,10 +818,11 @@ impl<'t> World<'t> {
         let still = mirror.dirty_keys == 0 && mirror.queued_effects == 0 && mirror.state == "following" && self.pending.is_none();
         let settled = if self.plan.import { still } else { still && status.gate.is_empty() && mirror.unsynced_databases.is_empty() };
         let answered = self.clients.iter().all(|client| client.session.is_none() || client.is_idle());
+        let answered = answered && self.subscribers.iter().all(Subscriber::is_idle) && self.waiters.iter().all(Waiter::is_idle);
         let quiet = settled && answered && !self.sites.iter().any(|site| site.evicted);
         let since = if quiet { *self.quiet_since.get_or_insert(self.now) } else { self.quiet_since.take().unwrap_or(self.now) };
         // A moment longer: what a dead connection still has in its buffer must not run any more.
-        let long = if self.options.no_kill { 4_000_000 } else { 200_000 };
+        let long = if self.options.no_kill || self.plan.kill_refused { 4_000_000 } else { 200_000 };
         if quiet && self.now >= since + long {
             self.compare();
             return true;
@@ -727,6 +860,9 @@ impl<'t> World<'t> {
             if !untouched {
                 self.violate(format!("I5: settled, and not equal (left: `{side}`, the primary): {sentence}"));
             }
+        }
+        if let Some(what) = self.subscribers.iter().find_map(|subscriber| subscriber.missed(&self.rules)) {
+            self.violate(format!("I3: {what}"));
         }
         if !self.rules.own {
             return;

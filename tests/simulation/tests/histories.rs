@@ -45,9 +45,9 @@ fn histories_keep_every_invariant() {
     let _ = std::panic::take_hook();
     let took = begun.elapsed().as_secs_f64();
     let played = next.load(Ordering::Relaxed).min(first + count) - first;
-    let Summary { replies, flips, faults, virtual_us, images, effects } = *totals.lock().unwrap();
+    let Summary { replies, flips, faults, virtual_us, images, effects, watched: [ran, nil], served, heard } = *totals.lock().unwrap();
     println!(
-        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults",
+        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults; {ran} EXECs under WATCH and {nil} answered nil, {served} waiters served, {heard} messages heard",
         played as f64 / took,
         virtual_us / 1_000_000
     );
@@ -83,4 +83,7 @@ fn add(sum: &mut Summary, one: Summary) {
     sum.virtual_us += one.virtual_us;
     sum.images += one.images;
     sum.effects += one.effects;
+    sum.watched = [sum.watched[0] + one.watched[0], sum.watched[1] + one.watched[1]];
+    sum.served += one.served;
+    sum.heard += one.heard;
 }

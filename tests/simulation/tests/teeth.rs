@@ -1,6 +1,6 @@
 //! The simulation can fail: each rule of the core is turned off in turn, and some history must notice. A rule whose absence
 //! nobody noticed would be a rule that nothing tests. Contagion (H13) is not among them: random histories do not meet it; the test
-//! `h13_*` on real servers plants the difference that it needs.
+//! `h13_*` on real servers plants the difference that it needs. `TWINLANE_TRACE=1` shows what happened in the history that noticed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use twinlane_core::sequencer::Faults;
 use twinlane_simulation::plan::Options;
@@ -14,6 +14,10 @@ fn is_noticed(rule: &str, options: &Options) {
     let caught = (1..=SEEDS).find_map(|seed| run(seed, options).err());
     let _ = std::panic::take_hook();
     let Some(failure) = caught else { panic!("without {rule} {SEEDS} histories hold: nothing tests it") };
+    if std::env::var_os("TWINLANE_TRACE").is_some() {
+        let traced = run(failure.seed, &Options { trace: true, ..*options });
+        traced.err().iter().for_each(|failure| failure.trace.iter().for_each(|line| println!("{line}")));
+    }
     println!("without {rule}: seed {}: {}", failure.seed, failure.what.chars().take(200).collect::<String>());
 }
 
@@ -54,6 +58,21 @@ fn h15_writes_that_hide_a_scripts_write() {
 #[test]
 fn h7_the_gate_behind_the_drain() {
     is_noticed("the second look at the gate", &without(Faults { no_recheck: true, ..Faults::default() }));
+}
+
+#[test]
+fn h30_the_marks_in_both_streams() {
+    is_noticed("marks in the streams of feeds", &without(Faults { no_marks: true, ..Faults::default() }));
+}
+
+#[test]
+fn h25_the_fence_of_a_watching_exec() {
+    is_noticed("the fence of a watching EXEC", &without(Faults { no_watch_fence: true, ..Faults::default() }));
+}
+
+#[test]
+fn h20_the_retry_directly_behind_the_write() {
+    is_noticed("retries directly behind the write", &without(Faults { late_retries: true, ..Faults::default() }));
 }
 
 #[test]

@@ -274,6 +274,11 @@ impl Sequencer {
         let asked: Vec<SessionId> = own.lane.in_flight.iter().filter_map(|flight| client(&flight.what)).collect();
         self.close_own(lane);
         for id in asked {
+            let feed = self.sessions.get(id).and_then(|session| session.feed.as_ref());
+            if used == Use::Feed && feed.is_some_and(|feed| feed.lane != lane) {
+                // It was being subscribed on the other side for a flip, which nobody waits for (I6).
+                continue;
+            }
             self.close(id, "primary_lost");
         }
         let Some(owner) = owner else { return };

@@ -79,6 +79,12 @@ impl Sequencer {
         self.parked.get(id).is_some_and(|waiter| waiter.parked)
     }
 
+    /// Whether this session waits for a key and nothing is in flight for it: the next write to the key serves it.
+    #[must_use]
+    pub fn is_waiting(&self, id: SessionId) -> bool {
+        self.parked.get(id).is_some_and(|waiter| waiter.parked && !waiter.busy)
+    }
+
     /// Takes a blocking command: its first attempt enters the lane, and nothing behind it is read.
     pub(super) fn send_blocking(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> Admit {
         let Some(db) = self.sessions.get(id).map(|session| session.db) else { return Admit::Taken };
@@ -148,6 +154,9 @@ impl Sequencer {
     /// Appends the retries of those whom a write, or a whole transaction, can serve.
     pub(super) fn serve_all(&mut self, serves: Serves) {
         serves.databases.iter().for_each(|db| self.parked.all_due(*db));
+        if self.settings.faults.late_retries {
+            return serves.keys.into_iter().for_each(|(db, key, _)| self.parked.due(db, &key));
+        }
         self.serve_each(serves.keys.into_iter().map(|(db, key, ready)| Call::new(db, key, ready)).collect());
     }
 
