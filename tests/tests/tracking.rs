@@ -120,7 +120,7 @@ fn no_cache_is_stale() {
                         forget(&mut client, &mut cache);
                         cache.insert(key.clone(), value);
                     }
-                    if turn % 50 == 0 {
+                    if turn.is_multiple_of(50) {
                         client.cmd(&format!("SET {key} own-{turn}")).unwrap();
                         cache.remove(&key);
                     }

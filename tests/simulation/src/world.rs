@@ -653,6 +653,10 @@ impl<'t> World<'t> {
         } else {
             site.server.restart_with_data(seed);
         }
+        if !primary && empty {
+            // The better copy is gone with the server that held it.
+            self.kept = None;
+        }
         if primary && empty {
             self.rules.own = false;
             let mirror = &self.sites[side.other().index()].server;

@@ -1,6 +1,7 @@
 //! The simulation can fail: each rule of the core is turned off in turn, and some history must notice. A rule whose absence
-//! nobody noticed would be a rule that nothing tests. Contagion (H13) is not among them: random histories do not meet it; the test
-//! `h13_*` on real servers plants the difference that it needs. `TWINLANE_TRACE=1` shows what happened in the history that noticed.
+//! nobody noticed would be a rule that nothing tests. Three are not among them, because random histories do not meet what they prevent:
+//! contagion (H13), the fence of a watching EXEC (H25) and the marks of a subscriber's two streams (H30); each has a test on real
+//! servers (`h13_*`, `h25_*`, `h30_*`). `TWINLANE_TRACE=1` shows what happened in the history that noticed.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use twinlane_core::sequencer::Faults;
 use twinlane_simulation::plan::Options;
@@ -58,16 +59,6 @@ fn h15_writes_that_hide_a_scripts_write() {
 #[test]
 fn h7_the_gate_behind_the_drain() {
     is_noticed("the second look at the gate", &without(Faults { no_recheck: true, ..Faults::default() }));
-}
-
-#[test]
-fn h30_the_marks_in_both_streams() {
-    is_noticed("marks in the streams of feeds", &without(Faults { no_marks: true, ..Faults::default() }));
-}
-
-#[test]
-fn h25_the_fence_of_a_watching_exec() {
-    is_noticed("the fence of a watching EXEC", &without(Faults { no_watch_fence: true, ..Faults::default() }));
 }
 
 #[test]

@@ -536,9 +536,6 @@ impl Sequencer {
 
     /// Everything in flight is answered on both sides: marks one position in both streams of every feed.
     pub(super) fn mark_feeds(&mut self) {
-        if self.settings.faults.no_marks {
-            return;
-        }
         let ids: Vec<SessionId> = self.feeds.iter().copied().collect();
         for id in ids {
             let Some(feed) = self.sessions.get(id).and_then(|session| session.feed.as_ref()) else { continue };
@@ -561,8 +558,7 @@ impl Sequencer {
 
     /// Whether every mark has come.
     pub(super) fn feeds_are_marked(&self) -> bool {
-        let blind = self.settings.faults.no_marks;
-        let marked = |feed: &Feed| feed.next.as_ref().is_some_and(|next| blind || (feed.marked && next.marked));
+        let marked = |feed: &Feed| feed.marked && feed.next.as_ref().is_some_and(|next| next.marked);
         self.feeds.iter().all(|id| self.sessions.get(*id).and_then(|session| session.feed.as_deref()).is_none_or(marked))
     }
 

@@ -180,10 +180,6 @@ pub struct Faults {
     pub no_ambiguity: bool,
     /// Nobody asks whether the mirror's key may be dead on the primary (H16).
     pub no_boundary: bool,
-    /// A flip does not wait for one position in both streams of a feed (H30).
-    pub no_marks: bool,
-    /// EXEC of a session that watches runs without a fence (H25).
-    pub no_watch_fence: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
     pub late_retries: bool,
 }

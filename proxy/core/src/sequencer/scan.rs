@@ -60,7 +60,9 @@ impl Scans {
 
     /// Keys with a time to live are to be imaged, so that the mirror does not end them first; values are equal already.
     pub fn want_realigned(&mut self, db: Db) {
-        self.wanted.entry(db).or_insert(Progress { realign: true, ..Progress::default() });
+        // A walk that had begun went over the other server, whose cursor means nothing on this one.
+        let progress = self.wanted.remove(&db).map_or(Progress { realign: true, ..Progress::default() }, |progress| progress.anew());
+        self.wanted.insert(db, progress);
     }
 
     pub fn cancel(&mut self, db: Db) {
@@ -137,7 +139,9 @@ impl Sequencer {
             return true;
         }
         let Some((db, progress)) = self.scans.wanted.iter().next().map(|(db, progress)| (*db, progress.clone())) else { return false };
-        let busy = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
+        // A flip waits for a moment without doubt, and aligning times to live makes doubt all the time: it goes on afterwards.
+        let gives_way = progress.realign && self.flip.is_some();
+        let busy = gives_way || self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
         if progress.asked.is_some() || busy || self.mirror_refuses(db).is_some() {
             return false;
         }

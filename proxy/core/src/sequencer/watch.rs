@@ -135,8 +135,7 @@ impl Sequencer {
         let raised = if multi.alone || multi.runs_scripts() || lane.db != db || watch.keys.iter().any(|(watched, _)| *watched != db) {
             self.raise_barrier(id, db).map(|_| ())
         } else {
-            let keys = multi.keys().into_iter().chain(watch.keys.iter().map(|(_, key)| key.clone()));
-            let keys = keys.filter(|_| !self.settings.faults.no_watch_fence).collect();
+            let keys = multi.keys().into_iter().chain(watch.keys.iter().map(|(_, key)| key.clone())).collect();
             self.raise_fence(id, db, keys)
         };
         if let Err(admit) = raised {
