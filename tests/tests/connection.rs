@@ -510,26 +510,6 @@ fn nothing_runs_behind_quit() {
     assert_eq!(pair.client().unwrap().cmd("EXISTS before behind").unwrap().int(), Some(1));
 }
 
-/// A client that asks the proxy itself for much and reads nothing is not served ahead of the others.
-#[test]
-fn what_the_proxy_answers_itself_waits_for_its_reader() {
-    let pair = Pair::plain().unwrap();
-    let mut crowd: Vec<Client> = (0..100).map(|_| pair.client().unwrap()).collect();
-    let mut greedy = pair.client().unwrap();
-    let lists = 400;
-    greedy.send_raw(&b"CLIENT LIST\r\n".repeat(lists)).unwrap();
-    for client in &mut crowd {
-        let line = client.cmd("CLIENT INFO").unwrap().text();
-        assert!(!line.is_empty());
-    }
-    let text = crowd[0].cmd("CLIENT LIST").unwrap().text();
-    let unread = text.split(" omem=").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<usize>().ok()).max().unwrap();
-    assert!(unread < 2 * 1024 * 1024, "{unread}");
-    for _ in 0..lists {
-        assert!(greedy.reply().unwrap().text().contains("cmd=client"));
-    }
-}
-
 /// CLIENT KILL ends a client that does not read what it was sent.
 #[test]
 fn a_killed_client_is_gone_though_it_does_not_read() {

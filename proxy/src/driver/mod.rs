@@ -134,6 +134,10 @@ impl Shell {
                 self.clients.write(&mut core, id);
             }
             core.handle_output_room(self.now());
+            if core.owes_sessions() {
+                // What went on because there was room has replies of its own, and nothing else would write them.
+                continue;
+            }
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
                 self.lanes.wake(lane);

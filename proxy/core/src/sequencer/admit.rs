@@ -23,10 +23,6 @@ impl Sequencer {
         if session.elsewhere || session.changing {
             return Admit::Wait(Wait::Drain);
         }
-        // What is answered here costs no server anything, but memory and time of ours. Others may wait for who has begun.
-        if !session.has_room() && !self.fences.has_begun(id) {
-            return Admit::Wait(Wait::Window);
-        }
         // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand); before 7.0 subcommands were the command's own affair.
         let primary = &self.sides[self.primary().index()];
         let silent = !authenticated && (primary.is_since(None, Some((9, 0))) || (primary.major < 7 && self.is_container(request)));

@@ -478,6 +478,12 @@ impl Sequencer {
         self.touched_sessions.pop()
     }
 
+    /// Whether [`Sequencer::poll_session`] has something to tell.
+    #[must_use]
+    pub fn owes_sessions(&self) -> bool {
+        !self.touched_sessions.is_empty()
+    }
+
     /// Time passes: bounds of age and waiting are looked at. Every 10 milliseconds is right.
     pub fn handle_tick(&mut self, now: Now) {
         self.now = now;
