@@ -85,9 +85,11 @@ impl Fences {
         self.fences.iter_mut().filter(concerned).for_each(|fence| fence.behind = appended);
     }
 
-    /// Whether a fenced request on this key is on its way.
-    pub fn runs_on(&self, db: Db, key: &[u8]) -> bool {
-        self.fences.iter().any(|fence| fence.sent && fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
+    /// Whether an image of the key must not be read now. While a flip holds everybody, a fence whose request has not been sent guards
+    /// nothing: if the flip is undone, the request goes behind the image.
+    pub fn keeps_out(&self, db: Db, key: &[u8], holding: bool) -> bool {
+        let stands = |fence: &Fence| fence.sent || !holding;
+        self.fences.iter().any(|fence| stands(fence) && fence.db == db && fence.keys.iter().any(|fenced| **fenced == *key))
     }
 
     /// No new fence is raised before those that stand have fallen.

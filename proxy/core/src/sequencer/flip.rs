@@ -220,11 +220,36 @@ impl Sequencer {
         }
         if !up || self.now.us.saturating_sub(held_at) > self.settings.pause_budget_us {
             let mut reasons = self.gate(force, false);
-            reasons.push(format!("the drain did not end within the pause budget of {} ms", self.settings.pause_budget_us / 1000));
+            let budget = self.settings.pause_budget_us / 1000;
+            reasons.push(format!("the drain did not end within the pause budget of {budget} ms{}", self.undrained()));
             self.end_flip(reasons);
             return true;
         }
         false
+    }
+
+    /// What the drain still waits for, for the operator.
+    fn undrained(&self) -> String {
+        let mut waits = Vec::new();
+        for side in Endpoint::BOTH {
+            let state = &self.sides[side.index()];
+            let flights = |lane: &super::lane::Lane| lane.in_flight.len();
+            let owed: usize = state.all_lanes().map(|(_, lane)| flights(lane)).sum();
+            if owed > 0 {
+                waits.push(format!("{owed} replies of `{side}`"));
+            }
+            let unreported = state.all_lanes().filter(|(_, lane)| lane.is_unreported()).count();
+            if unreported > 0 {
+                waits.push(format!("what scripts wrote on {unreported} connections to `{side}`"));
+            }
+        }
+        if !self.ledger.is_empty() {
+            waits.push(format!("{} keys that are being copied", self.ledger.len()));
+        }
+        if !self.feeds_are_marked() {
+            waits.push("the streams of subscribers".into());
+        }
+        if waits.is_empty() { String::new() } else { format!("; it waited for {}", waits.join(", ")) }
     }
 
     /// The regular look at the mirror is up to a second old; what it evicted meanwhile would be lost with the flip (H14).

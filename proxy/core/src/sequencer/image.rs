@@ -36,7 +36,7 @@ impl Sequencer {
 
     /// Reads the key on the primary's lane. False when that cannot be done now.
     fn ask_image(&mut self, db: Db, key: &[u8]) -> bool {
-        if !self.may_ask() || self.fences.fences_key(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
+        if !self.may_ask() || self.fences.keeps_out(db, key, self.holding) || self.ledger.state(db, key) != Some(State::Dirty) {
             return false;
         }
         let id = LaneId::shared(self.primary(), db);
@@ -168,8 +168,7 @@ impl Sequencer {
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
-                // While a flip holds everybody, a fence whose request has not been sent guards nothing.
-                let stands = if holding { fences.runs_on(db, key) } else { fences.fences_key(db, key) };
+                let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
                 lost.is_none_or(|position| entry.position > position) && !stands
             };

@@ -44,7 +44,7 @@ impl Own {
 
     /// Requests in flight that a flip waits for.
     pub fn is_drained(&self) -> bool {
-        !self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_) | What::Client { .. }))
+        !self.writes() && !self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Client { .. }))
     }
 }
 
