@@ -45,6 +45,16 @@ function within(limitMs, promise, what) {
 
 const breath = (ms = 0) => new Promise((resolve) => setTimeout(resolve, ms));
 
+/// Asks again and again until the condition holds; the error says for what it waited. `look` may throw what ends the wait.
+async function until(condition, what, look = () => {}) {
+  const deadline = Date.now() + PATIENCE_MS;
+  while (!(await condition())) {
+    look();
+    check(Date.now() < deadline, "waited", PATIENCE_MS, "ms for", what);
+    await breath(2);
+  }
+}
+
 class Workers {
   stopped = false;
   error = null;
@@ -64,13 +74,10 @@ class Workers {
     }
   }
 
-  async until(condition, what) {
-    const deadline = Date.now() + PATIENCE_MS;
-    while (!(await condition())) {
+  until(condition, what) {
+    return until(condition, what, () => {
       if (this.error) throw this.error;
-      check(Date.now() < deadline, "waited", PATIENCE_MS, "ms for", what);
-      await breath(2);
-    }
+    });
   }
 
   /// Two flips, each behind `step` more of what `progress` counts; and as much again behind the last.
@@ -123,6 +130,47 @@ async function run(phases) {
   process.stdout.write("", () => process.exit(0));
 }
 
+/// The phase with its connections closed behind it.
+const closing = (close) => (phase) => {
+  const closed = async () => {
+    try {
+      await phase();
+    } finally {
+      close();
+    }
+  };
+  return Object.defineProperty(closed, "name", { value: phase.name });
+};
+
+/// A consumer that parks every time: one element more only when the one before has been taken. In the end every element came once, in order.
+/// `push(n)` sends an element, `take()` waits for one and returns it, or null.
+async function oneByOne(push, take, step) {
+  const got = [];
+  let sent = 0;
+  const consume = async () => {
+    const taken = await take();
+    if (taken !== null) got.push(Number(taken));
+  };
+  const produce = async () => {
+    if (got.length === sent) await push(sent++);
+  };
+  await working([consume, produce], (w) => w.acrossFlips(() => got.length, step));
+  await until(async () => {
+    if (got.length < sent) await consume();
+    return got.length >= sent;
+  }, "the last element");
+  equal(got, range(0, sent), "the elements");
+}
+
+/// Reads on until so much has come; a read that brings nothing says that the rest is lost.
+async function readOn(read, list, goal, what) {
+  while (list.length < goal) {
+    const before = list.length;
+    await read();
+    check(list.length > before, what, "lost entries:", list.length, "of", goal);
+  }
+}
+
 const range = (from, to) => Array.from({ length: to - from }, (_, n) => from + n);
 
-module.exports = { host, port, password, protocol, say, flip, check, equal, breath, working, run, range };
+module.exports = { host, port, password, protocol, say, flip, check, equal, breath, until, working, oneByOne, readOn, run, closing, range };

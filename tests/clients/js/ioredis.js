@@ -2,7 +2,7 @@
 // ioredis, RESP2 and RESP3.
 
 const { Redis } = require("ioredis");
-const { host, port, password, protocol, check, equal, working, run, range, breath, flip } = require("./common.js");
+const { host, port, password, protocol, check, equal, working, oneByOne, readOn, run, closing, range, breath, flip } = require("./common.js");
 
 const open = new Set();
 function client(options = {}) {
@@ -15,8 +15,6 @@ const close = () => {
   for (const redis of open) redis.disconnect();
   open.clear();
 };
-/// The phase with its connections closed behind it.
-const closing = (phase) => Object.defineProperty(async () => { try { await phase(); } finally { close(); } }, "name", { value: phase.name });
 
 async function handshake() {
   const one = client({ db: 5, connectionName: "ioredis" });
@@ -125,32 +123,14 @@ async function pubsub() {
 
 async function blocking() {
   const [one, parked] = [client(), client()];
-  const got = [];
-  let sent = 0;
-  const consume = async () => {
-    const popped = await parked.blpop("ioblock:none", "ioblock:list", 1);
-    if (popped) got.push(Number(popped[1]));
-  };
-  const produce = async () => {
-    // One more only when the one before has been taken: the consumer parks every time.
-    if (got.length === sent) await one.rpush("ioblock:list", sent++);
-  };
-  await working([consume, produce], (w) => w.acrossFlips(() => got.length, 30));
-  while (got.length < sent) await consume();
-  equal(got, range(0, sent), "the elements");
-
-  const moved = [];
-  let pushed = 0;
+  const pop = async () => (await parked.blpop("ioblock:none", "ioblock:list", 1))?.[1] ?? null;
+  await oneByOne((n) => one.rpush("ioblock:list", n), pop, 30);
   const move = async () => {
     const element = await parked.blmove("ioblock:from", "ioblock:to", "LEFT", "RIGHT", 1);
-    if (element === null) return;
-    moved.push(Number(element));
-    equal(await parked.brpoplpush("ioblock:to", "ioblock:last", 1), element, "BRPOPLPUSH");
+    if (element !== null) equal(await parked.brpoplpush("ioblock:to", "ioblock:last", 1), element, "BRPOPLPUSH");
+    return element;
   };
-  const push = async () => { if (moved.length === pushed) await one.rpush("ioblock:from", pushed++); };
-  await working([move, push], (w) => w.acrossFlips(() => moved.length, 20));
-  while (moved.length < pushed) await move();
-  equal(moved, range(0, pushed), "the moved elements");
+  await oneByOne((n) => one.rpush("ioblock:from", n), move, 20);
   await one.zadd("ioblock:zset", 2, "b", 1, "a");
   const [key, member, score] = await parked.bzpopmin("ioblock:zset", 1);
   equal([key, member, Number(score)], ["ioblock:zset", "a", 1], "BZPOPMIN");
@@ -182,8 +162,8 @@ async function streams() {
   };
   const add = async () => { if (sent < tail.length + 3) await one.xadd("iostream", "*", "n", sent++); };
   await working([follow, consumer(a, "a"), consumer(b, "b"), add], (w) => w.acrossFlips(() => Math.min(tail.length, read.length), 40));
-  for (let before = -1; tail.length < sent && tail.length > before; ) { before = tail.length; await follow(); }
-  for (let before = -1; read.length < sent && read.length > before; ) { before = read.length; await consumer(a, "a")(); }
+  await readOn(follow, tail, sent, "the tail");
+  await readOn(consumer(a, "a"), read, sent, "the group");
   equal(tail, range(0, sent), "the tail");
   equal(read.sort((x, y) => x - y), range(0, sent), "what the group delivered");
   equal((await one.xpending("iostream", "group"))[0], 0, "pending entries");
@@ -229,4 +209,4 @@ async function reconnect() {
   await working([work], (w) => w.acrossFlips(() => deaths, 5));
 }
 
-run([handshake, pipeline, transaction, watch, script, pubsub, blocking, streams, scan, reconnect].map(closing));
+run([handshake, pipeline, transaction, watch, script, pubsub, blocking, streams, scan, reconnect].map(closing(close)));

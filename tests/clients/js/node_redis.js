@@ -2,7 +2,7 @@
 // node-redis (`redis`), RESP2 and RESP3.
 
 const { createClient, createClientPool, defineScript, WatchError } = require("redis");
-const { host, port, password, protocol, flip, check, equal, working, run, range, breath } = require("./common.js");
+const { host, port, password, protocol, flip, check, equal, until, working, oneByOne, readOn, run, closing, range } = require("./common.js");
 
 const open = new Set();
 const settings = (options) => ({ socket: { host, port, reconnectStrategy: () => 5 }, password, RESP: protocol, ...options });
@@ -16,8 +16,6 @@ const close = () => {
   for (const redis of open) redis.destroy();
   open.clear();
 };
-/// The phase with its connections closed behind it.
-const closing = (phase) => Object.defineProperty(async () => { try { await phase(); } finally { close(); } }, "name", { value: phase.name });
 
 async function handshake() {
   const one = await client({ database: 5, name: "node-redis" });
@@ -137,32 +135,14 @@ async function pubsub() {
 
 async function blocking() {
   const [one, parked] = [await client(), await client()];
-  const got = [];
-  let sent = 0;
-  const consume = async () => {
-    const popped = await parked.blPop(["nrblock:none", "nrblock:list"], 1);
-    if (popped) got.push(Number(popped.element));
-  };
-  const produce = async () => {
-    // One more only when the one before has been taken: the consumer parks every time.
-    if (got.length === sent) await one.rPush("nrblock:list", String(sent++));
-  };
-  await working([consume, produce], (w) => w.acrossFlips(() => got.length, 30));
-  while (got.length < sent) await consume();
-  equal(got, range(0, sent), "the elements");
-
-  const moved = [];
-  let pushed = 0;
+  const pop = async () => (await parked.blPop(["nrblock:none", "nrblock:list"], 1))?.element ?? null;
+  await oneByOne((n) => one.rPush("nrblock:list", String(n)), pop, 30);
   const move = async () => {
     const element = await parked.blMove("nrblock:from", "nrblock:to", "LEFT", "RIGHT", 1);
-    if (element === null) return;
-    moved.push(Number(element));
-    equal(await parked.brPopLPush("nrblock:to", "nrblock:last", 1), element, "BRPOPLPUSH");
+    if (element !== null) equal(await parked.brPopLPush("nrblock:to", "nrblock:last", 1), element, "BRPOPLPUSH");
+    return element;
   };
-  const push = async () => { if (moved.length === pushed) await one.rPush("nrblock:from", String(pushed++)); };
-  await working([move, push], (w) => w.acrossFlips(() => moved.length, 20));
-  while (moved.length < pushed) await move();
-  equal(moved, range(0, pushed), "the moved elements");
+  await oneByOne((n) => one.rPush("nrblock:from", String(n)), move, 20);
   await one.zAdd("nrblock:zset", [{ score: 2, value: "b" }, { score: 1, value: "a" }]);
   equal({ ...(await parked.bzPopMin("nrblock:zset", 1)) }, { key: "nrblock:zset", value: "a", score: 1 }, "BZPOPMIN");
 }
@@ -191,8 +171,8 @@ async function streams() {
   };
   const add = async () => { if (sent < tail.length + 3) await one.xAdd("nrstream", "*", { n: String(sent++) }); };
   await working([follow, consumer(a, "a"), consumer(b, "b"), add], (w) => w.acrossFlips(() => Math.min(tail.length, read.length), 40));
-  for (let before = -1; tail.length < sent && tail.length > before; ) { before = tail.length; await follow(); }
-  for (let before = -1; read.length < sent && read.length > before; ) { before = read.length; await consumer(a, "a")(); }
+  await readOn(follow, tail, sent, "the tail");
+  await readOn(consumer(a, "a"), read, sent, "the group");
   equal(tail, range(0, sent), "the tail");
   equal(read.sort((x, y) => x - y), range(0, sent), "what the group delivered");
   equal((await one.xPending("nrstream", "group")).pending, 0, "pending entries");
@@ -221,7 +201,7 @@ async function reconnect() {
     const before = await one.clientId();
     equal(await killer.clientKill({ filter: "ID", id: before }), 1, "CLIENT KILL");
     // A command that was on its way when the connection died is not repeated by the library: that is the caller's part.
-    for (let sent = false; !sent; ) sent = await one.set("nrphoenix", deaths).then(() => true, () => breath(2));
+    await until(() => one.set("nrphoenix", deaths).then(() => true, () => false), "a SET behind the lost connection");
     check((await one.clientId()) !== before, "still the same connection");
     equal([await one.clientGetName(), await killer.get("nrphoenix")], ["nrphoenix", String(deaths)], "the name, and the key in database 7");
     deaths++;
@@ -242,4 +222,4 @@ async function tracking() {
 }
 
 const phases = [handshake, pipeline, transaction, watch, script, pubsub, blocking, streams, scan, reconnect];
-run([...phases, ...(protocol === 3 ? [tracking] : [])].map(closing));
+run([...phases, ...(protocol === 3 ? [tracking] : [])].map(closing(close)));

@@ -49,24 +49,36 @@ def leave_out(name):
     return False
 
 
-def failed(name):
-    say(f"fail {name}: " + traceback.format_exc().strip().replace("\n", "\\n"))
+@contextmanager
+def reported(phase):
+    """Says that a phase begins, and how it ends; its error ends nothing else."""
+    name = phase.__name__
+    say(f"phase {name}")
+    try:
+        yield
+    except Exception:
+        say(f"fail {name}: " + traceback.format_exc().strip().replace("\n", "\\n"))
+    else:
+        say(f"pass {name}")
+
+
+def wanted(phases):
+    """Those that are not left out, and behind the last one the end."""
+    yield from (phase for phase in phases if not leave_out(phase.__name__))
+    say("done")
 
 
 def run(phases):
     """Every phase in turn; the next one is tried when one fails."""
-    for phase in phases:
-        name = phase.__name__
-        if leave_out(name):
-            continue
-        say(f"phase {name}")
-        try:
+    for phase in wanted(phases):
+        with reported(phase):
             phase()
-        except Exception:
-            failed(name)
-        else:
-            say(f"pass {name}")
-    say("done")
+
+
+def patience(what):
+    """Begins to wait for something: what it returns is called before each look, and fails when that is too late."""
+    deadline = time.monotonic() + PATIENCE
+    return lambda: check(time.monotonic() < deadline, "waited", PATIENCE, "s for", what)
 
 
 class Workers:
@@ -91,10 +103,10 @@ class Workers:
 
     def until(self, condition, what):
         """Waits for a condition; says for what it waited."""
-        deadline = time.monotonic() + PATIENCE
+        in_time = patience(what)
         while not condition():
             self.raise_error()
-            check(time.monotonic() < deadline, "waited", PATIENCE, "s for", what)
+            in_time()
             time.sleep(0.002)
 
     def across_flips(self, progress, step):

@@ -2,13 +2,12 @@
 
 import asyncio
 import sys
-import time
 from contextlib import asynccontextmanager
 
 import redis
 import redis.asyncio
 
-from common import HOST, PASSWORD, PATIENCE, PHASE, PORT, PROTOCOL, check, equal, failed, leave_out, say
+from common import HOST, PASSWORD, PATIENCE, PHASE, PORT, PROTOCOL, check, equal, patience, reported, say, wanted
 
 
 def client(**options):
@@ -39,10 +38,10 @@ class Workers:
                 task.result()
 
     async def until(self, condition, what):
-        deadline = time.monotonic() + PATIENCE
+        in_time = patience(what)
         while not condition():
             self.raise_error()
-            check(time.monotonic() < deadline, "waited", PATIENCE, "s for", what)
+            in_time()
             await asyncio.sleep(0.002)
 
     async def across_flips(self, progress, step):
@@ -205,7 +204,9 @@ async def blocking():
 
         async with working(produce, *[consume] * 8) as workers:
             await workers.across_flips(lambda: len(got), 60)
+        in_time = patience("an empty list")
         while await one.llen("ablock:list"):
+            in_time()
             await consume()
         equal(sorted(got), sent, "the elements")
         equal(await one.blpop(["ablock:none"], timeout=0.05), None, "BLPOP of nothing")
@@ -284,18 +285,9 @@ async def reconnect():
 
 
 async def main():
-    for phase in (handshake, pipeline, transaction, watch, script, pubsub, blocking, streams, scan, reconnect):
-        name = phase.__name__
-        if leave_out(name):
-            continue
-        say(f"phase {name}")
-        try:
+    for phase in wanted([handshake, pipeline, transaction, watch, script, pubsub, blocking, streams, scan, reconnect]):
+        with reported(phase):
             await asyncio.wait_for(phase(), PHASE)
-        except Exception:
-            failed(name)
-        else:
-            say(f"pass {name}")
-    say("done")
 
 
 asyncio.run(main())

@@ -7,7 +7,7 @@ import redis
 from redis.cache import CacheConfig
 from redis.connection import CacheProxyConnection
 
-from common import HOST, PASSWORD, PORT, PROTOCOL, check, equal, run, working
+from common import HOST, PASSWORD, PORT, PROTOCOL, check, equal, patience, run, working
 
 
 def client(**options):
@@ -169,52 +169,51 @@ def pubsub():
     subscription.close()
 
 
-def blocking():
-    """A consumer that is parked when the flip comes, and a stream of elements in order."""
-    one, got, parked = client(), [], client()
+def one_by_one(one, name, take, step):
+    """A consumer that is parked when the flip comes. Returns the elements of the list, each of which came once and in order."""
+    got, sent = [], []
 
     def consume():
-        popped = parked.blpop(["block:none", "block:list"], timeout=1)
-        if popped:
-            equal(popped[0], "block:list", "the list")
-            got.append(int(popped[1]))
-
-    sent = []
+        element = take()
+        if element is not None:
+            got.append(int(element))
 
     def produce():
         # One more only when the one before has been taken: the consumer parks every time.
         if len(got) == len(sent):
-            one.rpush("block:list", len(sent))
+            one.rpush(name, len(sent))
             sent.append(len(sent))
 
     with working(consume, produce) as workers:
-        workers.across_flips(lambda: len(got), 30)
-    while one.llen("block:list"):
+        workers.across_flips(lambda: len(got), step)
+    in_time = patience(f"an empty {name}")
+    while one.llen(name):
+        in_time()
         consume()
-    equal(got, sent, "the elements")
+    equal(got, sent, f"the elements of {name}")
+    return sent
 
-    moved = []
+
+def blocking():
+    """A consumer that is parked when the flip comes, and a stream of elements in order."""
+    one, parked = client(), client()
+
+    def pop():
+        popped = parked.blpop(["block:none", "block:list"], timeout=1)
+        if popped:
+            equal(popped[0], "block:list", "the list")
+            return popped[1]
+
+    one_by_one(one, "block:list", pop, 30)
 
     def move():
         element = parked.blmove("block:from", "block:to", 1, "LEFT", "RIGHT")
-        if element is None:
-            return
-        moved.append(int(element))
-        # One step further, by the older command.
-        equal(parked.brpoplpush("block:to", "block:last", 1), element, "BRPOPLPUSH")
+        if element is not None:
+            # One step further, by the older command.
+            equal(parked.brpoplpush("block:to", "block:last", 1), element, "BRPOPLPUSH")
+        return element
 
-    pushed = []
-
-    def push():
-        if len(moved) == len(pushed):
-            one.rpush("block:from", len(pushed))
-            pushed.append(len(pushed))
-
-    with working(move, push) as workers:
-        workers.across_flips(lambda: len(moved), 20)
-    while one.llen("block:from"):
-        move()
-    equal(moved, pushed, "the moved elements")
+    pushed = one_by_one(one, "block:from", move, 20)
     equal([int(n) for n in reversed(one.lrange("block:last", 0, -1))], pushed, "the list at the end")
     one.zadd("block:zset", {"b": 2, "a": 1})
     equal(list(parked.bzpopmin("block:zset", 1)), ["block:zset", "a", 1.0], "BZPOPMIN")

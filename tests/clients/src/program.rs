@@ -62,7 +62,7 @@ pub async fn flip() -> Result<()> {
 }
 
 /// Every phase in turn; the next one is tried when one fails.
-pub fn run(phases: Vec<(&'static str, Phase)>) -> Result<()> {
+fn run(phases: Vec<(&'static str, Phase)>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let left_out = std::env::var("LEAVE_OUT").unwrap_or_default();
     let only = std::env::var("ONLY").ok();
@@ -83,6 +83,24 @@ pub fn run(phases: Vec<(&'static str, Phase)>) -> Result<()> {
     }
     println!("done");
     Ok(())
+}
+
+/// The phases that every library has, in this order, and what RESP3 adds.
+pub fn run_library(phases: [Phase; 10], tracking: Phase) -> Result<()> {
+    let names = ["handshake", "pipeline", "transaction", "watch", "script", "pubsub", "blocking", "streams", "scan", "reconnect"];
+    let resp3 = Place::from_env()?.protocol == 3;
+    run(names.into_iter().zip(phases).chain(resp3.then_some(("tracking", tracking))).collect())
+}
+
+/// Asks again and again until a condition holds; the error says for what it waited, also when asking itself does not end.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let held = async {
+        while !holds().await? {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, held).await.unwrap_or_else(|_| bail!("waited {PATIENCE:?} for {what}"))
 }
 
 /// A count that several tasks share.
@@ -113,19 +131,16 @@ impl Workers {
         });
     }
 
-    /// Waits for a condition.
-    pub async fn until(&mut self, what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while !holds() {
-            if let Some(ended) = self.set.try_join_next() {
+    /// Waits for a condition; the end of the work by an error ends the wait.
+    pub async fn until(&mut self, what: &str, holds: impl Fn() -> bool) -> Result<()> {
+        until(what, async || {
+            let held = holds();
+            if !held && let Some(ended) = self.set.try_join_next() {
                 ended??;
             }
-            if tokio::time::Instant::now() > deadline {
-                bail!("waited {PATIENCE:?} for {what}");
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        Ok(())
+            Ok(held)
+        })
+        .await
     }
 
     /// Two flips, each behind `step` more of what is counted, and as much again behind the last; then the end of the work.

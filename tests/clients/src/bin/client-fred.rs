@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use fred::clients::{Client, SubscriberClient};
@@ -13,7 +12,7 @@ use fred::types::client::ClientKillFilter;
 use fred::types::lists::LMoveDirection;
 use fred::types::scripts::Script;
 use fred::types::streams::XReadResponse;
-use twinlane_clients::program::{Count, Phase, Place, Workers, add_one, flip, flips, run};
+use twinlane_clients::program::{Count, Phase, Place, Workers, add_one, flip, flips, run_library, until};
 
 fn builder(db: u8) -> Result<Builder> {
     let place = Place::from_env()?;
@@ -137,9 +136,8 @@ async fn pubsub() -> Result<()> {
     let mut messages = subscriber.message_rx();
     subscriber.subscribe("frednews").await?;
     // `subscribe` does not wait for the server's confirmation.
-    while one.pubsub_numsub::<Vec<String>, _>("frednews").await?.last().is_none_or(|count| count == "0") {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    until("the subscription", async || Ok(one.pubsub_numsub::<Vec<String>, _>("frednews").await?.last().is_some_and(|count| count != "0")))
+        .await?;
     let (mut workers, published) = (Workers::default(), sent.clone());
     workers.repeat(async move || {
         let receivers: u64 = one.publish("frednews", published.get()).await?;
@@ -259,9 +257,10 @@ async fn reconnect() -> Result<()> {
         let killed: u64 = killer.client_kill(vec![ClientKillFilter::ID(before.clone())]).await?;
         ensure!(killed == 1, "CLIENT KILL answers {killed}");
         // A command that finds the connection dead may fail; the library connects anew. Repeating it is the caller's part.
-        while one.set::<(), _, _>("fredphoenix", counted.get(), None, None, false).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("a SET behind the lost connection", async || {
+            Ok(one.set::<(), _, _>("fredphoenix", counted.get(), None, None, false).await.is_ok())
+        })
+        .await?;
         let after: String = one.client_id().await?;
         let seen: u64 = killer.get("fredphoenix").await?;
         ensure!(after != before && seen == counted.get(), "connection {before} and then {after}; the key in database 7 is {seen}");
@@ -299,20 +298,17 @@ async fn tracking() -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let mut phases: Vec<(&str, Phase)> = vec![
-        ("handshake", Box::pin(handshake())),
-        ("pipeline", Box::pin(pipeline())),
-        ("transaction", Box::pin(transaction())),
-        ("watch", Box::pin(watch())),
-        ("script", Box::pin(script())),
-        ("pubsub", Box::pin(pubsub())),
-        ("blocking", Box::pin(blocking())),
-        ("streams", Box::pin(streams())),
-        ("scan", Box::pin(scan())),
-        ("reconnect", Box::pin(reconnect())),
+    let phases: [Phase; 10] = [
+        Box::pin(handshake()),
+        Box::pin(pipeline()),
+        Box::pin(transaction()),
+        Box::pin(watch()),
+        Box::pin(script()),
+        Box::pin(pubsub()),
+        Box::pin(blocking()),
+        Box::pin(streams()),
+        Box::pin(scan()),
+        Box::pin(reconnect()),
     ];
-    if Place::from_env()?.protocol == 3 {
-        phases.push(("tracking", Box::pin(tracking())));
-    }
-    run(phases)
+    run_library(phases, Box::pin(tracking()))
 }

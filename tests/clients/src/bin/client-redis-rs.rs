@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::streams::{StreamReadOptions, StreamReadReply};
 use redis::{AsyncCommands, AsyncConnectionConfig, Client, Direction, Script, cmd, pipe};
-use twinlane_clients::program::{Count, Phase, Place, Workers, add_one, run};
+use twinlane_clients::program::{Count, Phase, Place, Workers, add_one, run_library, until};
 
 fn client(db: u8) -> Result<Client> {
     let place = Place::from_env()?;
@@ -258,9 +258,7 @@ async fn reconnect() -> Result<()> {
         let killed: u64 = cmd("CLIENT").arg("KILL").arg("ID").arg(before).query_async(&mut killer).await?;
         ensure!(killed == 1, "CLIENT KILL answers {killed}");
         // A command that finds the connection dead fails, and the manager connects anew: repeating it is the caller's part.
-        while one.set::<_, _, ()>("rrphoenix", counted.get()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("a SET behind the lost connection", async || Ok(one.set::<_, _, ()>("rrphoenix", counted.get()).await.is_ok())).await?;
         let after: u64 = cmd("CLIENT").arg("ID").query_async(&mut one).await?;
         let seen: u64 = killer.get("rrphoenix").await?;
         ensure!(after != before && seen == counted.get(), "connection {before} and then {after}; the key in database 7 is {seen}");
@@ -279,9 +277,7 @@ async fn tracking() -> Result<()> {
     let counted = count.clone();
     workers.repeat(async move || {
         let () = other.set("rrtracked", counted.get()).await?;
-        while one.get::<_, u64>("rrtracked").await? != counted.get() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("the invalidation", async || Ok(one.get::<_, u64>("rrtracked").await? == counted.get())).await?;
         add_one(&counted);
         Ok(())
     });
@@ -289,20 +285,17 @@ async fn tracking() -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let mut phases: Vec<(&str, Phase)> = vec![
-        ("handshake", Box::pin(handshake())),
-        ("pipeline", Box::pin(pipeline())),
-        ("transaction", Box::pin(transaction())),
-        ("watch", Box::pin(watch())),
-        ("script", Box::pin(script())),
-        ("pubsub", Box::pin(pubsub())),
-        ("blocking", Box::pin(blocking())),
-        ("streams", Box::pin(streams())),
-        ("scan", Box::pin(scan())),
-        ("reconnect", Box::pin(reconnect())),
+    let phases: [Phase; 10] = [
+        Box::pin(handshake()),
+        Box::pin(pipeline()),
+        Box::pin(transaction()),
+        Box::pin(watch()),
+        Box::pin(script()),
+        Box::pin(pubsub()),
+        Box::pin(blocking()),
+        Box::pin(streams()),
+        Box::pin(scan()),
+        Box::pin(reconnect()),
     ];
-    if Place::from_env()?.protocol == 3 {
-        phases.push(("tracking", Box::pin(tracking())));
-    }
-    run(phases)
+    run_library(phases, Box::pin(tracking()))
 }
