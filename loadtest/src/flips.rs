@@ -173,6 +173,7 @@ pub async fn run(options: &Options) -> Result<Report> {
     for group in &groups {
         group.begin()?;
     }
+    // The warm-up, which is not measured.
     tokio::time::sleep(Duration::from_secs(1)).await;
     groups.iter().for_each(|group| group.meter.borrow_mut().restart());
     let start = Instant::now();

@@ -118,12 +118,19 @@ pub async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// Longest time that writing every key once may take.
+const PREFILL_MAX: Duration = Duration::from_secs(300);
+
 async fn prefill(workload: &Workload, target: &Target) -> Result<()> {
     // One batch of every key, in slices that leave the socket buffers room.
     let pace = Pace::Closed { depth: workload.keys.min(256) as usize, think: Duration::ZERO };
     let group = Group::connect(&target.name, &target.address, pace, vec![workload.prefill_source()]).await?;
     group.begin()?;
+    let deadline = Instant::now() + PREFILL_MAX;
     while group.meter.borrow().replies < workload.keys {
+        if Instant::now() > deadline {
+            bail!("{} answered {} of {} writes in {PREFILL_MAX:?}", target.name, group.meter.borrow().replies, workload.keys);
+        }
         tokio::time::sleep(Duration::from_millis(1)).await;
         let meter = group.meter.borrow();
         if meter.wrong + meter.disconnects > 0 {
