@@ -98,7 +98,10 @@ start() {
             --daemonize no >"$dir/$side.log" &
         pids+=($!)
     done
-    until "$suite/src/redis-cli" -p "$old" ping >/dev/null 2>&1 && "$suite/src/redis-cli" -p "$new" ping >/dev/null 2>&1; do sleep 0.1; done
+    for _ in $(seq 100); do
+        if "$suite/src/redis-cli" -p "$old" ping >/dev/null 2>&1 && "$suite/src/redis-cli" -p "$new" ping >/dev/null 2>&1; then break; fi
+        sleep 0.1
+    done
     TWINLANE__COMMANDS__ALLOW=$allow "$target/$profile/twinlane" serve --listen "127.0.0.1:$port" --admin "127.0.0.1:$admin" \
         --old "redis://127.0.0.1:$old" --new "redis://127.0.0.1:$new" --state-dir "$dir/state" >"$dir/proxy.log" 2>&1 &
     pids+=($!)

@@ -3,6 +3,7 @@
 //! `servers` and `proxy` run the real programs, `resp` talks to them, `workload` keeps them busy, and `compare` says
 //! what "equal" means in every issue and every test.
 
+pub mod asking;
 pub mod commands_page;
 pub mod compare;
 pub mod pair;

@@ -6,22 +6,12 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use twinlane_tests::asking::{ok, pipeline};
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
-use twinlane_tests::resp::{Client, Value, command};
+use twinlane_tests::resp::{Client, command};
 use twinlane_tests::servers::{Server, Version};
-
-fn ok(client: &mut Client, line: &str) -> Value {
-    let reply = client.cmd(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-    assert!(!reply.is_error(), "{line} answers {reply}");
-    reply
-}
-
-fn pipeline(client: &mut Client, lines: &[&str]) -> Vec<String> {
-    let commands: Vec<_> = lines.iter().map(|line| command(line)).collect();
-    client.pipeline(&commands).unwrap().iter().map(Value::to_string).collect()
-}
 
 /// Waits until the proxy says that so many clients wait.
 fn wait_parked(pair: &Pair, count: u64) {
@@ -330,7 +320,9 @@ fn h57_keys_are_looked_at_in_turn_and_never_once_per_client() {
     drop(waiters);
     wait_parked(&pair, 0);
     let rest = counts(&pair);
-    std::thread::sleep(Duration::from_millis(300));
+    // The proxy looks at the server itself once a second: in the time between two such looks, every key's turn would have come.
+    let seconds = calls(&pair.old, "time");
+    until("a second to pass in the proxy", PATIENCE, || Ok(calls(&pair.old, "time") >= seconds + 2)).unwrap();
     assert!(counts(&pair).0 <= rest.0 + 16, "nobody waits, and keys are still looked at");
 }
 

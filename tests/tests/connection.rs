@@ -47,6 +47,11 @@ fn info_field(info: &str, name: &str) -> Option<String> {
     info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
 }
 
+/// A reply as text, up to the id in a greeting, which is each server's own.
+fn without_id(reply: &Value) -> String {
+    reply.to_string().split("\"id\": ").next().unwrap().to_owned()
+}
+
 /// A line of CLIENT LIST has the fields of the primary's version, in their order, and speaks of the client that connected to
 /// the proxy: its own address, name, database, protocol, transaction, last command.
 #[test]
@@ -280,14 +285,7 @@ fn a_connections_own_commands_inside_multi_run_at_exec() {
                 "EXEC",
                 "CLIENT GETNAME",
             ]);
-            lines
-                .iter()
-                .map(|line| {
-                    let shown = client.cmd(line).unwrap().to_string();
-                    // The greeting's id is each server's own.
-                    shown.split("\"id\": ").next().unwrap().to_owned()
-                })
-                .collect()
+            lines.iter().map(|line| without_id(&client.cmd(line).unwrap())).collect()
         };
         assert_eq!(run(pair.client().unwrap()), run(plain.client().unwrap()), "{version:?}");
         // Pipelined in one packet: what follows EXEC sees what EXEC has done.
@@ -400,10 +398,7 @@ fn a_password_is_asked_for_as_a_server_asks() {
         let run = |mut client: Client| -> Vec<String> {
             ["GET k", "PING", "CLIENT ID", "NONSENSE", "AUTH wrong", "AUTH a b", "HELLO 3", "AUTH secret", "GET k", "RESET", "GET k"]
                 .iter()
-                .map(|line| {
-                    let shown = client.cmd(line).unwrap().to_string();
-                    shown.split("\"id\": ").next().unwrap().to_owned()
-                })
+                .map(|line| without_id(&client.cmd(line).unwrap()))
                 .collect()
         };
         assert_eq!(run(pair.client().unwrap()), run(plain.client().unwrap()), "{version:?}");

@@ -11,21 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use twinlane_tests::asking::{ok, pipeline};
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, in_step, until};
 use twinlane_tests::proxy::{Options, Proxy};
 use twinlane_tests::resp::{Client, Value, command};
 use twinlane_tests::servers::{self, Server, Version, free_port};
-
-fn ok(client: &mut Client, line: &str) -> Value {
-    let reply = client.cmd(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-    assert!(!reply.is_error(), "{line} answers {reply}");
-    reply
-}
-
-fn pipeline(client: &mut Client, lines: &[&str]) -> Vec<String> {
-    let commands: Vec<_> = lines.iter().map(|line| command(line)).collect();
-    client.pipeline(&commands).unwrap().iter().map(Value::to_string).collect()
-}
 
 /// Commands the proxy has taken from clients, as bytes.
 fn bytes_in(pair: &Pair) -> f64 {

@@ -4,15 +4,10 @@
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
 use serde_json::Value as Json;
+use twinlane_tests::asking::ok_call as ok;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
-use twinlane_tests::resp::{Client, Value, command};
+use twinlane_tests::resp::command;
 use twinlane_tests::servers::Version;
-
-fn ok(client: &mut Client, args: &[&[u8]]) -> Value {
-    let reply = client.call(args).unwrap();
-    assert!(!reply.is_error(), "{} answers {reply}", args[0].escape_ascii());
-    reply
-}
 
 fn findings(pair: &Pair) -> Vec<Json> {
     pair.proxy.get("/v1/readiness").unwrap().body["findings"].as_array().unwrap().clone()

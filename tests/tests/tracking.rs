@@ -4,8 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::resp::{Client, Value, command};
@@ -92,23 +91,27 @@ fn h41_a_flip_declares_everything_invalid() {
 fn no_cache_is_stale() {
     let pair = Pair::plain().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    // What each of them has done.
+    let turns: Vec<Arc<AtomicU64>> = (0..6).map(|_| Arc::default()).collect();
     let writers: Vec<_> = (0..3)
         .map(|at| {
-            let (mut client, stop) = (pair.client().unwrap(), stop.clone());
+            let (mut client, stop, turns) = (pair.client().unwrap(), stop.clone(), turns[at].clone());
             std::thread::spawn(move || {
                 let mut turn = 0u64;
                 while !stop.load(Ordering::Relaxed) {
                     turn += 1;
                     let lines = [format!("SET k{} {at}-{turn}", turn % 20), format!("APPEND k{} x", (turn * 7) % 20)];
                     client.pipeline(&lines.map(|line| command(&line))).unwrap();
+                    turns.store(turn, Ordering::Relaxed);
                 }
             })
         })
         .collect();
     let readers: Vec<_> = ["", "NOLOOP", "OPTOUT"]
         .into_iter()
-        .map(|options| {
-            let (mut client, stop) = (tracking(&pair, options), stop.clone());
+        .zip(&turns[3..])
+        .map(|(options, turns)| {
+            let (mut client, stop, turns) = (tracking(&pair, options), stop.clone(), turns.clone());
             std::thread::spawn(move || {
                 let mut cache: HashMap<String, String> = HashMap::new();
                 let mut turn = 0u64;
@@ -125,13 +128,16 @@ fn no_cache_is_stale() {
                         cache.remove(&key);
                     }
                     forget(&mut client, &mut cache);
+                    turns.store(turn, Ordering::Relaxed);
                 }
                 (client, cache)
             })
         })
         .collect();
     for flip in 0..4 {
-        std::thread::sleep(Duration::from_millis(300));
+        let before: Vec<u64> = turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
+        let moved = || turns.iter().zip(&before).all(|(turns, before)| turns.load(Ordering::Relaxed) >= before + 200);
+        until("everybody to have written and read", PATIENCE, || Ok(moved())).unwrap();
         let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.body);
     }

@@ -3,17 +3,13 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
-use std::time::{Duration, Instant};
-
 use twinlane_tests::compare::{self, compare};
+use twinlane_tests::pair::{PATIENCE, until};
 use twinlane_tests::servers::{Server, Version};
 use twinlane_tests::workload::{Options, Workload};
 
 fn wait_for(workload: &Workload, commands: u64) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while workload.commands() < commands && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until(&format!("{commands} commands"), PATIENCE, || Ok(workload.commands() >= commands)).unwrap();
 }
 
 #[test]
