@@ -185,6 +185,13 @@ impl Side {
         }
     }
 
+    pub fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
+        match id.role {
+            Role::Own(number) => self.own.get_mut(&number).map(|own| &mut own.lane),
+            Role::Shared | Role::Bulk => self.lanes.get_mut(id.slot())?.as_mut(),
+        }
+    }
+
     /// Lanes of databases, whatever their state; without those of sessions' own.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
         let side = |at| LaneId::of_slot(Endpoint::Old, at);
@@ -220,11 +227,7 @@ impl Sequencer {
     }
 
     pub(super) fn lane_mut(&mut self, id: LaneId) -> Option<&mut Lane> {
-        let side = &mut self.sides[id.side.index()];
-        match id.role {
-            Role::Own(number) => side.own.get_mut(&number).map(|own| &mut own.lane),
-            Role::Shared | Role::Bulk => side.lanes.get_mut(id.slot())?.as_mut(),
-        }
+        self.sides[id.side.index()].lane_mut(id)
     }
 
     /// The lane has something to write.

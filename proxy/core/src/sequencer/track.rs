@@ -15,12 +15,12 @@ use crate::limits;
 use crate::resp::encode::{parse_integer, push_bulk, push_header, push_request};
 use crate::resp::reply::Reply;
 use crate::resp::request::Request;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// What a session asked the server to track.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tracking {
-    /// The words behind `CLIENT TRACKING`, without REDIRECT.
+    /// The words behind `CLIENT TRACKING`, without REDIRECT; with the prefixes of earlier ones, which add up.
     words: Vec<Vec<u8>>,
     /// The session that is told in this one's place, and the number it had.
     redirect: Option<(SessionId, u64)>,
@@ -29,7 +29,8 @@ pub(super) struct Tracking {
     opt_in: bool,
     opt_out: bool,
     no_loop: bool,
-    prefixes: Vec<Vec<u8>>,
+    /// In the server's order. Every key begins with the empty one, which stands for no prefix.
+    prefixes: BTreeSet<Vec<u8>>,
     /// CLIENT CACHING, for the next command.
     caching: Option<bool>,
     /// Under NOLOOP: keys that the session has written on the lane, which to the server is another client. What it says of them is
@@ -58,15 +59,25 @@ impl Tracking {
             if request.is(at, "PREFIX") && at + 1 < request.len() {
                 at += 1;
                 tracking.words.push(word(at));
-                tracking.prefixes.push(word(at));
+                tracking.prefixes.insert(word(at));
             }
             at += 1;
         }
         if tracking.broadcast && tracking.prefixes.is_empty() {
             // That is how a server keeps "everything" (tracking.c enableTracking).
-            tracking.prefixes.push(Vec::new());
+            tracking.prefixes.insert(Vec::new());
         }
         tracking
+    }
+
+    /// Turned on once more: prefixes add up. Beside one that is empty no other may be named, and none needs to be.
+    fn add_prefixes(&mut self, before: Tracking) {
+        if !self.prefixes.contains(&Vec::new()) {
+            for prefix in before.prefixes.difference(&self.prefixes) {
+                self.words.extend([b"PREFIX".to_vec(), prefix.clone()]);
+            }
+        }
+        self.prefixes.extend(before.prefixes);
     }
 
     /// Whether the next read is one that the server must remember.
@@ -185,8 +196,7 @@ impl Sequencer {
         if !reply.is_error() {
             let merged = match (asked, feed.tracking.take()) {
                 (Some(mut asked), Some(before)) => {
-                    // Turned on once more: prefixes add up.
-                    asked.prefixes.splice(0..0, before.prefixes);
+                    asked.add_prefixes(before);
                     Some(*asked)
                 }
                 (asked, _) => asked.map(|asked| *asked),
@@ -229,13 +239,8 @@ impl Sequencer {
     fn tell_tracking(&mut self, id: SessionId) -> Admit {
         let resp3 = self.sessions.get(id).is_some_and(|session| session.resp == 3);
         let tracking = self.tracking_of(id).cloned();
-        let no_prefix = tracking.as_ref().is_some_and(|tracking| tracking.broadcast && tracking.prefixes.is_empty());
         let mut flags: Vec<&str> = vec![if tracking.is_some() { "on" } else { "off" }];
-        let mut tracking = tracking.unwrap_or_default();
-        if no_prefix {
-            // Every key begins with nothing, and a server says so.
-            tracking.prefixes.push(Vec::new());
-        }
+        let tracking = tracking.unwrap_or_default();
         let words = [
             (tracking.broadcast, "bcast"),
             (tracking.opt_in, "optin"),
@@ -481,7 +486,8 @@ impl Sequencer {
         let number = tracking.redirect.map_or(0, |(_, number)| number);
         let Some(session) = self.sessions.get_mut(id).filter(|session| session.resp == 3) else { return };
         session.push(format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{number}\r\n").as_bytes());
-        self.touch(id);
+        // A server says it again with every key that becomes invalid (tracking.c sendTrackingMessage).
+        self.bound_unasked(id);
     }
 
     /// Another server is the primary: it remembers nothing of what was read, so everything is invalid (H41).
