@@ -7,36 +7,32 @@ use std::time::Duration;
 
 /// Prints the status.
 pub(super) fn status(admin: &str, json: bool) -> ExitCode {
-    let (code, body) = match send(admin, "/v1/status", None) {
-        Ok(answer) => answer,
-        Err(code) => return code,
-    };
-    if code != 200 {
-        return failed(code, &body);
+    match show(admin, "/v1/status", json, table::status) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(code) => code,
     }
-    if json {
-        println!("{body}");
-    } else {
-        print!("{}", table::status(&body));
-    }
-    ExitCode::SUCCESS
 }
 
 /// Prints the findings of readiness; one that blocks is a refusal.
 pub(super) fn readiness(admin: &str, json: bool) -> ExitCode {
-    let (code, body) = match send(admin, "/v1/readiness", None) {
-        Ok(answer) => answer,
-        Err(code) => return code,
-    };
+    match show(admin, "/v1/readiness", json, table::readiness) {
+        Ok(body) => readiness_code(&body),
+        Err(code) => code,
+    }
+}
+
+/// Asks for something, and prints it as JSON or for people; gives it back.
+fn show(admin: &str, path: &str, json: bool, for_people: impl Fn(&Value) -> String) -> Result<Value, ExitCode> {
+    let (code, body) = send(admin, path, None)?;
     if code != 200 {
-        return failed(code, &body);
+        return Err(failed(code, &body));
     }
     if json {
         println!("{body}");
     } else {
-        print!("{}", table::readiness(&body));
+        print!("{}", for_people(&body));
     }
-    readiness_code(&body)
+    Ok(body)
 }
 
 fn readiness_code(body: &Value) -> ExitCode {

@@ -44,7 +44,7 @@ impl Clients {
 
 impl Client {
     fn write(&self, core: &mut Sequencer, id: SessionId) {
-        let mut wake = core.wants_input(id);
+        let (reads, mut full) = (core.wants_input(id), false);
         loop {
             let output = core.output(id);
             if output.is_empty() {
@@ -53,21 +53,19 @@ impl Client {
             match self.writer.try_write(output) {
                 Ok(n) => core.handle_output_written(id, n),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wake = true;
+                    full = true;
                     break;
                 }
                 Err(_) => {
                     self.over.set(true);
-                    wake = true;
                     break;
                 }
             }
         }
         if core.is_closing(id) && core.output(id).is_empty() {
             self.over.set(true);
-            wake = true;
         }
-        if wake && self.must_wake(core, id) {
+        if (reads || full || self.over.get()) && self.must_wake(core, id) {
             self.wake();
         }
     }

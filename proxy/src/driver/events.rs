@@ -32,11 +32,11 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 /// Follows a side's events while it is the primary, as long as its connections live.
 pub(super) async fn follow(shell: Rc<Shell>, side: Endpoint, generation: u64) {
-    let mut control = None;
-    while shell.core.borrow().generation(side) == generation {
-        if shell.core.borrow().primary() != side {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+    let (mut control, mut standing) = (None, shell.standing.subscribe());
+    loop {
+        let turn = standing.wait_for(|now| now.primary == side || now.generations[side.index()] != generation).await;
+        if !turn.is_ok_and(|now| now.generations[side.index()] == generation) {
+            return;
         }
         let off = match setting(&shell, side, &mut control).await {
             Ok(None) => listen(&shell, side, generation, &mut control).await,
@@ -47,6 +47,7 @@ pub(super) async fn follow(shell: Rc<Shell>, side: Endpoint, generation: u64) {
             }
         };
         shell.with(|core, now| core.handle_events(side, generation, off, now));
+        // The pause before it is tried again: a connection that was refused, or a setting that was off, is so still.
         tokio::time::sleep(PING_EVERY).await;
     }
 }

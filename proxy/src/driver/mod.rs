@@ -23,8 +23,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
+use twinlane_core::endpoint::Endpoint;
 use twinlane_core::sequencer::{self, Action, Now, Sequencer, Settings};
 use twinlane_core::status::Outcome;
 
@@ -44,12 +45,27 @@ pub(crate) struct Shell {
     /// Names this process among the connections to the servers.
     instance: String,
     flushing: Cell<bool>,
+    /// Told to tasks that wait for a role to move or a side to be lost.
+    standing: watch::Sender<Standing>,
     /// A flip waits for the event connection of a side.
     ping_events: [tokio::sync::Notify; 2],
     /// Events that are off are turned on.
     enable_events: bool,
     /// A connection beside the lanes to each side, between two questions.
     aside: [RefCell<Option<Stream>>; 2],
+}
+
+/// Which side answers, and the connection to each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    primary: Endpoint,
+    generations: [u64; 2],
+}
+
+impl Standing {
+    fn of(core: &Sequencer) -> Standing {
+        Standing { primary: core.primary(), generations: Endpoint::BOTH.map(|side| core.generation(side)) }
+    }
 }
 
 /// Bytes read from a socket at a time.
@@ -70,6 +86,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
     let addresses = [started.targets[0].address(), started.targets[1].address()];
     tracing::info!("primary is `{}` at epoch {}", record.primary, record.epoch);
     let core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data);
+    let (standing, _) = watch::channel(Standing::of(&core));
     let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
     let shell = Rc::new(Shell {
         core: RefCell::new(core),
@@ -84,6 +101,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         record: RefCell::new(record),
         instance: format!("{:08x}", random()?[0] as u32),
         flushing: Cell::new(false),
+        standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
         enable_events: config.expiry.enable_events,
         aside: [RefCell::new(None), RefCell::new(None)],
@@ -146,6 +164,8 @@ impl Shell {
             drop(core);
             self.act(action);
         }
+        let standing = Standing::of(&self.core.borrow());
+        self.standing.send_if_modified(|told| std::mem::replace(told, standing) != standing);
         self.flushing.set(false);
     }
 
@@ -218,6 +238,7 @@ async fn save(shell: Rc<Shell>, record: sequencer::Record) {
             Ok(Err(error)) => tracing::error!("the record was not written (attempt {attempt}): {error}"),
             Err(error) => tracing::error!("the record was not written (attempt {attempt}): {error}"),
         }
+        // A disk that was full or busy may have recovered behind a pause.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tracing::error!(

@@ -95,7 +95,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
     };
     let mut streams = Vec::new();
     for db in databases.iter().filter(|db| usize::from(**db) < count) {
-        if let Some((info, stream)) = lane(shell, side, *db, "lane", &info.run_id).await? {
+        if let Some((info, stream)) = lane(shell, Wanted { side, db: *db, role: "lane", run_id: &info.run_id }).await? {
             up.lanes.push((*db, info));
             streams.push((*db, stream));
         }
@@ -157,16 +157,21 @@ async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
     dead
 }
 
-/// Opens one lane, as long as it takes: a server that runs a script is slow, not gone (H6, H46).
-async fn lane(
-    shell: &Rc<Shell>,
+/// The lane that is to be opened.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
     side: Endpoint,
     db: Db,
-    role: &str,
-    run_id: &str,
-) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+    /// What the connection is called.
+    role: &'a str,
+    /// The server process that was found there.
+    run_id: &'a str,
+}
+
+/// Opens one lane, as long as it takes: a server that runs a script is slow, not gone (H6, H46).
+async fn lane(shell: &Rc<Shell>, wanted: Wanted<'_>) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
     loop {
-        match lane_now(shell, side, db, role, run_id).await {
+        match lane_now(shell, wanted).await {
             Err(error) if error.contains("BUSY ") => tokio::time::sleep(BUSY_RETRY).await,
             opened => return opened,
         }
@@ -177,13 +182,8 @@ async fn lane(
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 
 /// Opens one lane: connected, authenticated, named, in its database. None when the server has no such database.
-async fn lane_now(
-    shell: &Rc<Shell>,
-    side: Endpoint,
-    db: Db,
-    role: &str,
-    run_id: &str,
-) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+async fn lane_now(shell: &Rc<Shell>, wanted: Wanted<'_>) -> Result<Option<(LaneInfo, crate::net::Stream)>, String> {
+    let Wanted { side, db, role, run_id } = wanted;
     let text = |error: ConnError| error.to_string();
     let mut conn = Conn::open(&shell.targets[side.index()], &shell.name(&format!("{role}-{db}")), DEADLINE).await.map_err(text)?;
     // A lane's replies are read always, but a server that evicts clients by memory must not choose this one.
@@ -210,7 +210,7 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
         Role::Own(_) => "own",
     };
     let run_id = shell.core.borrow().run_id(id.side);
-    let opened = lane(&shell, id.side, id.db, role, &run_id).await;
+    let opened = lane(&shell, Wanted { side: id.side, db: id.db, role, run_id: &run_id }).await;
     if shell.core.borrow().generation(id.side) != generation || shell.core.borrow().lane_is_gone(id) {
         return;
     }
