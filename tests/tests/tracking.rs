@@ -68,6 +68,31 @@ fn every_mode_tells_what_a_server_tells() {
     }
 }
 
+/// Turned on once more, prefixes add up, and the new primary has to be told all of them. (The side a flip moves to was told the
+/// last command alone.)
+#[test]
+fn prefixes_add_up_and_cross_a_flip() {
+    let pair = Pair::plain().unwrap();
+    let (mut client, mut writer) = (tracking(&pair, "BCAST PREFIX b:"), pair.client().unwrap());
+    let mut everything = tracking(&pair, "BCAST");
+    let info = |client: &mut Client| client.cmd("CLIENT TRACKINGINFO").unwrap().field("prefixes").unwrap().to_string();
+    assert!(client.cmd("CLIENT TRACKING ON BCAST PREFIX a:").unwrap().is_ok());
+    assert!(everything.cmd("CLIENT TRACKING ON BCAST").unwrap().is_ok());
+    for flip in 0..3 {
+        assert_eq!(info(&mut client), r#"["a:", "b:"]"#);
+        assert_eq!(info(&mut everything), r#"[""]"#);
+        for key in ["a:1", "b:1"] {
+            writer.cmd(&format!("SET {key} {flip}")).unwrap();
+            let word = format!(r#">["invalidate", ["{key}"]]"#);
+            assert_eq!([pushed(&mut client), pushed(&mut everything)], [word.clone(), word]);
+        }
+        if flip % 2 == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
+        let word = r#">["invalidate", (null)]"#;
+        assert_eq!([pushed(&mut client), pushed(&mut everything)], [word, word]);
+    }
+    pair.assert_equal().unwrap();
+}
+
 /// H41: at a flip everything that was cached is invalid, before the first held request goes on; and the new primary tracks from then on.
 #[test]
 fn h41_a_flip_declares_everything_invalid() {
