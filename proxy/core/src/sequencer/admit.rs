@@ -5,13 +5,14 @@
 use super::lane::{LaneId, What};
 use super::parked::may_wait;
 use super::session::{Admit, SessionId, Wait};
-use super::transaction::{Block, Hidden};
+use super::transaction::{Block, Element, Hidden};
 use super::{FlushPolicy, RECORD_KEY, RESERVED_PREFIX, Sequencer};
 use crate::command::{Class, Command, Rule, Table, unknown_command, unknown_subcommand, wrong_arity};
 use crate::effect::wants_length;
 use crate::endpoint::Db;
 use crate::limits::RANDOM_KEYS_AGAIN;
 use crate::resp::encode::{number, push_request};
+use crate::resp::reply::Reply;
 use crate::resp::request::Request;
 
 impl Sequencer {
@@ -224,6 +225,10 @@ impl Sequencer {
         if command.rule == Rule::Copy && (3..request.len()).any(|at| request.is(at, "DB")) {
             return self.send_barrier(id, command, request);
         }
+        if command.rule == Rule::FlushDb && db == 0 {
+            // It may have to be sent once more, at the same place.
+            return self.send_barrier(id, command, request);
+        }
         if request.frame.len() > self.settings.lane_frame_max {
             return self.send_bulk(id, command, request);
         }
@@ -246,7 +251,10 @@ impl Sequencer {
                 }
             }
             Some((before, behind)) => {
-                let mut block = Block::begin(Some(id), lane.db, true);
+                // A full server queues nothing and trims all the same. Should another writer come between, the mirror trims to another
+                // length, which the comparison of replies finds.
+                let plain = command.rule == Rule::XTrim;
+                let mut block = if plain { Block::plain(Some(id), lane.db) } else { Block::begin(Some(id), lane.db, true) };
                 before.iter().for_each(|args| block.hide(args, Hidden::Silent));
                 block.show(command, request.frame);
                 behind.iter().for_each(|(args, kind)| block.hide(args, *kind));
@@ -295,6 +303,43 @@ impl Sequencer {
             }
             _ => None,
         }
+    }
+
+    /// A full server refused to queue the block around a command that empties or swaps databases, and would execute the command
+    /// itself. It is sent once more without MULTI: the barrier stands, so its place in the order is the same. All of it travels on the
+    /// lane of database 0, where the mark is, so that no SELECT can fail apart from what depends on it (H5). True when it was sent.
+    pub(super) fn send_plainly(&mut self, block: &Block, frame: &[u8], failed: Option<&[u8]>) -> bool {
+        let full = failed.is_some_and(|error| Reply(error).error_word() == Some(b"OOM"));
+        let Some(id) = block.session.filter(|id| full && block.single && !block.plain && self.fences.owns_barrier(*id)) else {
+            return false;
+        };
+        let shown = block.elements.iter().find_map(|element| match element {
+            Element::Shown { command, at, len } => Some((*command, &frame[*at..at + len])),
+            _ => None,
+        });
+        let Some((command, request)) = shown.filter(|(command, _)| matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb))
+        else {
+            return false;
+        };
+        let lane = LaneId::shared(self.primary(), 0);
+        if !self.lane(lane).is_some_and(super::lane::Lane::is_open) {
+            return false;
+        }
+        let words = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+        let mut plain = Block::plain(Some(id), block.db);
+        if command.rule == Rule::SwapDb {
+            plain.hide(&words(&[b"DEL", RECORD_KEY]), Hidden::Silent);
+        }
+        plain.show(command, request);
+        if self.settings.flush_policy(command.rule) == FlushPolicy::Alarm {
+            plain.hide(&words(&[b"DEL", RECORD_KEY]), Hidden::Silent);
+        } else {
+            plain.hide(&words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+        }
+        plain.wrote = block.wrote;
+        self.append_block(lane, plain);
+        self.touch_lane(lane);
+        true
     }
 
     pub(super) fn count_sent(&mut self, id: SessionId, wrote: bool) {

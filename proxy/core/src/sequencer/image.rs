@@ -18,6 +18,17 @@ use crate::resp::reply::Reply;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// How a key is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `MULTI DUMP PTTL EXEC`.
+    Block,
+    /// `PTTL DUMP PTTL`: a full primary queues nothing in a block. Both times must agree, or the key may have been replaced between.
+    Plain,
+    /// Type by type, in a block.
+    Typed,
+}
+
 impl Sequencer {
     /// The key is to be imaged: at once where that is possible, else as a dirty key that the repair finds.
     pub(super) fn want_image(&mut self, db: Db, key: &[u8], cause: Cause) {
@@ -44,14 +55,16 @@ impl Sequencer {
             self.open_lane(id);
             return false;
         }
-        let typed = self.mirror.typed_images;
-        let mut frame = Vec::with_capacity(128 + key.len() * 2);
-        push_request(&mut frame, &[b"MULTI"]);
-        let reads = if typed { push_typed_reads(&mut frame, key) } else { push_dump(&mut frame, key) };
-        push_request(&mut frame, &[b"EXEC"]);
         let now = self.now.us;
+        let form = match () {
+            () if self.mirror.typed_images => Form::Typed,
+            () if now < self.mirror.plain_images_until => Form::Plain,
+            () => Form::Block,
+        };
+        let mut frame = Vec::with_capacity(128 + key.len() * 2);
+        let replies = push_reads(&mut frame, key, form);
         if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[&frame], What::ImageRead { key: key.into(), typed }, reads + 2, now);
+            lane.push(&[&frame], What::ImageRead { key: key.into(), form }, replies, now);
         }
         self.ledger.set_state(db, key, State::Asked);
         self.totals.images += 1;
@@ -60,21 +73,31 @@ impl Sequencer {
     }
 
     /// The primary told what the key holds.
-    pub(super) fn answer_image(&mut self, db: Db, key: &Arc<[u8]>, typed: bool, reply: Reply<'_>) {
+    pub(super) fn answer_image(&mut self, db: Db, key: &Arc<[u8]>, form: Form, reply: Reply<'_>, failed: Option<&[u8]>) {
         if self.ledger.state(db, key) != Some(State::Asked) {
             return;
         }
         self.ledger.set_state(db, key, State::Dirty);
-        if !reply.is_aggregate() {
+        if form == Form::Block && failed.is_some_and(|error| Reply(error).error_word() == Some(b"OOM")) {
+            self.mirror.plain_images_until = self.now.us + PLAIN_IMAGES_US;
+            return self.release_image_acks(db, key);
+        }
+        let refused = !reply.is_aggregate() || (form == Form::Plain && reply.elements().any(|part| part.is_error()));
+        if refused {
             self.mirror.images_rest_until = self.now.us + IMAGES_REST_US;
         }
-        if self.mirror_refuses(db).is_some() || !reply.is_aggregate() {
+        let torn = form == Form::Plain && agreed(reply).is_none();
+        if refused || torn || self.mirror_refuses(db).is_some() {
             return self.release_image_acks(db, key);
         }
         let mut frame = Vec::new();
         let margin = self.settings.expiry_margin_ms;
         let newer = self.sides[self.mirror_side().index()].major >= 7;
-        let written = if typed { push_typed(&mut frame, key, reply, margin, newer) } else { push_restore(&mut frame, key, reply, margin) };
+        let written = match form {
+            Form::Typed => push_typed(&mut frame, key, reply, margin, newer),
+            Form::Block => push_restore(&mut frame, key, reply, margin),
+            Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, pttl, margin)),
+        };
         match written {
             Some(replies) => self.append_image(db, key, &frame, replies),
             None => self.image_failed(db, key, "it has a type that cannot be copied"),
@@ -202,11 +225,40 @@ impl Sequencer {
     }
 }
 
-fn push_dump(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
-    push_request(frame, &[b"DUMP", key]);
-    push_request(frame, &[b"PTTL", key]);
-    2
+/// Appends the reads of a key; how many replies they have.
+fn push_reads(frame: &mut Vec<u8>, key: &[u8], form: Form) -> u32 {
+    if form == Form::Plain {
+        [&b"PTTL"[..], b"DUMP", b"PTTL"].iter().for_each(|read| push_request(frame, &[read, key]));
+        return 3;
+    }
+    push_request(frame, &[b"MULTI"]);
+    let reads = if form == Form::Typed {
+        push_typed_reads(frame, key)
+    } else {
+        push_request(frame, &[b"DUMP", key]);
+        push_request(frame, &[b"PTTL", key]);
+        2
+    };
+    push_request(frame, &[b"EXEC"]);
+    reads + 2
 }
+
+/// What three reads outside a block agree on: what the key holds (None: it is not there) and its remaining milliseconds. None when it
+/// became another between them.
+fn agreed(reply: Reply<'_>) -> Option<(Option<Reply<'_>>, i64)> {
+    let mut parts = reply.elements();
+    let (before, dump, after) = (parts.next()?.integer()?, parts.next()?, parts.next()?.integer()?);
+    match (before, after) {
+        // It was not there, or died between.
+        (_, -2) => Some((None, -2)),
+        (-1, -1) if !dump.is_null() => Some((Some(dump), -1)),
+        (0.., 0..) if after <= before && !dump.is_null() => Some((Some(dump), after)),
+        _ => None,
+    }
+}
+
+/// How long images are read without MULTI behind a refusal to queue them, microseconds; then the block is tried again.
+const PLAIN_IMAGES_US: u64 = 1_000_000;
 
 /// How long images rest when the primary could not tell what a key holds (out of memory, or busy with a script), microseconds: it
 /// is not to be asked as fast as it can refuse.
@@ -228,17 +280,22 @@ fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i6
     if dump.is_error() {
         return None;
     }
-    if dump.is_null() {
+    let pttl = if dump.is_null() { -2 } else { pttl.integer()? };
+    Some(push_dumped(frame, key, (!dump.is_null()).then_some(dump), pttl, margin_ms))
+}
+
+fn push_dumped(frame: &mut Vec<u8>, key: &[u8], dump: Option<Reply<'_>>, pttl: i64, margin_ms: i64) -> u32 {
+    let Some(dump) = dump else {
         push_request(frame, &[b"DEL", key]);
+        return 1;
+    };
+    let ttl = mirror_ttl(pttl, margin_ms);
+    if ttl > REMAINING_MAX {
+        push_request(frame, &[b"RESTORE", key, &number(i64::MAX), dump.text(), b"REPLACE", b"ABSTTL"]);
     } else {
-        let ttl = mirror_ttl(pttl.integer()?, margin_ms);
-        if ttl > REMAINING_MAX {
-            push_request(frame, &[b"RESTORE", key, &number(i64::MAX), dump.text(), b"REPLACE", b"ABSTTL"]);
-        } else {
-            push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
-        }
+        push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
     }
-    Some(1)
+    1
 }
 
 /// Reads that fit every type; those of the wrong type fail inside EXEC and abort nothing.

@@ -77,8 +77,8 @@ pub(super) enum What {
     LastId { session: SessionId, at: usize },
     /// Whether a key that somebody waits for was written by others.
     Look(Box<super::parked::Look>),
-    /// `MULTI DUMP PTTL EXEC` of a key.
-    ImageRead { key: Arc<[u8]>, typed: bool },
+    /// What a key holds.
+    ImageRead { key: Arc<[u8]>, form: super::image::Form },
     /// A page of SCAN on the primary, with its number: a walk that began anew does not count the pages of the one before.
     ScanPage(u64),
     /// A page of SCAN on the mirror, looking for keys that the primary does not have.
@@ -167,6 +167,25 @@ pub(super) struct InFlight {
     pub at: u64,
     /// An error among the replies before the last one (at queue time of a block).
     pub failed: Option<Box<[u8]>>,
+    /// Requests that travel together without MULTI: their replies so far, as EXEC would give them.
+    pub gathered: Option<Vec<u8>>,
+}
+
+impl InFlight {
+    pub fn new(what: What, len: u32, replies: u32, at: u64) -> InFlight {
+        let plain = match &what {
+            What::Block(block) => block.plain,
+            What::ImageRead { form, .. } => *form == super::image::Form::Plain,
+            What::ScanTimes(_) => true,
+            _ => false,
+        };
+        let gathered = plain.then(|| {
+            let mut header = Vec::new();
+            super::transaction::push_array(&mut header, replies as usize);
+            header
+        });
+        InFlight { what, len, replies, at, failed: None, gathered }
+    }
 }
 
 /// Whether a lane can carry requests.
@@ -267,7 +286,7 @@ impl Lane {
     pub fn push(&mut self, parts: &[&[u8]], what: What, replies: u32, at: u64) {
         let len = self.tape.append(parts);
         self.appended += 1;
-        self.in_flight.push_back(InFlight { what, len, replies, at, failed: None });
+        self.in_flight.push_back(InFlight::new(what, len, replies, at));
         if let Some((bytes, what, replies, at)) = self.held.take() {
             self.push(&[&bytes], what, replies, at);
         }

@@ -58,6 +58,8 @@ pub(super) struct Mirror {
     pub culprit_known: bool,
     /// The primary could not tell what a key holds: none is asked for until then, microseconds.
     pub images_rest_until: u64,
+    /// The primary is full, and queues nothing: keys are read without MULTI until then, microseconds.
+    pub plain_images_until: u64,
     /// Bytes of images that are not confirmed.
     pub image_bytes: usize,
     /// The mirror's version refuses the primary's DUMP: images go type by type.

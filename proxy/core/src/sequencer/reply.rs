@@ -101,17 +101,21 @@ impl Sequencer {
             front.replies = 1;
         }
         front.replies -= 1;
+        if let Some(gathered) = &mut front.gathered {
+            gathered.extend_from_slice(reply);
+        }
         if front.replies > 0 {
-            if Reply(reply).is_error() && front.failed.is_none() {
+            if Reply(reply).is_error() && front.failed.is_none() && front.gathered.is_none() {
                 front.failed = Some(reply.into());
             }
             return true;
         }
-        let Some(flight) = lane.in_flight.pop_front() else { return false };
+        let Some(mut flight) = lane.in_flight.pop_front() else { return false };
         lane.answered += 1;
         let waited = now.saturating_sub(flight.at);
         self.totals.latency[id.side.index()].observe(waited, 1);
-        self.take_answer(id, flight, Reply(reply), scanned.resp3);
+        let gathered = flight.gathered.take();
+        self.take_answer(id, flight, Reply(gathered.as_deref().unwrap_or(reply)), scanned.resp3);
         true
     }
 
@@ -138,6 +142,7 @@ impl Sequencer {
                 self.answer_write(id, session, command, lent.frame(), reply, resp3);
                 self.lower(session);
             }
+            What::Block(block) if self.send_plainly(&block, lent.frame(), flight.failed.as_deref()) => {}
             What::Block(block) => {
                 let owner = block.session;
                 self.answer_block(id, &block, lent.frame(), reply, resp3, flight.failed.as_deref());
@@ -151,7 +156,7 @@ impl Sequencer {
             What::Attempt(attempt) => self.answer_attempt(id, &attempt, lent.frame(), reply, resp3, flight.failed.as_deref()),
             What::LastId { session, at } => self.answer_last_id(session, at, reply),
             What::Look(look) => self.answer_look(&look, reply),
-            What::ImageRead { key, typed } => self.answer_image(id.db, &key, typed, reply),
+            What::ImageRead { key, form } => self.answer_image(id.db, &key, form, reply, flight.failed.as_deref()),
             What::ScanPage(page) => self.answer_scan(id.db, page, reply),
             What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
             What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
@@ -401,6 +406,9 @@ impl Sequencer {
             }
         }
         self.ambiguous = false;
+        if let (true, Some(Element::Hidden(Hidden::Silent)), Some(mark)) = (block.plain, block.elements.last(), reply.elements().last()) {
+            self.check_mark(mark);
+        }
         pending |= self.send_outgoing(outgoing, ack);
         let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();
         let Some(session) = block.session else { return };

@@ -189,10 +189,9 @@ impl Sequencer {
             return;
         }
         let mut frame = Vec::new();
-        push_request(&mut frame, &[b"MULTI"]);
+        // Each time stands for itself, and a full server queues nothing in a block.
         keys.iter().for_each(|key| push_request(&mut frame, &[b"PTTL", key]));
-        push_request(&mut frame, &[b"EXEC"]);
-        let (now, replies) = (self.now.us, keys.len() as u32 + 2);
+        let (now, replies) = (self.now.us, keys.len() as u32);
         let id = LaneId::shared(self.primary(), db);
         if let Some(lane) = self.lane_mut(id) {
             lane.push(&[&frame], What::ScanTimes(keys), replies, now);
@@ -203,7 +202,7 @@ impl Sequencer {
     /// Keys with a time to live get an image, which sets it on the mirror behind the primary's.
     pub(super) fn answer_times(&mut self, db: Db, keys: &[Box<[u8]>], reply: Reply<'_>) {
         for (key, pttl) in keys.iter().zip(reply.elements()) {
-            if pttl.integer().is_some_and(|ms| ms >= 0) {
+            if pttl.is_error() || pttl.integer().is_some_and(|ms| ms >= 0) {
                 self.note_dirty(db, key, Cause::Unsynced, self.position);
             }
         }

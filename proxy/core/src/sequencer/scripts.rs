@@ -96,11 +96,6 @@ enum Functions {
 const TRACKING_ON: &[&[u8]] = &[b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"NOLOOP"];
 const TRACKING_OFF: &[&[u8]] = &[b"CLIENT", b"TRACKING", b"OFF"];
 
-/// Whether the command runs a script or function.
-fn runs(command: &Command) -> bool {
-    command.rule == Rule::Script || (command.name.ends_with("_RO") && matches!(command.name, "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO"))
-}
-
 impl Scripts {
     fn name_of(&self, command: &Command, request: &Request<'_>) -> Name {
         match command.name {
@@ -189,7 +184,7 @@ impl Sequencer {
 
     /// A command is about to be appended to a lane of the primary: if it runs a script, the server must be told to report first.
     pub(super) fn before_script(&mut self, id: LaneId, command: &'static Command, request: &Request<'_>) {
-        if !runs(command) {
+        if !command.runs_script() {
             return;
         }
         let name = self.scripts.name_of(command, request);

@@ -574,7 +574,7 @@ impl Sequencer {
                 What::Attempt(attempt) => attempt.replies,
                 _ => 1,
             };
-            again.push((id, super::lane::InFlight { replies, failed: None, ..flight }, frame));
+            again.push((id, super::lane::InFlight::new(flight.what, flight.len, replies, flight.at), frame));
         }
     }
 

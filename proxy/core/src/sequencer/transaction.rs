@@ -78,6 +78,8 @@ pub(super) struct Block {
     pub elements: Vec<Element>,
     /// The client sent one command, not a transaction: it gets that command's reply alone.
     pub single: bool,
+    /// It travels without MULTI, which a full server refuses to fill: other connections' commands may come between.
+    pub plain: bool,
     /// It counts among its session's writes.
     pub wrote: bool,
     frame: Vec<u8>,
@@ -88,7 +90,12 @@ const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 impl Block {
     pub fn begin(session: Option<SessionId>, db: Db, single: bool) -> Block {
-        Block { session, db, elements: Vec::new(), single, wrote: false, frame: MULTI.to_vec() }
+        Block { session, db, elements: Vec::new(), single, plain: false, wrote: false, frame: MULTI.to_vec() }
+    }
+
+    /// A single command with what belongs to it, without MULTI.
+    pub fn plain(session: Option<SessionId>, db: Db) -> Block {
+        Block { plain: true, frame: Vec::new(), ..Block::begin(session, db, true) }
     }
 
     pub fn show(&mut self, command: &'static Command, frame: &[u8]) {
@@ -96,9 +103,10 @@ impl Block {
         self.frame.extend_from_slice(frame);
     }
 
-    /// Replies of the server: to MULTI, to each command, to EXEC.
+    /// Replies of the server: to MULTI, to each command, to EXEC; to the commands alone where it is plain.
     pub fn replies(&self) -> u32 {
-        self.elements.iter().filter(|element| !matches!(element, Element::Local { .. })).count() as u32 + 2
+        let own = if self.plain { 0 } else { 2 };
+        self.elements.iter().filter(|element| !matches!(element, Element::Local { .. })).count() as u32 + own
     }
 
     /// Whether it empties a database.
@@ -117,7 +125,9 @@ impl Block {
 impl Sequencer {
     pub(super) fn append_block(&mut self, lane: LaneId, mut block: Block) {
         let now = self.now.us;
-        block.frame.extend_from_slice(EXEC);
+        if !block.plain {
+            block.frame.extend_from_slice(EXEC);
+        }
         let frame = std::mem::take(&mut block.frame);
         let replies = block.replies();
         if let Some(lane) = self.lane_mut(lane) {
