@@ -679,11 +679,18 @@ impl Sequencer {
     /// Notes a dirty key that a scan found: scans have a bound of their own (`SCAN_AHEAD_MAX` and a page), and the other one
     /// would have them begin anew for ever.
     pub(super) fn note_dirty(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) {
-        if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) && self.zombies.len() < limits::ZOMBIE_KEYS_MAX {
-            self.zombies.push((db, key.into()));
+        if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) {
+            self.note_zombie(db, key);
         }
         if self.ledger.mark(db, key, cause, position) {
             self.totals.dirty[cause as usize] += 1;
+        }
+    }
+
+    /// A connection that is gone may still write the key, should it not be dead there (H1).
+    fn note_zombie(&mut self, db: Db, key: &[u8]) {
+        if self.zombies.len() < limits::ZOMBIE_KEYS_MAX {
+            self.zombies.push((db, key.into()));
         }
     }
 
@@ -807,6 +814,7 @@ impl Sequencer {
             What::Restore { key, .. } => {
                 let db = self.db_now(id.db);
                 self.ledger.set_state(db, key, State::Dirty);
+                self.note_zombie(db, key);
                 self.release_image_acks(db, key);
                 return;
             }
