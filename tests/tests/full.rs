@@ -48,11 +48,13 @@ fn a_full_primary_is_emptied_through_the_proxy() {
     make_full(&pair);
     assert_full(&mut client);
     assert!(client.cmd("XTRIM stream MAXLEN ~ 100").unwrap().int().unwrap() > 0);
+    assert!(!told(&mut client, "RANDOMKEY").starts_with("error:"));
     assert_eq!(told(&mut client, "SWAPDB 0 1"), "OK");
     assert_eq!(told(&mut client, "GET one"), "1");
     assert_full(&mut client);
     assert_eq!(told(&mut client, "FLUSHDB"), "OK");
     assert_eq!(told(&mut client, "GET one"), "");
+    assert_eq!(int(&mut client, "DBSIZE"), Some(0));
     assert_full(&mut client);
     pair.assert_equal().unwrap();
     assert_eq!(told(&mut client, "SELECT 5"), "OK");

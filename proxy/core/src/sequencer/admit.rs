@@ -251,9 +251,9 @@ impl Sequencer {
                 }
             }
             Some((before, behind)) => {
-                // A full server queues nothing and trims all the same. Should another writer come between, the mirror trims to another
-                // length, which the comparison of replies finds.
-                let plain = command.rule == Rule::XTrim;
+                // A full server queues nothing, and trims and draws keys all the same. Should another writer come between, the mirror trims
+                // to another length, which the comparison of replies finds.
+                let plain = command.rule == Rule::XTrim || command.name == "RANDOMKEY";
                 let mut block = if plain { Block::plain(Some(id), lane.db) } else { Block::begin(Some(id), lane.db, true) };
                 before.iter().for_each(|args| block.hide(args, Hidden::Silent));
                 block.show(command, request.frame);
@@ -317,10 +317,13 @@ impl Sequencer {
             Element::Shown { command, at, len } => Some((*command, &frame[*at..at + len])),
             _ => None,
         });
-        let Some((command, request)) = shown.filter(|(command, _)| matches!(command.rule, Rule::FlushAll | Rule::FlushDb | Rule::SwapDb))
-        else {
-            return false;
+        let movable = |command: &Command| match command.rule {
+            Rule::FlushAll | Rule::SwapDb => true,
+            // On the lane of database 0 it would empty that one.
+            Rule::FlushDb => block.db == 0,
+            _ => false,
         };
+        let Some((command, request)) = shown.filter(|(command, _)| movable(command)) else { return false };
         let lane = LaneId::shared(self.primary(), 0);
         if !self.lane(lane).is_some_and(super::lane::Lane::is_open) {
             return false;

@@ -164,7 +164,7 @@ impl Sequencer {
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::Restore { key, position } => self.confirm_image(self.db_now(id.db), &key, position, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
-            What::Mark => self.check_mark(reply),
+            What::Mark => self.check_mark(id.side, reply),
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
@@ -407,7 +407,9 @@ impl Sequencer {
         }
         self.ambiguous = false;
         if let (true, Some(Element::Hidden(Hidden::Silent)), Some(mark)) = (block.plain, block.elements.last(), reply.elements().last()) {
-            self.check_mark(mark);
+            // What it replaced went with the command before it.
+            self.sides[id.side.index()].marked &= !mark.is_error();
+            self.check_mark(id.side, mark);
         }
         pending |= self.send_outgoing(outgoing, ack);
         let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();

@@ -356,7 +356,7 @@ impl Sequencer {
         }
         let side = &mut self.sides[endpoint.index()];
         let marked = up.mark.is_some();
-        side.marked = marked;
+        let missed = std::mem::replace(&mut side.marked, marked) && !marked;
         side.lanes.clear();
         for (db, info) in up.lanes {
             let id = LaneId::shared(endpoint, db);
@@ -367,7 +367,8 @@ impl Sequencer {
         }
         self.log(false, format!("`{endpoint}` is connected: {}", self.sides[endpoint.index()].version));
         if endpoint == self.primary() {
-            self.primary_is_up(first, changed, marked);
+            // A full server may have refused the mark: the same process has then lost nothing by not having it.
+            self.primary_is_up(first, changed, marked || !(changed || missed));
         } else {
             self.mirror_is_up(first, changed, marked);
         }
@@ -435,9 +436,11 @@ impl Sequencer {
     }
 
     /// A server that is full refuses the mark; without it a restart would take the side for one that lost its data.
-    pub(super) fn check_mark(&mut self, reply: Reply<'_>) {
+    pub(super) fn check_mark(&mut self, side: Endpoint, reply: Reply<'_>) {
         if reply.is_error() {
             self.marks_due.get_or_insert(self.now.us + 1_000_000);
+        } else {
+            self.sides[side.index()].marked |= reply.text() == b"OK";
         }
     }
 
@@ -456,7 +459,6 @@ impl Sequencer {
             let mut frame = Vec::new();
             push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
             lane.push(&[&frame], What::Mark, 1, now);
-            self.sides[endpoint.index()].marked = true;
             self.touch_lane(id);
         }
     }
