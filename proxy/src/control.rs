@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use twinlane_core::divergence::Divergences;
 use twinlane_core::status::{Counters, Operation, Outcome, Status};
 
 /// The operator's handle; clones share one queue.
@@ -23,6 +24,11 @@ pub enum ControlRequest {
     Snapshot {
         /// Where it goes; a closed channel means that nobody waits any more.
         answer: oneshot::Sender<(Status, Counters)>,
+    },
+    /// The confirmed differences, with their keys.
+    Divergences {
+        /// Where they go.
+        answer: oneshot::Sender<Divergences>,
     },
     /// Something to do; the answer comes when it has ended.
     Operate {
@@ -97,6 +103,16 @@ impl Control {
     pub async fn counters(&self) -> Result<(Status, Counters), ControlError> {
         let (answer, answered) = oneshot::channel();
         self.send(ControlRequest::Snapshot { answer }).await?;
+        bounded(SNAPSHOT_WAIT, answered).await
+    }
+
+    /// The confirmed differences.
+    ///
+    /// # Errors
+    /// As [`Control::status`].
+    pub async fn divergences(&self) -> Result<Divergences, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ControlRequest::Divergences { answer }).await?;
         bounded(SNAPSHOT_WAIT, answered).await
     }
 

@@ -37,11 +37,13 @@ pub enum Cause {
     Reported,
     /// It died on the primary, or may have died there and not yet on the mirror (H16).
     Expired,
+    /// Verify found that it differs, or the operator asked for it to be copied anew.
+    Verifier,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 13] = [
+    pub const ALL: [Cause; 14] = [
         Cause::MirrorDown,
         Cause::QueueFull,
         Cause::MirrorRefuses,
@@ -55,6 +57,7 @@ impl Cause {
         Cause::Extra,
         Cause::Reported,
         Cause::Expired,
+        Cause::Verifier,
     ];
 
     /// The word of metrics and status.
@@ -74,6 +77,7 @@ impl Cause {
             Cause::Extra => "extra",
             Cause::Reported => "reported",
             Cause::Expired => "expired",
+            Cause::Verifier => "verifier",
         }
     }
 }

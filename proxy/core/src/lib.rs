@@ -1,6 +1,7 @@
 //! Every decision of Twinlane. This crate has no sockets, no clock, no tasks and no randomness: time and seeds are
 //! arguments, bytes come in and go out, so that a seed replays any bug.
 pub mod command;
+pub mod divergence;
 pub mod doubt;
 pub mod effect;
 pub mod endpoint;

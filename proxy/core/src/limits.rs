@@ -138,3 +138,49 @@ pub const LOOK_KEEN_US: u64 = 60_000_000;
 /// How long a lane with a script in flight waits before its server is asked whether it is busy, and the least time between two such
 /// questions, microseconds. A server is not busy before its own limit (`lua-time-limit`, 5 seconds by default).
 pub const BUSY_LOOK_US: u64 = 20_000;
+
+/// Keys that verify reads in one go: 64 keys of a kilobyte hold a server for about a fifth of a millisecond.
+pub const VERIFY_BATCH_KEYS: usize = 64;
+
+/// The same while clients use the primary.
+pub const VERIFY_BATCH_KEYS_BUSY: usize = 16;
+
+/// Bytes of values that verify reads in one go, as far as the primary told their sizes.
+pub const VERIFY_BATCH_BYTES: usize = 512 * 1024;
+
+/// Keys that verify has under way on both lanes together: four batches keep both servers at work.
+pub const VERIFY_WINDOW_KEYS: usize = 4 * VERIFY_BATCH_KEYS;
+
+/// The same while clients use the primary.
+pub const VERIFY_WINDOW_KEYS_BUSY: usize = 2 * VERIFY_BATCH_KEYS_BUSY;
+
+/// Bytes that verify has under way on one lane. A value that grows between the question for its size and its reading passes the bound once.
+pub const VERIFY_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+
+/// Keys per page when verify walks a side (`COUNT`).
+pub const VERIFY_PAGE: usize = 256;
+
+/// Keys found and not yet read, above which no further page is asked for.
+pub const VERIFY_AHEAD_MAX: usize = 1024;
+
+/// Keys that could not be judged and are read again later, above which no further page is asked for.
+pub const VERIFY_LATER_MAX: usize = 4096;
+
+/// Bytes of one piece of a large string.
+pub const VERIFY_PIECE_BYTES: usize = 256 * 1024;
+
+/// Elements of one piece of a large collection.
+pub const VERIFY_PIECE_ITEMS: usize = 512;
+
+/// How often a key that is in doubt, or dies, is read again before it counts as unverifiable: with the pauses between, some twenty seconds.
+pub const VERIFY_TRIES_MAX: u32 = 48;
+
+/// Keyed fingerprints of the keys that a pass has read on the primary: 2^21 slots of 8 bytes are 16 MiB while it runs. Forgotten ones are asked
+/// for again when the mirror is walked.
+pub const VERIFY_SEEN_SLOTS: usize = 1 << 21;
+
+/// Divergences that are kept for people; the oldest goes. All are counted.
+pub const DIVERGENCES_MAX: usize = 1024;
+
+/// Keys found on the mirror alone that a repair can be asked to delete; past it the next verify finds the rest.
+pub const EXTRAS_MAX: usize = 65_536;

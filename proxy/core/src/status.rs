@@ -37,6 +37,8 @@ pub struct Status {
     /// `GET /v1/readiness`; not part of the status page.
     #[serde(skip)]
     pub findings: Vec<Finding>,
+    /// `GET /v1/verify`.
+    pub verify: crate::divergence::VerifyStatus,
     /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
     pub flip: &'static str,
 }
@@ -166,8 +168,25 @@ pub struct Counters {
     pub accepted_sessions: u64,
     /// Latency from sending to the reply, per side (old, new); see [`Latency`].
     pub latency: [Latency; 2],
+    /// What verify did; see [`VerifyCounters`].
+    pub verify: VerifyCounters,
     /// Bytes read from clients and written to clients.
     pub client_bytes: (u64, u64),
+}
+
+/// What verify did since the start, over all passes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct VerifyCounters {
+    /// Keys compared.
+    pub compared: u64,
+    /// Of those, keys that differed.
+    pub differing: crate::divergence::Differing,
+    /// Keys that could not be judged.
+    pub unverifiable: u64,
+    /// Passes that ended.
+    pub passes: u64,
+    /// The last result is clean, alive and fresh.
+    pub proven: bool,
 }
 
 /// A latency histogram with fixed bounds.
@@ -215,6 +234,31 @@ pub enum Operation {
     },
     /// Accept that the primary lost its data: the mirror is made equal to it, deletions included.
     AcceptLoss,
+    /// Compare every key of both sides.
+    VerifyStart {
+        /// Keys per second; 0: what the configuration says.
+        rate: u64,
+        /// Begin again whenever it has ended.
+        continuous: bool,
+    },
+    /// Let the verify rest where it is.
+    VerifyPause,
+    /// Let it go on.
+    VerifyResume,
+    /// End it without a result.
+    VerifyCancel,
+    /// Delete the keys that the last verify found on the mirror alone.
+    RepairExtras {
+        /// How many they are, as the answer without it says.
+        confirm: Option<u64>,
+    },
+    /// Copy one key from the primary to the mirror anew.
+    RepairKey {
+        /// Its database.
+        db: crate::endpoint::Db,
+        /// Its name.
+        key: Vec<u8>,
+    },
 }
 
 /// Answer to an [`Operation`].
@@ -233,6 +277,8 @@ pub enum Outcome {
     },
     /// Done; nothing more to say.
     Done,
+    /// Nothing was done: these keys would be deleted, and the operator is to confirm how many they are.
+    ToConfirm(crate::divergence::ExtraKeys),
     /// Refused by the gate, or aborted within the budget: nothing changed. The reasons name their figures.
     Refused {
         /// One sentence each.

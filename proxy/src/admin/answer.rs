@@ -28,6 +28,10 @@ pub(super) fn outcome(outcome: Outcome, dry_run: bool) -> Answer {
     match outcome {
         Outcome::Done if dry_run => Answer(StatusCode::OK, json!({"done": false, "dry_run": true, "reasons": []})),
         Outcome::Done => Answer(StatusCode::OK, json!({"done": true})),
+        Outcome::ToConfirm(extra) => {
+            let samples: Vec<Value> = extra.samples.iter().map(|(db, key)| json!({"db": db, "key": super::verify::clear(key)})).collect();
+            Answer(StatusCode::OK, json!({"done": false, "count": extra.count, "samples": samples, "endpoint": extra.endpoint}))
+        }
         Outcome::Flipped { primary, epoch, pause_us, held_requests } => {
             let pause_ms = pause_us as f64 / 1e3;
             Answer(

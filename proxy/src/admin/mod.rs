@@ -7,6 +7,7 @@
 
 mod answer;
 mod guard;
+mod verify;
 
 use crate::control::{Control, ControlError, Phase};
 use crate::telemetry::metrics::Exporter;
@@ -58,6 +59,12 @@ fn router(control: Control) -> io::Result<Router> {
         .route("/v1/cutover", post(cutover))
         .route("/v1/rollback", post(rollback))
         .route("/v1/primary-loss/accept", post(accept_loss))
+        .route("/v1/verify", get(verify::show).post(verify::start))
+        .route("/v1/verify/pause", post(verify::pause))
+        .route("/v1/verify/resume", post(verify::resume))
+        .route("/v1/verify/cancel", post(verify::cancel))
+        .route("/v1/divergences", get(verify::divergences))
+        .route("/v1/repair", post(verify::repair))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))

@@ -61,7 +61,7 @@ fn refusal_code(answer: &Value) -> u8 {
     if answer["aborted"] == true { exit::FAILED } else { exit::REFUSED }
 }
 
-fn failed(status: u16, answer: &Value) -> ExitCode {
+pub(super) fn failed(status: u16, answer: &Value) -> ExitCode {
     let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
     eprintln!("twinlane: the proxy answered {status}: {message}");
     ExitCode::from(if status == 400 { exit::USAGE } else { exit::FAILED })
@@ -70,7 +70,7 @@ fn failed(status: u16, answer: &Value) -> ExitCode {
 /// Longer than the proxy's own wait for a flip, so that its word is heard.
 const PATIENCE: Duration = Duration::from_secs(70);
 
-fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), ExitCode> {
+pub(super) fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value), ExitCode> {
     // No proxy from the environment: the admin port is on this machine.
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).timeout_global(Some(PATIENCE)).build();
     let agent = ureq::Agent::new_with_config(config);

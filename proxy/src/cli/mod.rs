@@ -7,6 +7,7 @@
 mod adopt;
 mod client;
 mod table;
+mod verify;
 
 use crate::config::{Config, Layers, Mistakes, load};
 use clap::{Args, Parser, Subcommand};
@@ -57,6 +58,10 @@ pub enum Verb {
     Cutover(FlipArgs),
     /// Move the primary role back to `old`.
     Rollback(FlipArgs),
+    /// Compare every key of both sides at one position each; with --wait the exit code is 0 clean, 1 differences, 2 it could not tell.
+    Verify(VerifyArgs),
+    /// Copy one key anew, or delete what the last verify found on the mirror alone.
+    Repair(RepairArgs),
     /// The primary lost its data and that is fine: make the mirror equal to it, deletions included.
     AcceptLoss {
         #[command(flatten)]
@@ -100,6 +105,50 @@ pub struct FlipArgs {
     /// Override a gate by its name.
     #[arg(long, value_name = "GATE", value_parser = ["primary-lost"])]
     force: Vec<String>,
+}
+
+/// Options of verify.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Stay until it has ended, and end with its verdict.
+    #[arg(long)]
+    wait: bool,
+    /// Keys per second at most.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    rate: u64,
+    /// Begin again whenever it has ended.
+    #[arg(long)]
+    continuous: bool,
+    /// Begin nothing: show how it stands.
+    #[arg(long, conflicts_with_all = ["wait", "rate", "continuous"])]
+    show: bool,
+    /// Begin nothing: let the one under way rest, go on, or end without a result.
+    #[arg(long, value_name = "ACTION", value_parser = ["pause", "resume", "cancel"], conflicts_with_all = ["wait", "rate", "continuous", "show"])]
+    tell: Option<String>,
+    /// The admin port's own JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Options of repair.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// The key to copy from the primary to the mirror.
+    #[arg(required_unless_present = "delete_extra")]
+    key: Option<String>,
+    /// Its database.
+    #[arg(long, default_value_t = 0)]
+    db: u16,
+    /// Delete the keys that the last verify found on the mirror alone. Without --confirm nothing is done but told.
+    #[arg(long, conflicts_with = "key")]
+    delete_extra: bool,
+    /// How many they are, as the answer without it says.
+    #[arg(long, value_name = "COUNT", requires = "delete_extra")]
+    confirm: Option<u64>,
 }
 
 /// Options of serve; each one overrides the key of the config file that it names.
@@ -191,6 +240,8 @@ pub fn run(verb: Verb) -> ExitCode {
         }
         Verb::Cutover(args) => flip("/v1/cutover", &args),
         Verb::Rollback(args) => flip("/v1/rollback", &args),
+        Verb::Verify(args) => verify(&args),
+        Verb::Repair(args) => repair(&args),
         Verb::AcceptLoss { admin } => client::post(&admin.admin, "/v1/primary-loss/accept", &serde_json::json!({})),
         Verb::Adopt(args) => adopt::run(&args),
         Verb::CheckConfig(args) => check_config(&args),
@@ -199,6 +250,23 @@ pub fn run(verb: Verb) -> ExitCode {
 
 fn flip(path: &str, args: &FlipArgs) -> ExitCode {
     client::post(&args.admin.admin, path, &serde_json::json!({"dry_run": args.dry_run, "force": args.force}))
+}
+
+fn verify(args: &VerifyArgs) -> ExitCode {
+    let admin = &args.admin.admin;
+    match &args.tell {
+        Some(action) => client::post(admin, &format!("/v1/verify/{action}"), &serde_json::json!({})),
+        None if args.show => verify::show(admin, args.json),
+        None => verify::begin(admin, args.rate, args.continuous, args.wait, args.json),
+    }
+}
+
+fn repair(args: &RepairArgs) -> ExitCode {
+    let body = match &args.key {
+        Some(key) => serde_json::json!({"key": key, "db": args.db}),
+        None => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
+    };
+    client::post(&args.admin.admin, "/v1/repair", &body)
 }
 
 impl ServeArgs {

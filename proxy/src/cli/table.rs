@@ -66,6 +66,9 @@ pub(super) fn done(answer: &Value) -> String {
     if answer["dry_run"] == true {
         return "dry run: the gate is open; nothing was changed".into();
     }
+    if answer["count"].is_u64() {
+        return to_confirm(answer);
+    }
     if answer["primary"].is_null() {
         return "done".into();
     }
@@ -76,6 +79,64 @@ pub(super) fn done(answer: &Value) -> String {
         answer["pause_ms"],
         answer["held_requests"]
     )
+}
+
+fn to_confirm(answer: &Value) -> String {
+    let samples: Vec<String> = answer["samples"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|sample| format!("  db {} {}\n", sample["db"], word(&sample["key"])))
+        .collect();
+    let count = &answer["count"];
+    format!(
+        "{count} keys that only `{}` has would be deleted there, for example:\n{}nothing was done; say --confirm {count} to do it",
+        word(&answer["endpoint"]),
+        samples.concat()
+    )
+}
+
+/// How a verify stands, in a line.
+pub(super) fn verify_progress(now: &Value) -> String {
+    let share = now["coverage"].as_f64().unwrap_or(0.0);
+    let full = (share * 30.0) as usize;
+    let waits = now["waits_for"].as_str().map(|what| format!("  waits: {what}")).unwrap_or_default();
+    format!(
+        "[{}{}] {:>3.0} %  {} keys  {}/s  {} differ{waits}",
+        "=".repeat(full),
+        " ".repeat(30 - full.min(30)),
+        share * 100.0,
+        now["keys_compared"],
+        now["keys_per_second"],
+        differing(now)
+    )
+}
+
+fn differing(result: &Value) -> u64 {
+    result["differing"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
+}
+
+/// What a verify found, as a page.
+pub(super) fn verify(state: &Value, result: &Value) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(page, "{name:<14}{text}");
+    };
+    let yes = |name: &str| if result[name] == true { "yes" } else { "no" };
+    line("verify", word(state));
+    line("keys", format!("{} compared, {:.1} % of all", result["keys_compared"], result["coverage"].as_f64().unwrap_or(0.0) * 100.0));
+    let kinds: Vec<String> =
+        ["missing", "extra", "type", "value", "ttl"].map(|kind| format!("{} {kind}", result["differing"][kind])).into();
+    line("differing", format!("{}: {}", differing(result), kinds.join(", ")));
+    line("unverifiable", result["unverifiable"].to_string());
+    for (reason, count) in result["unverifiable_by_reason"].as_object().into_iter().flatten() {
+        line("", format!("{count}: {reason}"));
+    }
+    line("clean", format!("{}   alive {}   fresh {}", yes("clean"), yes("alive"), yes("fresh")));
+    if !result["primary_only_until"].is_null() {
+        line("primary only", format!("until {} (unix ms)", word(&result["primary_only_until"])));
+    }
+    page
 }
 
 /// An operation that was not.

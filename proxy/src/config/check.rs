@@ -95,7 +95,7 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
 }
 
 /// Bounds that stop everything when they are zero. (`expiry_margin_ms` may be: it only brings doubt sooner.)
-fn positive(config: &Config) -> [(&'static str, u64); 10] {
+fn positive(config: &Config) -> [(&'static str, u64); 11] {
     let (mirror, limits) = (&config.mirror, &config.limits);
     [
         ("mirror.ack_timeout_ms", mirror.ack_timeout_ms),
@@ -103,6 +103,7 @@ fn positive(config: &Config) -> [(&'static str, u64); 10] {
         ("mirror.queue_age_max_ms", mirror.queue_age_max_ms),
         ("mirror.dirty_keys_max", mirror.dirty_keys_max as u64),
         ("cutover.pause_budget_ms", config.cutover.pause_budget_ms),
+        ("verify.large_bytes", config.verify.large_bytes as u64),
         ("cutover.lag_max_ms", config.cutover.lag_max_ms),
         ("limits.client_output_bytes_max", limits.client_output_bytes_max as u64),
         ("limits.subscriber_output_bytes_max", limits.subscriber_output_bytes_max as u64),

@@ -43,6 +43,8 @@ pub struct Config {
     pub scripts: Scripts,
     /// How a flip is bounded.
     pub cutover: Cutover,
+    /// How fast both sides are compared.
+    pub verify: Verify,
     /// What happens when the primary fails.
     pub primary: Primary,
     /// Bounds of memory.
@@ -175,6 +177,16 @@ pub struct Cutover {
     pub pause_budget_ms: u64,
     /// The gate is shut above this lag.
     pub lag_max_ms: u64,
+}
+
+/// `[verify]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Verify {
+    /// Keys compared per second at most; 0: no bound.
+    pub rate_max: u64,
+    /// Larger values are compared in pieces.
+    pub large_bytes: usize,
 }
 
 /// `[primary]`
@@ -352,6 +364,7 @@ impl Default for Config {
             expiry: Expiry::default(),
             scripts: Scripts::default(),
             cutover: Cutover::default(),
+            verify: Verify::default(),
             primary: Primary::default(),
             limits: Limits::default(),
             commands: Commands::default(),
@@ -400,6 +413,12 @@ impl Default for Mirror {
 impl Default for Cutover {
     fn default() -> Self {
         Cutover { pause_budget_ms: 250, lag_max_ms: 100 }
+    }
+}
+
+impl Default for Verify {
+    fn default() -> Self {
+        Verify { rate_max: 0, large_bytes: 1 << 20 }
     }
 }
 

@@ -204,6 +204,9 @@ impl Shell {
                 let core = self.core.borrow();
                 let _ = answer.send((core.status(), core.counters()));
             }
+            ControlRequest::Divergences { answer } => {
+                let _ = answer.send(self.core.borrow().divergences().clone());
+            }
             ControlRequest::Operate { operation, answer } => {
                 let ticket = self.tickets.get() + 1;
                 self.tickets.set(ticket);
@@ -298,6 +301,8 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         scripts: config.scripts.modes(),
+        verify_rate_max: config.verify.rate_max,
+        verify_large_bytes: config.verify.large_bytes,
         seed: random()?,
         new_data: if record.new_data == NewData::Keep { sequencer::NewData::Keep } else { sequencer::NewData::Ours },
         ..Settings::default()

@@ -172,6 +172,28 @@ pub static METRICS: &[Metric] = &[
     row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| {
         words(&c.mismatches)
     }),
+    row("twinlane_verify_running", "gauge", &[], "1 while a verify is under way, also while it waits or is paused", |s, _| {
+        one(f64::from(u8::from(VERIFYING.contains(&s.verify.state))))
+    }),
+    row("twinlane_verify_proven", "gauge", &[], "1 while the last verify found no difference, proved itself alive and is fresh", |_, c| {
+        one(f64::from(u8::from(c.verify.proven)))
+    }),
+    row(
+        "twinlane_verify_coverage_ratio",
+        "gauge",
+        &[],
+        "Share of the keys that the present verify, or the last one, has compared",
+        |s, _| one(s.verify.result.coverage),
+    ),
+    row("twinlane_verify_passes_total", "counter", &[], "Verifies that ended", |_, c| total(c.verify.passes)),
+    row("twinlane_verify_keys_total", "counter", &[], "Keys that verifies compared", |_, c| total(c.verify.compared)),
+    row("twinlane_verify_unverifiable_total", "counter", &[], "Keys that verifies could not judge", |_, c| total(c.verify.unverifiable)),
+    row("twinlane_verify_differences_total", "counter", &["kind"], "Confirmed differences that verifies found, by kind", |_, c| {
+        let found = &c.verify.differing;
+        [("missing", found.missing), ("extra", found.extra), ("type", found.kind), ("value", found.value), ("ttl", found.ttl)]
+            .map(|(kind, count)| (label(kind), count_of(count)))
+            .into()
+    }),
     row("twinlane_mirror_refusals_total", "counter", &["error"], "Refusals of the whole mirror, by the first word of its error", |_, c| {
         c.side_refusals.iter().map(|(word, count)| (label(word), count_of(*count))).collect()
     }),
@@ -198,6 +220,7 @@ pub static BUILD: Metric = row("twinlane_build_info", "gauge", &["version"], "Al
 
 /// Stage names without their reasons.
 const STAGES: [&str; 7] = ["PASS", "MIRROR", "SYNCED", "CANARY", "SOAK", "COMPLETE", "PRIMARY LOST DATA"];
+const VERIFYING: [&str; 3] = ["running", "waiting", "paused"];
 const MIRROR_STATES: [&str; 5] = ["following", "collapsing", "paused", "down", "off"];
 
 const fn row(
@@ -349,6 +372,7 @@ pub(crate) mod tests {
                 text: "it is not there".into(),
                 remedy: "load it".into(),
             }],
+            verify: twinlane_core::divergence::VerifyStatus { state: "idle", ..Default::default() },
             flip: "idle",
         };
         let mut counters = Counters {

@@ -22,7 +22,7 @@ impl Sequencer {
     }
 
     /// Whether a lane of the database may still have to report what its last scripts wrote.
-    fn is_unreported(&self, db: Db) -> bool {
+    pub(super) fn is_unreported(&self, db: Db) -> bool {
         self.sides[self.primary().index()].all_lanes().any(|(_, lane)| lane.is_unreported() && lane.script_dbs.contains(&db))
     }
 

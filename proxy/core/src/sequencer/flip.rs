@@ -321,6 +321,8 @@ impl Sequencer {
         self.forget_lanes();
         self.reset_mirror();
         self.scripts.mirror_is_new();
+        self.restart_verify();
+        self.forget_extras();
         if forced {
             // The former primary has lost its data: it returns as a mirror of which nothing is known.
             self.lost = None;

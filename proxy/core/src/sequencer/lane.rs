@@ -115,6 +115,8 @@ pub(super) enum What {
     Position(SessionId),
     /// `COMMAND INFO` of a command that the table does not have.
     Learn(Box<str>),
+    /// A reading of verify.
+    Verify(Box<super::verify::Flight>),
     /// A command of ours whose reply says nothing.
     Silent,
     /// CLIENT TRACKING ON or OFF.
@@ -299,6 +301,11 @@ impl Lane {
         } else {
             self.push(&[bytes], what, replies, at);
         }
+    }
+
+    /// Requests in flight, without readings of verify.
+    pub fn effects(&self) -> usize {
+        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_))).count()
     }
 
     /// Age of the oldest request in flight.

@@ -409,6 +409,7 @@ impl Sequencer {
         self.synced.forget(db);
         self.synced.set_whole(db);
         self.scans.cancel(db);
+        self.verify_emptied(db);
     }
 
     fn send_flush(&mut self, db: Db, ack: Option<(SessionId, u64)>) {
@@ -452,6 +453,7 @@ impl Sequencer {
         self.ledger.swap(a, b);
         self.synced.swap(a, b);
         self.scans.swap(a, b);
+        self.verify_swapped(a, b);
         let acks = std::mem::take(&mut self.mirror.image_acks);
         self.mirror.image_acks = acks.into_iter().map(|((db, key), waiting)| ((swapped(db, a, b), key), waiting)).collect();
         let (owes_a, owes_b) = (self.mirror.owed_flush.remove(&a), self.mirror.owed_flush.remove(&b));
@@ -489,6 +491,7 @@ impl Sequencer {
 
     /// These databases (all, when none is named) are in doubt as a whole.
     pub(super) fn unsync(&mut self, databases: &[Db]) {
+        self.note_gap();
         let extras = self.settings.new_data == super::NewData::Ours;
         let all: Vec<Db> = if databases.is_empty() { (0..limits::DATABASES_MAX as Db).collect() } else { databases.to_vec() };
         for db in &all {
@@ -759,7 +762,7 @@ impl Sequencer {
 
     /// Effects sent or waiting that the mirror has not confirmed.
     pub(super) fn mirror_effects(&self) -> usize {
-        self.sides[self.mirror_side().index()].lanes().map(|(_, lane)| lane.in_flight.len()).sum::<usize>() + self.mirror.barriers.len()
+        self.sides[self.mirror_side().index()].lanes().map(|(_, lane)| lane.effects()).sum::<usize>() + self.mirror.barriers.len()
     }
 
     fn mirror_mark(&self) -> Vec<u8> {
@@ -822,6 +825,7 @@ impl Sequencer {
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
             What::ScriptLoad(name) | What::ScriptExists(name) => return self.lose_script(name),
+            What::Verify(reading) => return self.lose_verify(reading),
             What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
             What::Block(_)
             | What::ImageRead { .. }

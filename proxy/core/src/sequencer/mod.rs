@@ -34,6 +34,7 @@ mod session;
 mod sides;
 mod track;
 mod transaction;
+mod verify;
 mod watch;
 
 pub use busy::Asked;
@@ -155,6 +156,12 @@ pub struct Settings {
     pub new_data: NewData,
     /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds (H1).
     pub zombie_grace_us: u64,
+    /// Keys that a verify compares per second at most; 0: as fast as the servers allow.
+    pub verify_rate_max: u64,
+    /// Values that take more bytes than this on the primary are compared in pieces.
+    pub verify_large_bytes: usize,
+    /// See [`limits::VERIFY_SEEN_SLOTS`].
+    pub verify_seen_slots: usize,
     /// Switches that turn a rule off, so that tests can show that they would notice.
     pub faults: Faults,
 }
@@ -225,6 +232,9 @@ impl Default for Settings {
             synced_slots: limits::SYNCED_SLOTS,
             new_data: NewData::Ours,
             zombie_grace_us: 60_000_000,
+            verify_rate_max: 0,
+            verify_large_bytes: 1024 * 1024,
+            verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
             faults: Faults::default(),
         }
     }
@@ -396,6 +406,7 @@ pub struct Sequencer {
     ambiguous: bool,
     expiry: expiry::Expiry,
     findings: Vec<crate::status::Finding>,
+    verify: verify::Verify,
 }
 
 /// Buffers that are used again and again.
@@ -451,6 +462,7 @@ impl Sequencer {
             ambiguous: false,
             expiry: expiry::Expiry::default(),
             findings: Vec::new(),
+            verify: verify::Verify::default(),
         };
         if primary_lost_data {
             sequencer.primary_lost_data("it came back without its data while the proxy was not running");
@@ -494,6 +506,7 @@ impl Sequencer {
         self.tick_sides();
         self.tick_scripts();
         self.tick_busy();
+        self.tick_verify();
         self.settle();
     }
 
@@ -515,6 +528,12 @@ impl Sequencer {
             Operation::MirrorStart => self.set_mirroring(ticket, true, false),
             Operation::MirrorStop { lose_rollback } => self.set_mirroring(ticket, false, lose_rollback),
             Operation::AcceptLoss => self.accept_loss(ticket),
+            Operation::VerifyStart { rate, continuous } => self.start_verify(ticket, rate, continuous),
+            Operation::VerifyPause => self.pause_verify(ticket, true),
+            Operation::VerifyResume => self.pause_verify(ticket, false),
+            Operation::VerifyCancel => self.cancel_verify(ticket),
+            Operation::RepairExtras { confirm } => self.repair_extras(ticket, confirm),
+            Operation::RepairKey { db, key } => self.repair_key(ticket, db, key),
         }
         self.settle();
     }
@@ -561,6 +580,7 @@ impl Sequencer {
             moved |= self.pump_reports();
             moved |= self.pump_repairs();
             moved |= self.pump_scans();
+            moved |= self.pump_verify();
             moved |= self.pump_flip();
             if !moved {
                 break;

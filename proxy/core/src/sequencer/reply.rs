@@ -108,6 +108,9 @@ impl Sequencer {
             if Reply(reply).is_error() && front.failed.is_none() && front.gathered.is_none() {
                 front.failed = Some(reply.into());
             }
+            if let What::Verify(reading) = &mut front.what {
+                reading.take(Reply(reply));
+            }
             return true;
         }
         let Some(mut flight) = lane.in_flight.pop_front() else { return false };
@@ -178,6 +181,7 @@ impl Sequencer {
             What::Tracking(session) => self.answer_client_tracking(session, id, reply),
             What::Remember(session) => self.end_remembering(session),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
+            What::Verify(reading) => self.answer_verify(id, reading, lent.frame(), reply, flight.at),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),
             What::Sync => self.judge_flushes(id, true),
@@ -472,7 +476,7 @@ impl Sequencer {
         };
         match command.name {
             "DBSIZE" if id.db == 0 => {
-                let own = i64::from(self.sides[id.side.index()].marked);
+                let own = i64::from(self.sides[id.side.index()].marked) + self.verify.planted[id.side.index()] as i64;
                 let keys = reply.integer().map_or(0, |keys| (keys - own).max(0));
                 crate::resp::encode::push_header(&mut out, b':', keys);
             }

@@ -26,6 +26,7 @@ impl Sequencer {
             expiry: self.expiry_status(),
             findings: self.findings(),
             alarms: self.alarms.clone(),
+            verify: self.verify_status(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),
         }
     }
@@ -114,6 +115,7 @@ impl Sequencer {
             closed_sessions: totals.closed.iter().map(|(reason, n)| (*reason, *n)).collect(),
             accepted_sessions: totals.accepted,
             latency: totals.latency.clone(),
+            verify: self.verify_counters(),
             client_bytes: (totals.bytes_in, totals.bytes_out),
         }
     }

@@ -390,6 +390,7 @@ impl Sequencer {
     /// The primary came back without its data: the mirror holds the better copy (H12). Nothing is deleted there to match.
     pub(super) fn primary_lost_data(&mut self, how: &str) {
         self.lost = Some(self.position);
+        self.note_gap();
         self.synced.forget_all();
         let side = self.primary();
         self.alarm(&format!(
@@ -499,6 +500,7 @@ impl Sequencer {
         }
         lanes.extend(own.into_values().map(|own| (own.id, own.lane)));
         self.scans.restart();
+        self.note_gap();
         let primary = endpoint == self.primary();
         let mut again = Vec::new();
         let mut suspected = false;
@@ -562,6 +564,7 @@ impl Sequencer {
         match &flight.what {
             What::ImageRead { key, .. } => return self.lose_image(id.db, key),
             What::Functions => return self.lose_functions(),
+            What::Verify(reading) => return self.lose_verify(reading),
             What::Client { .. } | What::Block(_) | What::Attempt(_) | What::LastId { .. } => {}
             _ => return,
         }

@@ -1,0 +1,471 @@
+//! Verify: every key of both sides, compared at a position.
+//!
+//! A read goes on the primary's shared lane of its database. When its reply is met, the same read is appended to the mirror's lane: every
+//! effect of what the primary executed before has been appended there already, and no other, so what differs is no race (I7). What the
+//! proxy itself knows to be in doubt (the ledger, a fence, a report that is due, a database that is being copied) is no finding: the key
+//! is put back and read again later in the pass. What is equal is equal, doubt or not. A difference is reported when it was read at
+//! two further positions, type by type, and it makes the key doubtful, so that an image heals it; keys that only the mirror has are
+//! reported and never touched.
+//!
+//! A pass walks the primary, then the mirror for keys that the first walk did not name. It begins anew when a side was lost (a cursor is
+//! valid for one life of a server, H43), when the roles moved, and when a database was emptied or swapped: so what it tells when it ends
+//! holds for the two servers that are there then. Differences planted for the length of a pass prove that it sees (`plants.rs`).
+
+mod digest;
+mod exam;
+mod hyperloglog;
+mod judge;
+mod plants;
+mod repair;
+mod walk;
+
+pub(super) use repair::Asked as RepairAsked;
+
+use super::lane::{LaneId, What};
+use super::{Now, Sequencer};
+use crate::divergence::{Divergences, VerifyResult, VerifyStatus};
+use crate::endpoint::{Db, Endpoint};
+use crate::resp::reply::Reply;
+use digest::Digester;
+use exam::Task;
+use judge::Pair;
+use plants::Plants;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use walk::Walk;
+
+/// A reading in flight on a lane.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// The pass it belongs to; an earlier one's answer means nothing.
+    pass: u64,
+    job: Job,
+}
+
+#[derive(Debug)]
+enum Job {
+    /// `INFO keyspace` of a side.
+    Census,
+    /// A page of SCAN of the side that is being walked.
+    Keys,
+    /// How large these keys are.
+    Sizes { keys: Vec<Arc<[u8]>>, sizes: Vec<Option<i64>> },
+    /// A page of the members of a large set or the fields of a large hash.
+    Members(Box<Task>),
+    /// Keys that are being compared.
+    Pair(Box<Pair>),
+    /// Planted differences are written, or removed.
+    Plants { db: Db, planted: u64 },
+    /// Whether the primary holds a key that is to be repaired.
+    Repair(RepairAsked),
+}
+
+impl Flight {
+    /// One of several replies.
+    pub fn take(&mut self, reply: Reply<'_>) {
+        match &mut self.job {
+            Job::Pair(pair) => pair.take(reply),
+            Job::Sizes { sizes, .. } => sizes.push(match reply.is_error() {
+                true => None,
+                false => Some(reply.integer().unwrap_or(0)),
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wish {
+    /// Keys per second; 0: as fast as the servers allow.
+    rate: u64,
+    continuous: bool,
+}
+
+/// One pass.
+#[derive(Debug)]
+struct Pass {
+    wish: Wish,
+    /// Not before then, microseconds.
+    not_before: u64,
+    paused: bool,
+    restarts: u64,
+    /// What `INFO keyspace` said of each side: databases and their keys.
+    census: [Option<Vec<(Db, u64)>>; 2],
+    census_asked: bool,
+    databases: VecDeque<Db>,
+    walk: Option<Walk>,
+    /// Keys of which the size is not known yet.
+    found: VecDeque<Arc<[u8]>>,
+    ready: VecDeque<Task>,
+    /// Keys that are read again, and when, microseconds.
+    later: Vec<(u64, Task)>,
+    /// Keys on the lanes, and their bytes as far as they are known.
+    in_flight: usize,
+    bytes: usize,
+    /// Keys that may still be read before the next tick; None: no bound.
+    allowance: Option<u64>,
+    /// What is left of a rate below one key per tick, in keys times a million.
+    fraction: u64,
+    pace: Pace,
+    result: VerifyResult,
+    plants: Plants,
+    /// Keys that only the mirror has.
+    extras: Vec<(Db, Arc<[u8]>)>,
+    seen: Seen,
+    digester: Digester,
+    waits_for: Option<String>,
+    /// When the last second began, what had been compared then, and how much in the second before.
+    measured: (u64, u64, u64),
+}
+
+/// How a pass gives way to clients.
+#[derive(Debug)]
+struct Pace {
+    /// Commands of clients that had been answered at the last tick.
+    commands: u64,
+    busy: bool,
+    /// Keys per tick while clients use the primary.
+    keys: u64,
+    /// The longest that a reading of ours waited on the primary since the last tick, microseconds.
+    waited: u64,
+}
+
+impl Pace {
+    const LEAST: u64 = 8;
+    const MOST: u64 = 1024;
+    /// A reading that took longer has made clients wait too.
+    const LONG_US: u64 = 4_000;
+
+    fn tick(&mut self, commands: u64) {
+        self.busy = commands != self.commands;
+        self.commands = commands;
+        self.keys = if self.waited > Self::LONG_US { (self.keys / 2).max(Self::LEAST) } else { (self.keys + 8).min(Self::MOST) };
+        self.waited = 0;
+    }
+}
+
+/// Keyed fingerprints of keys; it forgets and never invents.
+#[derive(Debug)]
+struct Seen {
+    slots: Box<[u64]>,
+    state: ahash::RandomState,
+}
+
+impl Seen {
+    fn fingerprint(&self, db: Db, key: &[u8]) -> (usize, u64) {
+        let mut hasher = self.state.build_hasher();
+        hasher.write_u16(db);
+        hasher.write(key);
+        let fingerprint = hasher.finish() | 1;
+        ((fingerprint >> 1) as usize & (self.slots.len() - 1), fingerprint)
+    }
+
+    fn insert(&mut self, db: Db, key: &[u8]) {
+        let (slot, fingerprint) = self.fingerprint(db, key);
+        self.slots[slot] = fingerprint;
+    }
+
+    fn contains(&self, db: Db, key: &[u8]) -> bool {
+        let (slot, fingerprint) = self.fingerprint(db, key);
+        self.slots[slot] == fingerprint
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Verify {
+    pass: Option<Box<Pass>>,
+    /// Numbers the passes; one that began anew has another number.
+    serial: u64,
+    /// The last pass that ended.
+    last: Option<VerifyResult>,
+    cancelled: bool,
+    /// When a side was last not observed, microseconds.
+    gap_us: Option<u64>,
+    pub divergences: Divergences,
+    extras: Vec<(Db, Arc<[u8]>)>,
+    /// Planted keys that each side holds.
+    pub planted: [u64; 2],
+    pub totals: Totals,
+}
+
+/// Counters that only grow.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub compared: u64,
+    pub differing: crate::divergence::Differing,
+    pub unverifiable: u64,
+    pub passes: u64,
+}
+
+impl Sequencer {
+    pub(super) fn start_verify(&mut self, ticket: u64, rate: u64, continuous: bool) {
+        if self.verify.pass.is_some() {
+            return self.refuse(ticket, "a verify is under way");
+        }
+        self.verify.cancelled = false;
+        let rate = if rate == 0 { self.settings.verify_rate_max } else { rate };
+        self.begin_pass(Wish { rate, continuous }, 0, 0);
+        self.log(false, "a verify begins");
+        self.answer(ticket, crate::status::Outcome::Done);
+    }
+
+    pub(super) fn pause_verify(&mut self, ticket: u64, paused: bool) {
+        match &mut self.verify.pass {
+            Some(pass) => {
+                pass.paused = paused;
+                self.answer(ticket, crate::status::Outcome::Done);
+            }
+            None => self.refuse(ticket, "no verify is under way"),
+        }
+    }
+
+    pub(super) fn cancel_verify(&mut self, ticket: u64) {
+        if self.verify.pass.take().is_none() {
+            return self.refuse(ticket, "no verify is under way");
+        }
+        self.verify.serial += 1;
+        self.verify.cancelled = true;
+        self.remove_plants(0);
+        self.answer(ticket, crate::status::Outcome::Done);
+    }
+
+    fn begin_pass(&mut self, wish: Wish, restarts: u64, not_before: u64) {
+        self.verify.serial += 1;
+        let seed = self.settings.seed;
+        let state = |n: u64| ahash::RandomState::with_seeds(seed[0] ^ n, seed[1], !seed[0], seed[1].wrapping_add(n));
+        let Now { us, unix_ms } = self.now;
+        let slots = vec![0; self.settings.verify_seen_slots.next_power_of_two()].into_boxed_slice();
+        self.verify.pass = Some(Box::new(Pass {
+            wish,
+            not_before,
+            paused: false,
+            restarts,
+            census: [None, None],
+            census_asked: false,
+            databases: VecDeque::new(),
+            walk: None,
+            found: VecDeque::new(),
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            in_flight: 0,
+            bytes: 0,
+            allowance: Some(0),
+            fraction: 0,
+            pace: Pace { commands: self.commands_answered(), busy: false, keys: 64, waited: 0 },
+            result: VerifyResult { began: Some(unix_ms), began_us: us, ..VerifyResult::default() },
+            plants: Plants::default(),
+            extras: Vec::new(),
+            seen: Seen { slots, state: state(0x5eed) },
+            digester: Digester { state: state(0xd16e), newer: self.sides.iter().all(|side| side.major >= 7) },
+            waits_for: None,
+            measured: (us, 0, 0),
+        }));
+    }
+
+    /// What was found so far speaks of servers, or databases, that are not there any more.
+    pub(super) fn restart_verify(&mut self) {
+        if let Some(pass) = self.verify.pass.take() {
+            self.begin_pass(pass.wish, pass.restarts + 1, 0);
+            if let Some(anew) = &mut self.verify.pass {
+                anew.paused = pass.paused;
+            }
+        }
+    }
+
+    /// A side was not observed for a while, or nothing is known of it any more: no earlier result tells how things are now.
+    pub(super) fn note_gap(&mut self) {
+        self.verify.gap_us = Some(self.now.us);
+        self.restart_verify();
+    }
+
+    fn commands_answered(&self) -> u64 {
+        self.totals.commands.iter().map(|(ok, failed)| ok + failed).sum()
+    }
+
+    /// Allowance, pace, and keys whose time has come to be read again.
+    pub(super) fn tick_verify(&mut self) {
+        let (now, commands) = (self.now.us, if self.verify.pass.is_some() { self.commands_answered() } else { 0 });
+        let Some(pass) = &mut self.verify.pass else { return };
+        pass.pace.tick(commands);
+        let mut allowance = pass.pace.busy.then_some(pass.pace.keys);
+        if pass.wish.rate > 0 {
+            // A tick is ten milliseconds.
+            let share = pass.wish.rate * 10_000 + pass.fraction;
+            pass.fraction = share % 1_000_000;
+            allowance = Some(allowance.unwrap_or(u64::MAX).min(share / 1_000_000));
+        }
+        pass.allowance = allowance;
+        let (due, later) = std::mem::take(&mut pass.later).into_iter().partition(|(at, _)| *at <= now);
+        let due: Vec<(u64, Task)> = due;
+        pass.later = later;
+        pass.ready.extend(due.into_iter().map(|(_, task)| task));
+        let (since, before, _) = pass.measured;
+        if now.saturating_sub(since) >= 1_000_000 {
+            let compared = pass.result.keys_compared;
+            pass.measured = (now, compared, (compared - before) * 1_000_000 / (now - since));
+        }
+    }
+
+    /// Why nothing can be compared now.
+    fn verify_waits(&mut self) -> Option<String> {
+        if !self.record.mirroring {
+            return Some("mirroring is off".into());
+        }
+        if self.lost.is_some() {
+            return Some("the primary lost its data, and nobody has decided yet".into());
+        }
+        for endpoint in Endpoint::BOTH {
+            let side = &self.sides[endpoint.index()];
+            if !side.is_up() {
+                return Some(format!("`{endpoint}` is not connected"));
+            }
+            if side.zombies_until > self.now.us {
+                return Some(format!("a dead connection to `{endpoint}` may still write"));
+            }
+        }
+        if self.flip.is_some() || self.holding {
+            return Some("a flip is under way".into());
+        }
+        let db = self.verify.pass.as_ref().and_then(|pass| pass.walk.as_ref()).map_or(0, |walk| walk.db);
+        if self.settings.backfill && self.scans.doubts(db) {
+            return Some(format!("database {db} is being copied"));
+        }
+        if !self.may_ask() || self.mirror_owes() {
+            return Some("a command that touches whole databases is under way".into());
+        }
+        self.mirror_refuses(db).map(|cause| format!("the mirror does not follow: {}", cause.word()))
+    }
+
+    /// Asks for what the pass wants to know next.
+    pub(super) fn pump_verify(&mut self) -> bool {
+        let now = self.now.us;
+        let Some(pass) = &self.verify.pass else { return false };
+        if pass.paused || pass.not_before > now {
+            return false;
+        }
+        let waits = self.verify_waits();
+        let stands = waits.is_some();
+        if let Some(pass) = &mut self.verify.pass {
+            pass.waits_for = waits;
+        }
+        !stands
+            && (self.ask_census_of_keys()
+                || self.next_walk()
+                || self.push_batch()
+                || self.ask_sizes()
+                || self.ask_keys()
+                || self.end_walk())
+    }
+
+    /// Appends a reading to a shared lane.
+    fn push_reading(&mut self, side: Endpoint, db: Db, frame: &[u8], replies: u32, job: Job) {
+        let (now, pass) = (self.now.us, self.verify.serial);
+        let id = LaneId::shared(side, db);
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[frame], What::Verify(Box::new(Flight { pass, job })), replies, now);
+        }
+        self.touch_lane(id);
+    }
+
+    /// The last reply of a reading; `frame` is what was asked.
+    pub(super) fn answer_verify(&mut self, id: LaneId, mut flight: Box<Flight>, frame: &[u8], reply: Reply<'_>, at: u64) {
+        flight.take(reply);
+        let current = flight.pass == self.verify.serial && self.verify.pass.is_some();
+        match flight.job {
+            Job::Plants { db, planted } => self.answer_plants(id.side, db, planted, reply, current),
+            Job::Repair(asked) => self.answer_repair(asked, reply),
+            _ if !current => {}
+            Job::Census => self.answer_census_of_keys(id.side, reply),
+            Job::Keys => self.answer_keys(id.side, reply),
+            Job::Sizes { keys, sizes } => self.answer_sizes(keys, &sizes),
+            Job::Members(task) => self.answer_members(id.db, *task, reply),
+            Job::Pair(pair) => self.answer_pair(id, pair, frame, at),
+        }
+    }
+
+    /// Its connection was lost before it answered.
+    pub(super) fn lose_verify(&mut self, flight: &Flight) {
+        if let Job::Repair(asked) = &flight.job {
+            self.refuse(asked.ticket, "the primary was lost before it answered");
+        }
+    }
+
+    fn end_pass(&mut self) {
+        let Some(mut pass) = self.verify.pass.take() else { return };
+        self.verify.serial += 1;
+        self.verify.totals.passes += 1;
+        let result = &mut pass.result;
+        result.alive = pass.plants.all_found();
+        result.as_of = Some(self.now.unix_ms);
+        result.keys_estimate = result.keys_compared + result.unverifiable;
+        result.coverage = coverage(result);
+        result.clean = result.alive && result.differing.total() == 0 && result.unverifiable == 0;
+        let (differing, unverifiable, alive) = (result.differing.total(), result.unverifiable, result.alive);
+        self.log(
+            differing > 0 || !alive,
+            format!("verified {} keys: {differing} differ, {unverifiable} could not be judged", result.keys_compared),
+        );
+        if !alive {
+            self.log(true, "the verify did not find the differences that were planted for it: what it tells proves nothing");
+        }
+        self.verify.extras = std::mem::take(&mut pass.extras);
+        self.verify.last = Some(pass.result.clone());
+        if pass.wish.continuous {
+            self.begin_pass(pass.wish, 0, self.now.us + BETWEEN_PASSES_US);
+        }
+    }
+
+    /// What metrics tell of it.
+    pub(super) fn verify_counters(&self) -> crate::status::VerifyCounters {
+        let Totals { compared, differing, unverifiable, passes } = self.verify.totals;
+        let status = self.verify_status();
+        let result = status.last.as_deref().unwrap_or(&status.result);
+        crate::status::VerifyCounters { compared, differing, unverifiable, passes, proven: result.clean && result.fresh }
+    }
+
+    /// Confirmed differences.
+    #[must_use]
+    pub fn divergences(&self) -> &Divergences {
+        &self.verify.divergences
+    }
+
+    /// How the verify stands.
+    pub(super) fn verify_status(&self) -> VerifyStatus {
+        let fresh = |result: &VerifyResult| result.as_of.is_some() && self.verify.gap_us.is_none_or(|gap| gap < result.began_us);
+        let last = self.verify.last.clone().map(|result| VerifyResult { fresh: fresh(&result), ..result });
+        let Some(pass) = &self.verify.pass else {
+            let state = match (self.verify.cancelled, &last) {
+                (true, _) => "cancelled",
+                (false, Some(_)) => "done",
+                (false, None) => "idle",
+            };
+            return VerifyStatus { state, result: last.unwrap_or_default(), ..VerifyStatus::default() };
+        };
+        let mut result = pass.result.clone();
+        result.coverage = coverage(&result);
+        VerifyStatus {
+            state: match (pass.paused, &pass.waits_for) {
+                (true, _) => "paused",
+                (false, Some(_)) => "waiting",
+                (false, None) => "running",
+            },
+            waits_for: pass.waits_for.clone().filter(|_| !pass.paused),
+            result,
+            keys_per_second: pass.measured.2,
+            restarts: pass.restarts,
+            continuous: pass.wish.continuous,
+            last: last.map(Box::new),
+        }
+    }
+}
+
+fn coverage(result: &VerifyResult) -> f64 {
+    let keys = result.keys_estimate.max(result.keys_compared + result.unverifiable);
+    if keys == 0 { 1.0 } else { result.keys_compared as f64 / keys as f64 }
+}
+
+/// From the end of a pass to the beginning of the next, microseconds: a pair without keys is not verified a thousand times a second.
+const BETWEEN_PASSES_US: u64 = 1_000_000;
