@@ -4,6 +4,7 @@ use super::*;
 use crate::control::{ControlReceiver, ControlRequest, channel};
 use crate::telemetry::metrics::tests::snapshot;
 use serde_json::{Value, json};
+use twinlane_core::divergence::{Divergence, DivergenceKind, Divergences, ExtraKeys};
 use twinlane_core::status::Outcome;
 
 /// A data thread that answers like one whose primary is `new` at epoch 4; rollback is done, anything else as scripted.
@@ -15,11 +16,25 @@ fn stand_in(mut receiver: ControlReceiver) {
             while let Some(request) = receiver.next().await {
                 match request {
                     ControlRequest::Snapshot { answer } => drop(answer.send(snapshot())),
+                    ControlRequest::Divergences { answer } => drop(answer.send(divergences())),
                     ControlRequest::Operate { operation, answer } => drop(answer.send(reaction(&operation))),
                 }
             }
         });
     });
+}
+
+fn divergences() -> Divergences {
+    let mut found = Divergences::default();
+    found.note(Divergence {
+        db: 3,
+        key: b"user:4711".as_slice().into(),
+        kind: DivergenceKind::Ttl,
+        cause: "unexplained",
+        first_seen: 9,
+        command: None,
+    });
+    found
 }
 
 fn reaction(operation: &Operation) -> Outcome {
@@ -28,6 +43,9 @@ fn reaction(operation: &Operation) -> Outcome {
         Operation::Flip { force_primary_lost: true, .. } => Outcome::Refused { reasons: vec!["budget".into()], aborted: true },
         Operation::Flip { to, .. } => Outcome::Flipped { primary: *to, epoch: 5, pause_us: 1500, held_requests: 3 },
         Operation::MirrorStop { lose_rollback: false } => Outcome::Refused { reasons: vec!["the way back ends".into()], aborted: false },
+        Operation::RepairExtras { confirm: None } => {
+            Outcome::ToConfirm(ExtraKeys { count: 2, samples: vec![(1, b"k".as_slice().into())], endpoint: Endpoint::New })
+        }
         _ => Outcome::Done,
     }
 }
@@ -136,5 +154,35 @@ fn the_reference_page_names_every_route() {
         let path = route.split('"').next().unwrap();
         let method = if route.contains("post(") { "POST" } else { "GET" };
         assert!(page.contains(&format!("`{method} {path}`")), "{method} {path} is missing in docs/admin-api.md");
+    }
+}
+
+#[test]
+fn verify_and_what_it_found() {
+    let address = serve();
+    let post = |path: &str, body: &str| {
+        let (code, text) = call(&address, "POST", path, "application/json", body);
+        (code, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    assert_eq!(post("/v1/verify", r#"{"rate":100,"continuous":true}"#), (200, json!({"done": true})));
+    assert_eq!(post("/v1/verify", r#"{"speed":1}"#).0, 400);
+    for action in ["pause", "resume", "cancel"] {
+        assert_eq!(post(&format!("/v1/verify/{action}"), ""), (200, json!({"done": true})));
+    }
+    let told = json!({"done": false, "count": 2, "samples": [{"db": 1, "key": "k"}], "endpoint": "new"});
+    assert_eq!(post("/v1/repair", r#"{"delete_extra":true}"#), (200, told));
+    assert_eq!(post("/v1/repair", r#"{"delete_extra":true,"confirm":2}"#), (200, json!({"done": true})));
+    assert_eq!(post("/v1/repair", r#"{"key":"k","db":1}"#), (200, json!({"done": true})));
+    assert_eq!(post("/v1/repair", "{}").0, 400, "a repair of nothing");
+    let get = |path: &str| serde_json::from_str::<Value>(&call(&address, "GET", path, "", "").1).unwrap();
+    let shown = json!({"key": "user:4711", "db": 3, "kind": "ttl", "cause": "unexplained", "first_seen": 9, "command": null});
+    assert_eq!(get("/v1/divergences?reveal=true"), json!({"total": 1, "items": [shown]}));
+    let hidden = get("/v1/divergences")["items"][0]["key"].as_str().unwrap().to_owned();
+    assert!(hidden.starts_with("user:*") && !hidden.contains("4711"), "{hidden}");
+    let verify = get("/v1/verify");
+    for field in
+        ["state", "keys_compared", "differing", "unverifiable", "coverage", "as_of", "clean", "alive", "fresh", "primary_only_until"]
+    {
+        assert!(!verify[field].is_null() || ["as_of", "primary_only_until"].contains(&field), "{field} in {verify}");
     }
 }

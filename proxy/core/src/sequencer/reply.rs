@@ -181,7 +181,7 @@ impl Sequencer {
             What::Tracking(session) => self.answer_client_tracking(session, id, reply),
             What::Remember(session) => self.end_remembering(session),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
-            What::Verify(reading) => self.answer_verify(id, reading, lent.frame(), reply, flight.at),
+            What::Verify(reading) => self.answer_verify(id, *reading, lent.frame(), reply, flight.at),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),
             What::Sync => self.judge_flushes(id, true),

@@ -371,7 +371,7 @@ impl Sequencer {
     }
 
     /// The last reply of a reading; `frame` is what was asked.
-    pub(super) fn answer_verify(&mut self, id: LaneId, mut flight: Box<Flight>, frame: &[u8], reply: Reply<'_>, at: u64) {
+    pub(super) fn answer_verify(&mut self, id: LaneId, mut flight: Flight, frame: &[u8], reply: Reply<'_>, at: u64) {
         flight.take(reply);
         let current = flight.pass == self.verify.serial && self.verify.pass.is_some();
         match flight.job {
