@@ -184,7 +184,8 @@ impl Sequencer {
     /// Asks which keys of a page have a time to live.
     fn ask_times(&mut self, db: Db, reply: Reply<'_>) {
         let Some(keys) = reply.elements().nth(1) else { return };
-        let keys: Vec<Box<[u8]>> = keys.elements().map(|key| key.text().into()).collect();
+        let keys = keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::RESERVED_PREFIX));
+        let keys: Vec<Box<[u8]>> = keys.map(Into::into).collect();
         if keys.is_empty() {
             return;
         }

@@ -434,7 +434,7 @@ impl Sequencer {
 
     /// How the verify stands.
     pub(super) fn verify_status(&self) -> VerifyStatus {
-        let fresh = |result: &VerifyResult| result.as_of.is_some() && self.verify.gap_us.is_none_or(|gap| gap < result.began_us);
+        let fresh = |result: &VerifyResult| result.as_of.is_some() && self.verify.gap_us.is_none_or(|gap| gap <= result.began_us);
         let last = self.verify.last.clone().map(|result| VerifyResult { fresh: fresh(&result), ..result });
         let Some(pass) = &self.verify.pass else {
             let state = match (self.verify.cancelled, &last) {
