@@ -293,6 +293,13 @@ impl Ledger {
         None
     }
 
+    /// Every key of a database that is in the ledger.
+    pub fn each(&self, db: Db, mut each: impl FnMut(&[u8])) {
+        if let Some(database) = self.databases.get(usize::from(db)) {
+            database.keys().for_each(|key| each(key));
+        }
+    }
+
     /// A database was emptied at this position: nothing in it is wrong any more, but for images that are under way (they
     /// will find what came after).
     pub fn flush(&mut self, db: Db) {

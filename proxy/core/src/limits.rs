@@ -109,6 +109,10 @@ pub const FINDINGS_MAX: usize = 256;
 /// a lost event connection puts the databases with volatile keys in doubt as a whole.
 pub const UNCONFIRMED_KEYS_MAX: usize = 65_536;
 
+/// Records of the journal that its tail passes in one tick of 10 ms: 800,000 a second. Where more is written for long, the ring fills,
+/// and a restart copies everything.
+pub const INTENTS_RETIRED_MAX: usize = 8192;
+
 /// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
 pub const ZOMBIE_KEYS_MAX: usize = 65_536;
 

@@ -54,6 +54,8 @@ pub struct Summary {
     pub served: u64,
     /// Messages that subscribers got.
     pub heard: u64,
+    /// Starts behind a kill that knew nothing of what was in flight, and those that the journal told.
+    pub restarts: [u64; 2],
 }
 
 /// A history that broke an invariant.

@@ -1,6 +1,7 @@
 //! What a seed stands for: bounds, clients, latencies, and which faults strike when. Nothing here knows how they are carried out.
 
 use twinlane_core::endpoint::Endpoint;
+use twinlane_core::journal::RING_BYTES_MIN;
 use twinlane_core::sequencer::{Ack, Faults, Settings};
 use twinlane_model::Rng;
 use twinlane_model::server::implements;
@@ -91,6 +92,8 @@ pub struct Plan {
     pub leftover: bool,
     /// No backfill: only what clients write is mirrored.
     pub import: bool,
+    /// Bytes of the journal's ring, which outlives the proxy; None: there is no journal.
+    pub journal: Option<usize>,
     /// Longest time the record takes to become durable.
     pub save_us: u64,
     /// Time between two looks at a side.
@@ -173,6 +176,7 @@ impl Plan {
             filled: import || !r.one_in(3),
             leftover: !import && r.one_in(3),
             import,
+            journal: None,
             save_us: if r.one_in(5) { 400_000 } else { 15_000 },
             probe_us: 50_000 + r.below(950_000),
         };
@@ -186,6 +190,12 @@ impl Plan {
         if plan.subscribers > 0 && !import && r.one_in(2) {
             let at = r.below(traffic_us);
             plan.faults.push((at, Fault::Flip { refused: false }));
+        }
+        plan.journal = (!r.one_in(8)).then(|| if r.one_in(4) { RING_BYTES_MIN } else { 4 * RING_BYTES_MIN });
+        let deaths = if import { 0 } else { r.index(3) };
+        for _ in 0..deaths {
+            let at = r.below(traffic_us);
+            plan.faults.push((at, Fault::ProxyDies));
         }
         plan
     }

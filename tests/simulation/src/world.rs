@@ -9,6 +9,7 @@ use crate::{Summary, commands};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
+use twinlane_core::journal::{HEADER_BYTES, Journal, Left, Opening, Pages};
 use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
@@ -134,6 +135,11 @@ const SETTLE_US: u64 = 60_000_000;
 /// Remaining times to live may differ by the margin and by the time an effect was late.
 const TTL_TOLERANCE_MS: u64 = 60_000;
 
+fn open_journal(pages: Pages) -> (Journal, Left) {
+    let opening = Opening { installation: "simulation", boot: "once", synced: false };
+    Journal::open(pages, &opening).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
+}
+
 impl<'t> World<'t> {
     pub fn new(plan: Plan, options: &Options, trace: &'t mut Vec<String>) -> World<'t> {
         let mut rng = Rng::new(plan.seed);
@@ -150,7 +156,8 @@ impl<'t> World<'t> {
             site.server.run(0, &[b"SET", RECORD_KEY, b"mark"], clock);
         }
         let rules = Rules { own: !plan.barriers, strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }), ..Rules::default() };
-        let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false);
+        let journal = plan.journal.map(|ring| open_journal(Box::new(vec![0u8; HEADER_BYTES + ring])));
+        let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false, journal);
         let initial = sites[0].server.snapshot();
         let subscribers = (0..plan.subscribers).map(|_| Subscriber::default()).collect();
         let waiters = (0..plan.waiters).map(|_| Waiter::default()).collect();
@@ -761,7 +768,10 @@ impl<'t> World<'t> {
         let record = self.durable.clone();
         self.note(|| format!("the proxy starts again: {record:?}, lost {lost}"));
         let addresses = ["old:1".into(), "new:2".into()];
-        self.core = Sequencer::new(self.plan.settings.clone(), self.durable.clone(), addresses, lost);
+        let journal = self.core.take_pages().map(open_journal);
+        self.summary.restarts[usize::from(matches!(journal, Some((_, Left::Known { .. }))))] += 1;
+        self.note(|| format!("the journal: {:?}", journal.as_ref().map(|(_, left)| left)));
+        self.core = Sequencer::new(self.plan.settings.clone(), self.durable.clone(), addresses, lost, journal);
         self.flush();
     }
 

@@ -45,9 +45,10 @@ fn histories_keep_every_invariant() {
     let _ = std::panic::take_hook();
     let took = begun.elapsed().as_secs_f64();
     let played = next.load(Ordering::Relaxed).min(first + count) - first;
-    let Summary { replies, flips, faults, virtual_us, images, effects, watched: [ran, nil], served, heard } = *totals.lock().unwrap();
+    let Summary { replies, flips, faults, virtual_us, images, effects, watched: [ran, nil], served, heard, restarts: [blind, told] } =
+        *totals.lock().unwrap();
     println!(
-        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults; {ran} EXECs under WATCH and {nil} answered nil, {served} waiters served, {heard} messages heard",
+        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults; {ran} EXECs under WATCH and {nil} answered nil, {served} waiters served, {heard} messages heard; {told} kills behind which the journal told, {blind} behind which it did not",
         played as f64 / took,
         virtual_us / 1_000_000
     );
@@ -86,4 +87,5 @@ fn add(sum: &mut Summary, one: Summary) {
     sum.watched = [sum.watched[0] + one.watched[0], sum.watched[1] + one.watched[1]];
     sum.served += one.served;
     sum.heard += one.heard;
+    sum.restarts = [sum.restarts[0] + one.restarts[0], sum.restarts[1] + one.restarts[1]];
 }

@@ -67,6 +67,11 @@ fn h20_the_retry_directly_behind_the_write() {
 }
 
 #[test]
+fn i4_the_intents_of_the_journal() {
+    is_noticed("intents", &without(Faults { no_intents: true, ..Faults::default() }));
+}
+
+#[test]
 fn h1_the_kill_of_predecessors() {
     is_noticed("the kill of predecessors", &Options { no_kill: true, ..Options::default() });
 }

@@ -277,6 +277,13 @@ impl Command {
         }
     }
 
+    /// The only key that it writes, where that is all it can write.
+    #[must_use]
+    pub fn lone_written<'r>(&self, request: &Request<'r>) -> Option<&'r [u8]> {
+        let (at, used) = self.lone_key?;
+        (used.writes() && !matches!(self.rule, Rule::Move | Rule::Copy | Rule::Script) && at < request.len()).then(|| request.arg(at))
+    }
+
     /// Whether what it writes depends on another key.
     #[must_use]
     pub fn is_sourced(&self, request: &Request<'_>) -> bool {

@@ -244,6 +244,7 @@ impl Sequencer {
     pub(super) fn append_request(&mut self, id: SessionId, lane: LaneId, command: &'static Command, request: &Request<'_>) {
         let now = self.now.us;
         self.before_script(lane, command, request);
+        self.intend(lane.db, command, request);
         match self.companions(command, request, lane.db) {
             None => {
                 if let Some(lane) = self.lane_mut(lane) {

@@ -173,6 +173,11 @@ impl Sequencer {
         true
     }
 
+    /// Whether events have told of everything that was written in trust of them before this time, microseconds.
+    pub(super) fn events_told(&self, before_us: u64) -> bool {
+        !self.expiry.overflow && self.expiry.unconfirmed.front().is_none_or(|(at, ..)| *at > before_us)
+    }
+
     /// An effect is about to be sent: the probe that it needs, or a note that events must tell.
     pub(super) fn boundary(&mut self, db: Db, command: &Command, request: &Request<'_>, effect: Effect, total: bool) -> Option<Boundary> {
         if total || !command.creates || self.settings.faults.no_boundary || !self.may_be_volatile(db) {

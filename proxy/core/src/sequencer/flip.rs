@@ -319,6 +319,7 @@ impl Sequencer {
         // What was watched on the other side is watched no longer: EXEC answers nil once.
         self.retire_own(self.mirror_side());
         self.forget_lanes();
+        self.forget_round();
         self.reset_mirror();
         self.scripts.mirror_is_new();
         self.restart_verify();
@@ -377,6 +378,7 @@ impl Sequencer {
     fn mirroring_saved(&mut self, record: &Record) {
         let Some((ticket, _)) = self.saving.pop_front() else { return };
         self.record = record.clone();
+        self.forget_round();
         self.reset_mirror();
         self.scripts.mirror_is_new();
         self.ledger.clear();

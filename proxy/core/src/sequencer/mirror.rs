@@ -451,9 +451,11 @@ impl Sequencer {
         self.note_keyspace(b);
         self.swap_scripted(a, b);
         self.ledger.swap(a, b);
+        self.renumber_doubts([a, b]);
         self.synced.swap(a, b);
         self.scans.swap(a, b);
         self.verify_swapped(a, b);
+        self.intents.distrust(&[a, b]);
         let acks = std::mem::take(&mut self.mirror.image_acks);
         self.mirror.image_acks = acks.into_iter().map(|((db, key), waiting)| ((swapped(db, a, b), key), waiting)).collect();
         let (owes_a, owes_b) = (self.mirror.owed_flush.remove(&a), self.mirror.owed_flush.remove(&b));
@@ -497,6 +499,7 @@ impl Sequencer {
         for db in &all {
             self.synced.forget(*db);
         }
+        self.intents.distrust(&all);
         if databases.is_empty() { self.scans.want_all(extras) } else { databases.iter().for_each(|db| self.scans.want(*db, extras)) }
     }
 
@@ -686,6 +689,7 @@ impl Sequencer {
             self.note_zombie(db, key);
         }
         if self.ledger.mark(db, key, cause, position) {
+            self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;
         }
     }

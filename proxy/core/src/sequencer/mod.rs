@@ -19,6 +19,7 @@ mod findings;
 mod flip;
 mod image;
 mod info;
+mod intents;
 mod lane;
 mod learn;
 mod local;
@@ -46,6 +47,7 @@ pub use sides::{Bypassing, Probe, SideUp};
 
 use crate::doubt::Ledger;
 use crate::endpoint::{Db, Endpoint};
+use crate::journal::{Journal, Left};
 use crate::limits;
 use crate::resp::request::Spans;
 use crate::status::{Latency, Operation, Outcome};
@@ -187,6 +189,8 @@ pub struct Faults {
     pub no_ambiguity: bool,
     /// Nobody asks whether the mirror's key may be dead on the primary (H16).
     pub no_boundary: bool,
+    /// Nothing is written into the journal before a request leaves.
+    pub no_intents: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
     pub late_retries: bool,
 }
@@ -405,6 +409,7 @@ pub struct Sequencer {
     /// The write that is being answered may have hidden a script's write of its key from the report.
     ambiguous: bool,
     expiry: expiry::Expiry,
+    intents: intents::Intents,
     findings: Vec<crate::status::Finding>,
     verify: verify::Verify,
 }
@@ -420,7 +425,13 @@ struct Scratch {
 impl Sequencer {
     /// A sequencer that has yet to meet its servers. `addresses` of old and new are for people.
     #[must_use]
-    pub fn new(settings: Settings, record: Record, addresses: [String; 2], primary_lost_data: bool) -> Sequencer {
+    pub fn new(
+        settings: Settings,
+        record: Record,
+        addresses: [String; 2],
+        primary_lost_data: bool,
+        journal: Option<(Journal, Left)>,
+    ) -> Sequencer {
         let table = crate::command::Table::get();
         let [old, new] = addresses;
         let mut sequencer = Sequencer {
@@ -461,14 +472,19 @@ impl Sequencer {
             busy: busy::Busy::default(),
             ambiguous: false,
             expiry: expiry::Expiry::default(),
+            intents: intents::Intents::default(),
             findings: Vec::new(),
             verify: verify::Verify::default(),
         };
         if primary_lost_data {
             sequencer.primary_lost_data("it came back without its data while the proxy was not running");
         }
-        // Nobody knows what was in flight when the last process ended.
+        // What the journal does not know is walked.
         sequencer.scans.want_all(sequencer.settings.new_data == NewData::Ours);
+        if let Some((journal, left)) = journal {
+            sequencer.intents.journal = Some(journal);
+            sequencer.take_over(left);
+        }
         for side in Endpoint::BOTH {
             sequencer.connect(side);
         }
@@ -507,6 +523,7 @@ impl Sequencer {
         self.tick_scripts();
         self.tick_busy();
         self.tick_verify();
+        self.tick_intents();
         self.settle();
     }
 

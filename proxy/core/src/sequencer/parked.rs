@@ -128,6 +128,9 @@ impl Sequencer {
         let judged = matches!(phase, Phase::Retry { judged: true, .. });
         let replies = if asking.block { 3 + u32::from(judged) } else { 1 };
         let attempt = Attempt { session, writes, replies, phase, form: asking.form, block: asking.block };
+        if writes {
+            self.intend_frame(lane.db, &asking.frame);
+        }
         if let Some(lane) = self.lane_mut(lane) {
             lane.push(&[&asking.frame], What::Attempt(Box::new(attempt)), replies, now);
         }
@@ -390,6 +393,7 @@ impl Sequencer {
         let undo = Request { frame: bytes, spans: &spans };
         let Some(command) = Table::get().find(&undo) else { return };
         let (now, db) = (self.now.us, lane.db);
+        self.intend(db, command, &undo);
         if let Some(lane) = self.lane_mut(lane) {
             lane.push(&[&frame], What::Client { session: gone, command }, 1, now);
             let appended = lane.appended;

@@ -9,8 +9,9 @@ use super::mirror::TOO_MANY_BARRIERS;
 use super::{NewData, Sequencer};
 use crate::doubt::Cause;
 use crate::endpoint::Db;
+use crate::journal::Known;
 use crate::limits;
-use crate::resp::encode::{number, push_request};
+use crate::resp::encode::{number, parse_integer, push_request};
 use crate::resp::reply::Reply;
 use std::collections::BTreeMap;
 
@@ -102,6 +103,25 @@ impl Scans {
         self.all.is_some() || self.wanted.get(&db).is_some_and(|progress| !progress.realign)
     }
 
+    /// What a restart may rely on.
+    pub fn known(&self, db: Db) -> Known {
+        match (&self.all, self.wanted.get(&db)) {
+            (Some(_), _) => Known::Nothing,
+            (None, None) => Known::Equal,
+            (None, Some(progress)) if progress.realign => Known::Unaligned,
+            // No cursor yet: the walk is at its beginning.
+            (None, Some(progress)) => {
+                Known::Walked { on_mirror: progress.primary_done, cursor: parse_integer(&progress.cursor).unwrap_or(0) as u64 }
+            }
+        }
+    }
+
+    /// Goes on with a walk of an earlier process.
+    fn resume(&mut self, db: Db, extras: bool, on_mirror: bool, cursor: u64) {
+        let cursor = cursor.to_string().into_bytes();
+        self.wanted.insert(db, Progress { extras, primary_done: on_mirror, cursor, ..Progress::default() });
+    }
+
     /// Databases in doubt as a whole.
     pub fn databases(&self) -> Vec<Db> {
         self.wanted.iter().filter(|(_, progress)| !progress.realign).map(|(db, _)| *db).collect()
@@ -116,16 +136,21 @@ impl Sequencer {
             return false;
         }
         self.scans.all = None;
+        let known = self.take_known();
         // The servers' own lists are up to a second old: what was used since then has a lane.
         self.refresh_keyspaces();
         let (primary, mirror) = (self.primary().index(), self.mirror_side().index());
         for db in 0..self.sides[primary].databases.min(limits::DATABASES_MAX) as Db {
             let on_primary = self.sides[primary].keyspace.contains(&db);
             let on_mirror = self.sides[mirror].keyspace.contains(&db);
-            if on_primary || (on_mirror && extras) {
-                self.scans.want(db, extras);
-            } else if !on_mirror {
-                self.synced.set_whole(db);
+            let held = on_primary || (on_mirror && extras);
+            match known.as_ref().and_then(|facts| facts.databases.get(usize::from(db))) {
+                Some(Known::Walked { on_mirror, cursor }) if held => self.scans.resume(db, extras, *on_mirror, *cursor),
+                Some(Known::Unaligned) => self.scans.want_realigned(db),
+                Some(Known::Equal) => self.equal(db),
+                _ if held => self.scans.want(db, extras),
+                _ if !on_mirror => self.synced.set_whole(db),
+                _ => {}
             }
         }
         true
@@ -218,6 +243,14 @@ impl Sequencer {
         });
     }
 
+    /// Everything in the database is equal or in the ledger.
+    fn equal(&mut self, db: Db) {
+        // With keys on the mirror that are not ours, a key the primary does not have may still be there.
+        if self.settings.new_data == NewData::Ours {
+            self.synced.set_whole(db);
+        }
+    }
+
     fn answer_page(&mut self, db: Db, page: u64, reply: Reply<'_>, mut each: impl FnMut(&mut Sequencer, &[u8])) {
         let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked == Some(page)) else { return };
         progress.asked = None;
@@ -239,10 +272,7 @@ impl Sequencer {
             return;
         }
         self.scans.wanted.remove(&db);
-        // With keys on the mirror that are not ours, a key the primary does not have may still be there.
-        if self.settings.new_data == NewData::Ours {
-            self.synced.set_whole(db);
-        }
+        self.equal(db);
         self.log(false, format!("database {db} has been scanned"));
         if self.scans.is_done() {
             self.clear_alarm(TOO_MANY_BARRIERS);

@@ -354,6 +354,7 @@ impl Sequencer {
         self.scripts.reported += u64::from(cause == Cause::Reported);
         let position = self.next_position();
         if aside && self.ledger.mark_from_aside(db, key, cause, position) {
+            self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;
         } else {
             self.mark_dirty(db, key, cause, position);

@@ -5,6 +5,7 @@
 //! together (H4); and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
 //! replies that did come, as a dying server would close them, and the keys are in doubt (H19).
 
+use super::intents::{Written, written_by};
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
 use super::own::{Own, Use, asker};
 use super::reply::each_request;
@@ -159,6 +160,11 @@ impl Side {
 
     pub fn is_up(&self) -> bool {
         self.state == State::Up
+    }
+
+    /// Whether it has ever been connected.
+    pub fn is_known(&self) -> bool {
+        self.run_id.is_some()
     }
 
     pub fn knows(&self, command: &Command) -> bool {
@@ -366,6 +372,7 @@ impl Sequencer {
             side.lanes[id.slot()] = Some(Lane { state: LaneState::Open, info: Some(info), ..Lane::new() });
         }
         self.log(false, format!("`{endpoint}` is connected: {}", self.sides[endpoint.index()].version));
+        self.check_known(endpoint, marked);
         if endpoint == self.primary() {
             // A full server may have refused the mark: the same process has then lost nothing by not having it.
             self.primary_is_up(first, changed, marked || !(changed || missed));
@@ -592,22 +599,12 @@ impl Sequencer {
             if command.name == "SELECT" {
                 db = crate::resp::encode::parse_integer(request.arg(1)).map_or(db, |index| index as Db);
             }
-            keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.to_vec())));
-            let number = |at: usize| crate::resp::encode::parse_integer(request.arg(at)).map(|index| index as Db);
-            match command.rule {
-                Rule::FlushDb => wide.get_or_insert_default().push(db),
-                // Nobody knows which keys it wrote.
-                Rule::Script if self.writes_undeclared(command, request) => wide.get_or_insert_default().push(db),
-                Rule::FlushAll => wide.get_or_insert_default().extend(0..limits::DATABASES_MAX as Db),
-                Rule::SwapDb => wide.get_or_insert_default().extend([number(1), number(2)].into_iter().flatten()),
-                Rule::Move => keys.extend(number(2).map(|to| (to, request.arg(1).to_vec()))),
-                Rule::Copy => {
-                    if let Some(to) = (3..request.len()).find(|at| request.is(*at, "DB")).and_then(|at| number(at + 1)) {
-                        keys.push((to, request.arg(2).to_vec()));
-                    }
-                }
-                _ => {}
-            }
+            let undeclared = command.rule == Rule::Script && self.writes_undeclared(command, request);
+            written_by(db, command, request, undeclared, |written| match written {
+                Written::Key(db, key) => keys.push((db, key.to_vec())),
+                Written::Database(db) => wide.get_or_insert_default().push(db),
+                Written::All => wide.get_or_insert_default().extend(0..limits::DATABASES_MAX as Db),
+            });
         });
         let position = self.next_position();
         for (db, key) in keys.into_iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
@@ -632,6 +629,7 @@ impl Sequencer {
                 continue;
             }
             self.before_scripts_of(id, &frame);
+            self.intend_frame(id.db, &frame);
             if let Some(lane) = self.lane_mut(id) {
                 let len = lane.tape.append(&[&frame]);
                 lane.appended += 1;
@@ -723,6 +721,7 @@ impl Sequencer {
         if side.is_up() {
             side.error = probe.error;
         }
+        self.note_evicted_away(endpoint, self.sides[endpoint.index()].evicted_keys, evicted_keys);
         self.note_evictions(endpoint, evicted_keys);
         self.note_clock(endpoint, before, probe.clock_offset_ms);
         self.settle();

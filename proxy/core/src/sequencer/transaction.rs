@@ -269,6 +269,7 @@ impl Sequencer {
             }
             self.before_script(lane, command, request);
             self.note_own_write(id, command, request);
+            self.intend(at_db, command, request);
             block.show(command, request.frame);
             if command.name == "SELECT" {
                 at_db = crate::resp::encode::parse_integer(request.arg(1)).and_then(|index| index.try_into().ok()).unwrap_or(at_db);

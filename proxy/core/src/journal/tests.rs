@@ -1,0 +1,190 @@
+use super::*;
+
+/// Memory of a test.
+fn pages(bytes: Vec<u8>) -> Pages {
+    Box::new(bytes)
+}
+
+const RING: usize = RING_BYTES_MIN;
+
+fn opening() -> Opening<'static> {
+    Opening { installation: "one", boot: "boot", synced: false }
+}
+
+fn begin() -> Journal {
+    let (journal, left) = Journal::open(pages(vec![0; HEADER_BYTES + RING]), &opening()).expect("a ring of the least size");
+    assert_eq!(left, Left::Nothing);
+    journal
+}
+
+/// The process is killed here, and another one opens what it left.
+fn reopen(mut journal: Journal, opening: &Opening<'_>) -> (Journal, Left) {
+    let bytes = (*journal.pages).as_mut().to_vec();
+    Journal::open(pages(bytes), opening).expect("the same size")
+}
+
+fn keys(left: &Left) -> Vec<(Db, String)> {
+    match left {
+        Left::Known { keys, .. } => keys.iter().map(|(db, key)| (*db, String::from_utf8_lossy(key).into_owned())).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn equal_everywhere() -> Facts {
+    Facts {
+        epoch: 7,
+        run_ids: ["a".repeat(40), "b".repeat(40)],
+        evicted_keys: [Some(3), None],
+        databases: vec![Known::Equal; DATABASES_MAX],
+    }
+}
+
+#[test]
+fn what_was_intended_and_what_is_dirty_is_known_behind_a_kill() {
+    let mut journal = begin();
+    let facts =
+        Facts { databases: [Known::Equal, Known::Walked { on_mirror: true, cursor: 99 }, Known::Unaligned].into(), ..equal_everywhere() };
+    let mut stored = facts.clone();
+    stored.databases.resize(DATABASES_MAX, Known::Nothing);
+    journal.set_facts(&stored);
+    journal.intend(0, b"a");
+    journal.doubt(3, b"b");
+    journal.intend(0, b"a");
+    let (_, left) = reopen(journal, &opening());
+    assert_eq!(keys(&left), [(0, "a".to_owned()), (3, "b".to_owned())]);
+    assert!(matches!(left, Left::Known { facts, .. } if facts == stored));
+}
+
+#[test]
+fn a_wide_intent_and_a_key_too_long_put_their_database_in_doubt() {
+    let mut journal = begin();
+    journal.set_facts(&equal_everywhere());
+    journal.intend_any(4);
+    journal.intend(5, &vec![b'x'; KEY_BYTES_MAX + 1]);
+    let (_, left) = reopen(journal, &opening());
+    let Left::Known { facts, keys } = left else { panic!("{left:?}") };
+    assert!(keys.is_empty());
+    let unknown: Vec<usize> = (0..DATABASES_MAX).filter(|db| facts.databases[*db] == Known::Nothing).collect();
+    assert_eq!(unknown, [4, 5]);
+}
+
+#[test]
+fn the_tail_follows_and_stops_at_a_dirty_key_while_there_is_room() {
+    let mut journal = begin();
+    journal.intend(0, b"a");
+    journal.doubt(0, b"dirty");
+    journal.intend(0, b"b");
+    let end = journal.head();
+    journal.intend(0, b"late");
+    journal.retire(end, 100, |_, key| key == b"dirty");
+    let (mut journal, left) = reopen(journal, &opening());
+    assert_eq!(keys(&left), [(0, "b".to_owned()), (0, "dirty".to_owned()), (0, "late".to_owned())]);
+    journal.retire(end, 100, |_, _| false);
+    let (_, left) = reopen(journal, &opening());
+    assert_eq!(keys(&left), [(0, "late".to_owned())]);
+}
+
+/// The ring turns many times: dirty keys travel along, retired intents go, records never cross the end of the ring.
+#[test]
+fn the_ring_turns_and_keeps_what_is_dirty() {
+    let mut journal = begin();
+    let dirty: Vec<String> = (0..100).map(|n| format!("dirty:{n}")).collect();
+    dirty.iter().for_each(|key| journal.doubt(1, key.as_bytes()));
+    for n in 0..50_000u32 {
+        let key = format!("key:{n}:{}", "y".repeat(n as usize % 37));
+        journal.intend(0, key.as_bytes());
+        if n % 16 == 0 {
+            let end = journal.head();
+            journal.retire(end, 64, |db, key| db == 1 && key.starts_with(b"dirty"));
+        }
+        assert!(!journal.is_full(), "at {n}");
+    }
+    let end = journal.head();
+    journal.retire(end, usize::MAX, |db, _| db == 1);
+    let (_, left) = reopen(journal, &opening());
+    let found: Vec<String> = keys(&left).into_iter().filter(|(db, _)| *db == 1).map(|(_, key)| key).collect();
+    let mut dirty = dirty;
+    dirty.sort();
+    assert_eq!(found, dirty);
+}
+
+#[test]
+fn a_full_ring_says_that_it_knows_nothing_until_it_is_complete_again() {
+    let mut journal = begin();
+    journal.set_facts(&equal_everywhere());
+    (0..20_000u32).for_each(|n| journal.intend(0, &n.to_be_bytes()));
+    assert!(journal.is_full());
+    let (mut journal, left) = reopen(journal, &opening());
+    assert!(matches!(left, Left::Unknown(_)), "{left:?}");
+    // The same within one process.
+    (0..20_000u32).for_each(|n| journal.intend(0, &n.to_be_bytes()));
+    journal.begin_anew();
+    journal.intend(0, b"k");
+    assert!(!journal.is_complete());
+    journal.set_complete();
+    let (_, left) = reopen(journal, &opening());
+    assert_eq!(keys(&left), [(0, "k".to_owned())]);
+}
+
+#[test]
+fn another_installation_machine_start_format_or_size_is_not_believed() {
+    let written = || {
+        let mut journal = begin();
+        journal.set_facts(&equal_everywhere());
+        journal.intend(0, b"k");
+        journal
+    };
+    let unknown = |left: Left| assert!(matches!(left, Left::Unknown(_)), "{left:?}");
+    unknown(reopen(written(), &Opening { installation: "two", ..opening() }).1);
+    unknown(reopen(written(), &Opening { boot: "another", ..opening() }).1);
+    let bytes = |mut journal: Journal| (*journal.pages).as_mut().to_vec();
+    let mut other = bytes(written());
+    other[AT_FORMAT] = 9;
+    unknown(Journal::open(pages(other), &opening()).expect("the same size").1);
+    let mut larger = bytes(written());
+    larger.resize(HEADER_BYTES + 2 * RING, 0);
+    unknown(Journal::open(pages(larger), &opening()).expect("a larger ring").1);
+    assert!(Journal::open(pages(vec![0; 5000]), &opening()).is_none());
+}
+
+/// A machine that lost its power may have written some pages and not others.
+#[test]
+fn a_torn_record_is_noticed_at_every_byte() {
+    let mut journal = begin();
+    journal.set_facts(&equal_everywhere());
+    (0..20u32).for_each(|n| journal.intend(2, format!("key:{n}").as_bytes()));
+    let head = journal.head() as usize;
+    let bytes = (*journal.pages).as_mut().to_vec();
+    for at in 0..head {
+        let mut torn = bytes.clone();
+        torn[HEADER_BYTES + at] ^= 0x55;
+        let (_, left) = Journal::open(pages(torn), &opening()).expect("the same size");
+        assert!(matches!(left, Left::Unknown(_)), "byte {at}: {left:?}");
+    }
+}
+
+/// A process may be killed between any two stores: whatever of a record and of the header is there, an intent that was announced before
+/// is never lost.
+#[test]
+fn nothing_announced_is_lost_between_two_stores() {
+    let mut journal = begin();
+    journal.set_facts(&equal_everywhere());
+    journal.intend(0, b"before");
+    let before = (*journal.pages).as_mut().to_vec();
+    journal.intend(0, b"behind");
+    let after = (*journal.pages).as_mut().to_vec();
+    // The record's bytes come first, in any part; the head comes last.
+    let head = AT_HEAD..AT_HEAD + 8;
+    for written in 0..after.len() - HEADER_BYTES {
+        let mut partly = before.clone();
+        partly[HEADER_BYTES..HEADER_BYTES + written].copy_from_slice(&after[HEADER_BYTES..HEADER_BYTES + written]);
+        if written > 64 && written % 4096 != 0 {
+            continue;
+        }
+        let (_, left) = Journal::open(pages(partly.clone()), &opening()).expect("the same size");
+        assert_eq!(keys(&left), [(0, "before".to_owned())]);
+    }
+    let mut whole = after.clone();
+    whole[head.clone()].copy_from_slice(&before[head]);
+    assert_eq!(keys(&Journal::open(pages(whole), &opening()).expect("the same size").1), [(0, "before".to_owned())]);
+}
