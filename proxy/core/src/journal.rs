@@ -183,7 +183,13 @@ impl Journal {
         }
         let left = read(memory, opening);
         let (head, tail) = match &left {
-            Left::Known { .. } => (number(memory, AT_HEAD), number(memory, AT_TAIL)),
+            Left::Known { facts, .. } => {
+                // What a wide record said must outlive the record.
+                for (number, known) in facts.databases.iter().enumerate() {
+                    put_known(&mut memory[AT_DATABASES + number * DATABASE..][..DATABASE], *known);
+                }
+                (number(memory, AT_HEAD), number(memory, AT_TAIL))
+            }
             Left::Nothing | Left::Unknown(_) => {
                 // The magic goes last: half a header is none.
                 memory[..HEADER_BYTES].fill(0);

@@ -34,6 +34,8 @@ pub struct Status {
     pub scripts: ScriptStatus,
     /// How keys that die on the primary are noticed.
     pub expiry: ExpiryStatus,
+    /// What a restart would know; None: there is no journal.
+    pub journal: Option<crate::journal::JournalStatus>,
     /// `GET /v1/readiness`; not part of the status page.
     #[serde(skip)]
     pub findings: Vec<Finding>,

@@ -61,6 +61,11 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<String>) {
         config.limits.lane_frame_max as u64 > 512 << 20,
         "limits.lane_frame_max: at most 536870912 (512 MB), the largest string Redis takes",
     );
+    let ring = config.journal.bytes;
+    wrong(
+        ring != 0 && (!ring.is_power_of_two() || !(64 << 10..=64 << 30).contains(&ring)),
+        "journal.bytes: must be a power of two between 65536 and 68719476736, or 0 for none",
+    );
     if let Err(name) = config.allowed_commands() {
         mistakes.push(format!("commands.allow: `{name}` is not an administrative command that can be carried"));
     }

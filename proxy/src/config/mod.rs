@@ -37,6 +37,8 @@ pub struct Config {
     pub new: Side,
     /// How the mirror follows.
     pub mirror: Mirror,
+    /// What survives the process.
+    pub journal: Journal,
     /// How keys that die on the primary are noticed.
     pub expiry: Expiry,
     /// What the operator says of scripts and functions.
@@ -197,6 +199,28 @@ pub struct Primary {
     pub on_loss: OnLoss,
     /// How long commands not yet sent wait for a reconnection.
     pub wait_ms: u64,
+}
+
+/// `[journal]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Journal {
+    /// Bytes of the ring, a power of two; 0: there is none.
+    pub bytes: usize,
+    /// What a machine that loses its power leaves.
+    pub sync: Sync,
+}
+
+/// When the journal is synced to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sync {
+    /// Never: it outlives the process and not the machine.
+    None,
+    /// Every second.
+    Interval,
+    /// Before what it announces is sent.
+    Always,
 }
 
 /// `[limits]`
@@ -361,6 +385,7 @@ impl Default for Config {
             old: Side::default(),
             new: Side::default(),
             mirror: Mirror::default(),
+            journal: Journal::default(),
             expiry: Expiry::default(),
             scripts: Scripts::default(),
             cutover: Cutover::default(),
@@ -425,6 +450,12 @@ impl Default for Verify {
 impl Default for Primary {
     fn default() -> Self {
         Primary { on_loss: OnLoss::Hold, wait_ms: 5000 }
+    }
+}
+
+impl Default for Journal {
+    fn default() -> Self {
+        Journal { bytes: 64 << 20, sync: Sync::None }
     }
 }
 

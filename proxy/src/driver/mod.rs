@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::control::{ControlReceiver, ControlRequest};
 use crate::net::{self, Stream, Target};
 use crate::start::start;
-use crate::store::{NewData, Record, Store};
+use crate::store::{NewData, Opened, Record, Store, open_journal};
 use anyhow::Context;
 use clients::Clients;
 use lanes::Lanes;
@@ -51,6 +51,8 @@ pub(crate) struct Shell {
     ping_events: [tokio::sync::Notify; 2],
     /// Events that are off are turned on.
     enable_events: bool,
+    /// The journal's file, where it is synced before anything leaves, and up to which place it is.
+    journal: Option<(std::fs::File, Cell<u64>)>,
     /// A connection beside the lanes to each side, between two questions.
     aside: [RefCell<Option<Stream>>; 2],
 }
@@ -85,7 +87,12 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
     let record = started.record;
     let addresses = [started.targets[0].address(), started.targets[1].address()];
     tracing::info!("primary is `{}` at epoch {}", record.primary, record.epoch);
-    let core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data);
+    let distrust = (started.mirror_unsynced || started.primary_lost_data).then_some("a server has lost its data meanwhile");
+    let (journal, journal_file) = match open_journal(store.directory(), &record.installation, &config.journal, distrust)? {
+        Some(Opened { journal, left, file }) => (Some((journal, left)), Some(file)),
+        None => (None, None),
+    };
+    let core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data, journal);
     let (standing, _) = watch::channel(Standing::of(&core));
     let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
     let shell = Rc::new(Shell {
@@ -104,10 +111,17 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
         enable_events: config.expiry.enable_events,
+        journal: match (&journal_file, config.journal.sync) {
+            (Some(file), config::Sync::Always) => Some((file.try_clone()?, Cell::new(0))),
+            _ => None,
+        },
         aside: [RefCell::new(None), RefCell::new(None)],
     });
     *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
+    if let (Some(file), config::Sync::Interval) = (journal_file.as_ref(), config.journal.sync) {
+        spawn_local(sync_journal(file.try_clone()?));
+    }
     spawn_local(tick(shell.clone()));
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
@@ -116,6 +130,20 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         shell.control(request);
     }
     Ok(())
+}
+
+/// Makes the journal durable every second.
+async fn sync_journal(file: std::fs::File) {
+    let file = Arc::new(file);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let synced = file.clone();
+        match tokio::task::spawn_blocking(move || synced.sync_data()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!("the journal was not synced: {error}"),
+            Err(error) => tracing::error!("the journal was not synced: {error}"),
+        }
+    }
 }
 
 async fn tick(shell: Rc<Shell>) {
@@ -156,6 +184,7 @@ impl Shell {
                 // What went on because there was room has replies of its own, and nothing else would write them.
                 continue;
             }
+            self.sync_journal(&core);
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
                 self.lanes.wake(lane);
@@ -167,6 +196,19 @@ impl Shell {
         let standing = Standing::of(&self.core.borrow());
         self.standing.send_if_modified(|told| std::mem::replace(told, standing) != standing);
         self.flushing.set(false);
+    }
+
+    /// Under `journal.sync = "always"`: what was written into the journal is durable before the lanes send. It holds everything up, which
+    /// is what the operator asked for.
+    fn sync_journal(&self, core: &Sequencer) {
+        let (Some((file, synced)), Some(place)) = (&self.journal, core.journal_place()) else { return };
+        if synced.get() == place {
+            return;
+        }
+        match file.sync_data() {
+            Ok(()) => synced.set(place),
+            Err(error) => tracing::error!("the journal was not synced: {error}; check the disk"),
+        }
     }
 
     fn act(&self, action: Action) {

@@ -177,6 +177,23 @@ pub enum StoreError {
         /// Which.
         directory: PathBuf,
     },
+    /// The journal cannot be had.
+    #[error(
+        "state_dir {}: the journal of {bytes} bytes cannot be used: {reason}; free the space or set journal.bytes lower (0 turns it off: a \
+         restart then copies every key anew)",
+        directory.display()
+    )]
+    Journal {
+        /// Which.
+        directory: PathBuf,
+        /// As configured.
+        bytes: usize,
+        /// The system's words.
+        reason: io::Error,
+    },
+    /// The system gives no randomness.
+    #[error("no random name: {0}")]
+    Random(String),
     /// A commit's fate is not known.
     #[error("state_dir {}: the record may or may not be durable: {reason}; check the disk", directory.display())]
     Unknown {

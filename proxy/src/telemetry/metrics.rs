@@ -136,6 +136,15 @@ pub static METRICS: &[Metric] = &[
         "1 while keys that die on the primary are followed by its events, 0 while compared",
         |s, _| one(f64::from(u8::from(s.expiry.mode == "followed"))),
     ),
+    row("twinlane_journal_used_bytes", "gauge", &[], "Bytes of the journal that a restart would read", |s, _| {
+        s.journal.iter().flat_map(|journal| one(journal.used_bytes as f64)).collect()
+    }),
+    row("twinlane_journal_complete", "gauge", &[], "1 while a restart would know which keys may differ", |s, _| {
+        s.journal.iter().flat_map(|journal| one(f64::from(u8::from(journal.complete)))).collect()
+    }),
+    row("twinlane_journal_overflows_total", "counter", &[], "Times the journal was full", |s, _| {
+        s.journal.iter().flat_map(|journal| total(journal.overflows)).collect()
+    }),
     row("twinlane_expiry_events_total", "counter", &[], "Events of keys that expired or were evicted", |s, _| total(s.expiry.events)),
     row("twinlane_expiry_probes_total", "counter", &[], "Keys whose time to live the mirror was asked for", |s, _| total(s.expiry.probes)),
     row(

@@ -69,6 +69,21 @@ fn a_wide_intent_and_a_key_too_long_put_their_database_in_doubt() {
 }
 
 #[test]
+fn what_a_wide_intent_said_outlives_its_record() {
+    let mut journal = begin();
+    journal.set_facts(&equal_everywhere());
+    journal.intend_any(4);
+    let (mut journal, left) = reopen(journal, &opening());
+    let Left::Known { facts, .. } = left else { panic!("{left:?}") };
+    // The next process believes as much, and its tail passes the record.
+    journal.set_facts(&facts);
+    let end = journal.head();
+    journal.retire(end, 100, |_, _| false);
+    let (_, left) = reopen(journal, &opening());
+    assert!(matches!(left, Left::Known { facts, .. } if facts.databases[4] == Known::Nothing && facts.databases[5] == Known::Equal));
+}
+
+#[test]
 fn the_tail_follows_and_stops_at_a_dirty_key_while_there_is_room() {
     let mut journal = begin();
     journal.intend(0, b"a");

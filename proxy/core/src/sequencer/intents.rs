@@ -11,7 +11,7 @@ use super::lane::{Lane, LaneId};
 use crate::command::{Command, Rule};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
-use crate::journal::{Facts, Journal, Known, Left, Pages};
+use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Pages};
 use crate::limits;
 use crate::resp::encode::parse_integer;
 use crate::resp::request::Request;
@@ -67,6 +67,12 @@ pub(super) enum Written<'a> {
 }
 
 impl Sequencer {
+    /// How far the journal is written; None: there is none.
+    #[must_use]
+    pub fn journal_place(&self) -> Option<u64> {
+        self.intents.journal.as_ref().map(Journal::head)
+    }
+
     /// The journal's memory, for who ends the sequencer in the middle and wants to know what it left.
     #[must_use]
     pub fn take_pages(&mut self) -> Option<Pages> {
@@ -122,16 +128,20 @@ impl Sequencer {
         self.intents.round = Round::None;
     }
 
+    pub(super) fn journal_status(&self) -> Option<JournalStatus> {
+        let status = self.intents.journal.as_ref()?.status();
+        Some(JournalStatus { complete: status.complete && self.intents.complete_from.is_none(), ..status })
+    }
+
     /// Time passes: facts first, then the round, then the tail.
     pub(super) fn tick_intents(&mut self) {
         if self.intents.journal.is_none() {
             return;
         }
-        if self.intents.known.is_none() {
-            let facts = self.present_facts();
-            if let Some(journal) = &mut self.intents.journal {
-                journal.set_facts(&facts);
-            }
+        // What is still believed of an earlier process's knowledge is all there is until both sides have been met.
+        let facts = self.intents.known.clone().unwrap_or_else(|| self.present_facts());
+        if let Some(journal) = &mut self.intents.journal {
+            journal.set_facts(&facts);
         }
         self.begin_anew();
         // Each step looks at what the one before has found; with idle lanes all of them end at once.

@@ -24,6 +24,7 @@ impl Sequencer {
             gate: self.gate(false, false),
             scripts: self.script_status(),
             expiry: self.expiry_status(),
+            journal: self.journal_status(),
             findings: self.findings(),
             alarms: self.alarms.clone(),
             verify: self.verify_status(),

@@ -1,0 +1,69 @@
+//! A file's bytes as memory. What is stored is in the kernel's pages at once, so it is there however the process ends; a machine that
+//! loses its power keeps what was synced.
+
+use memmap2::MmapMut;
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Opens `path`, creates it where it is missing, and maps it at exactly `bytes`. All of it is allocated on the disk first: a full disk is
+/// told here, and not by a signal later. A file of another size is begun anew, all zero. The caller holds a lock that keeps every other
+/// process from the file for as long as the memory lives.
+///
+/// Gives back the memory, and a handle whose `sync_data` makes it durable.
+///
+/// # Errors
+/// The system's.
+pub fn map(path: &Path, bytes: usize) -> io::Result<(MmapMut, File)> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if file.metadata()?.len() != bytes as u64 {
+        file.set_len(0)?;
+        allocate(&file, bytes)?;
+        file.sync_all()?;
+    }
+    #[allow(unsafe_code, reason = "see the manifest")]
+    // SAFETY: the memory is valid as long as nobody shortens the file, and no data race is possible as long as nobody else maps or writes
+    // it: it lives in a directory whose lock the caller holds, is readable by this user alone, and is mapped once in this process.
+    let memory = unsafe { MmapMut::map_mut(&file)? };
+    Ok((memory, file))
+}
+
+fn allocate(mut file: &File, bytes: usize) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
+        Ok(()) => Ok(()),
+        // A file system that cannot: zeros do the same.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+            let zeros = vec![0; 1 << 20];
+            let mut left = bytes;
+            while left > 0 {
+                let piece = left.min(zeros.len());
+                file.write_all(&zeros[..piece])?;
+                left -= piece;
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_in_the_file_without_a_sync() {
+        let path = std::env::temp_dir().join(format!("twinlane-mapped-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let (mut memory, _file) = map(&path, 8192).unwrap();
+        assert!(memory.iter().all(|byte| *byte == 0));
+        memory[5000] = 7;
+        assert_eq!(std::fs::read(&path).unwrap()[5000], 7, "another process sees it");
+        drop(memory);
+        assert_eq!(map(&path, 8192).unwrap().0[5000], 7, "and the next one finds it");
+        assert_eq!(map(&path, 16384).unwrap().0[5000], 0, "another size begins anew");
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,52 @@
+//! The journal's file in the state directory, and how durable it is.
+
+use super::StoreError;
+use crate::config;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use twinlane_core::journal::{HEADER_BYTES, Journal, Left, Opening};
+
+/// A journal that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// For the sequencer.
+    pub journal: Journal,
+    /// What the earlier process left.
+    pub left: Left,
+    /// `sync_data` of it makes what was stored durable.
+    pub file: File,
+}
+
+/// Opens the journal beside the record; None: it is turned off. `distrust` says why what is found there must not be believed.
+///
+/// # Errors
+/// [`StoreError::Journal`]: no room on the disk, or the system's refusal.
+pub fn open_journal(
+    directory: &Path,
+    installation: &str,
+    settings: &config::Journal,
+    distrust: Option<&str>,
+) -> Result<Option<Opened>, StoreError> {
+    if settings.bytes == 0 {
+        return Ok(None);
+    }
+    let failed = |reason: io::Error| StoreError::Journal { directory: directory.to_owned(), bytes: settings.bytes, reason };
+    let (memory, file) = twinlane_mapped::map(&directory.join("journal"), HEADER_BYTES + settings.bytes).map_err(failed)?;
+    let opening = Opening { installation, boot: &boot()?, synced: settings.sync != config::Sync::None };
+    let opened = Journal::open(Box::new(memory), &opening);
+    let (journal, left) = opened.ok_or_else(|| failed(io::Error::other("its size is no power of two of at least 65536")))?;
+    let left = match (distrust, left) {
+        (Some(why), Left::Known { .. }) => Left::Unknown(why.to_owned()),
+        (_, left) => left,
+    };
+    Ok(Some(Opened { journal, left, file }))
+}
+
+/// Names this start of the machine. Where the system does not tell, every start of ours is another one.
+fn boot() -> Result<String, StoreError> {
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(_) => super::new_installation().map_err(|error| StoreError::Random(error.to_string())),
+    }
+}
