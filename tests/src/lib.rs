@@ -6,6 +6,7 @@
 pub mod asking;
 pub mod commands_page;
 pub mod compare;
+pub mod crash;
 pub mod pair;
 pub mod proxy;
 pub mod resp;

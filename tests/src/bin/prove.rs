@@ -3,6 +3,8 @@
 //! - `prove contended --runs 10`: clients write a dozen contended keys of every family, with cutovers and rollbacks in between;
 //!   no reply that Redis would not give, no client disconnected, and afterwards both servers equal by the comparer and by
 //!   `DEBUG DIGEST-VALUE`.
+//! - `prove crashes --kills 100`: `kill -9` of the proxy at random moments under load, with the mirror frozen or not; equal each time, without
+//!   a walk over the keyspace.
 //! - `prove flips --flips 200`: a constant rate of commands, flips in turn; how long a request was held, beside what a direct
 //!   connection suffers in the same windows.
 //!
@@ -55,6 +57,15 @@ enum What {
         #[arg(long, default_value = "")]
         without: String,
     },
+    /// `kill -9` of the proxy at random moments.
+    Crashes {
+        /// How often.
+        #[arg(long, default_value_t = 100)]
+        kills: u32,
+        /// Chooses the moments.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Flips under a constant rate.
     Flips {
         /// How many, cutovers and rollbacks together.
@@ -93,6 +104,7 @@ fn main() -> ExitCode {
                 println!("contended: {runs} runs of {runs} held");
             })
         }
+        What::Crashes { kills, seed } => crashes(kills, seed),
         What::Flips { flips, rate } => flip(flips, rate),
     };
     match done {
@@ -140,6 +152,23 @@ fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: 
     }
     let digest = if same { ", by digest too" } else { "" };
     println!("seed {seed}, expiry {mode}: {} keys compared, equal{digest}\n", report.keys_compared);
+    Ok(())
+}
+
+fn crashes(kills: u32, seed: u64) -> Result<()> {
+    let mut totals = twinlane_tests::crash::kill_again_and_again(kills, seed)?;
+    totals.settled.sort();
+    totals.named.sort_unstable();
+    let (settled, named) = (&totals.settled, &totals.named);
+    println!(
+        "crashes: {} kills, {} of them with the mirror frozen; equal each time, nothing walked. In step {:?} after the start (median; at most {:?}); the journal named {} keys (median; at most {})",
+        totals.kills,
+        totals.frozen,
+        settled[settled.len() / 2],
+        settled[settled.len() - 1],
+        named[named.len() / 2],
+        named[named.len() - 1]
+    );
     Ok(())
 }
 
