@@ -299,11 +299,9 @@ impl Sequencer {
     /// Both sides are connected and every database would be walked: what the journal knows is taken instead. None: it knows nothing.
     pub(super) fn take_known(&mut self) -> Option<Facts> {
         let facts = self.intents.known.take()?;
-        for (number, known) in facts.databases.iter().enumerate() {
-            if *known != Known::Nothing {
-                // Until the first look has told, a key may have a time to live in each of them.
-                self.sides.iter_mut().for_each(|side| _ = side.expires.entry(number as Db).or_insert(1));
-            }
+        for side in &mut self.sides {
+            // Until the first look has told, a key may have a time to live in each of them.
+            side.keyspace.iter().for_each(|db| _ = side.expires.entry(*db).or_insert(1));
         }
         Some(facts)
     }

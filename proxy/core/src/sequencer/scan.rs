@@ -146,8 +146,8 @@ impl Sequencer {
             let held = on_primary || (on_mirror && extras);
             match known.as_ref().and_then(|facts| facts.databases.get(usize::from(db))) {
                 Some(Known::Walked { on_mirror, cursor }) if held => self.scans.resume(db, extras, *on_mirror, *cursor),
-                Some(Known::Unaligned) => self.scans.want_realigned(db),
-                Some(Known::Equal) => self.equal(db),
+                Some(Known::Unaligned) if held => self.scans.want_realigned(db),
+                Some(Known::Equal | Known::Unaligned) => self.equal(db),
                 _ if held => self.scans.want(db, extras),
                 _ if !on_mirror => self.synced.set_whole(db),
                 _ => {}
