@@ -271,6 +271,12 @@ impl Sequencer {
         }
     }
 
+    /// Whether an attempt for this session is unanswered: what it is told meanwhile goes behind the reply that it may bring.
+    pub(super) fn is_attempting(&self, id: SessionId, db: Db) -> bool {
+        let ours = |what: &What| matches!(what, What::Attempt(attempt) if attempt.session == id);
+        self.lane(LaneId::shared(self.primary(), db)).is_some_and(|lane| lane.in_flight.iter().any(|flight| ours(&flight.what)))
+    }
+
     /// A waiter has gone with an answer: what was left for it, what it moved on, and what it was the first of, is for the next.
     fn hand_on(&mut self, db: Db, attempt: &Attempt, left: Option<Waiter>) {
         let mut calls = left.as_ref().map(Waiter::leaves).unwrap_or_default();
@@ -355,6 +361,10 @@ impl Sequencer {
         }
         waiter.parked = true;
         let again = (!waiter.again.is_empty()).then(|| waiter.again.remove(0));
+        // What it was told meanwhile waited for a reply that does not come yet.
+        if self.sessions.get_mut(session).is_some_and(super::session::Session::say_waiting) {
+            self.touch(session);
+        }
         let Some(key) = again else { return self.parked.idle(session, now) };
         if !self.may_retry(db, &key) {
             self.parked.idle(session, now);

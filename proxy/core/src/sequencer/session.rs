@@ -288,6 +288,14 @@ impl Session {
         }
     }
 
+    /// Everything that waits behind a reply which does not come yet goes out. True when there was something.
+    pub fn say_waiting(&mut self) -> bool {
+        let waiting = std::mem::take(&mut self.deferred);
+        self.deferred_bytes = 0;
+        waiting.iter().for_each(|(_, bytes)| self.push(bytes));
+        !waiting.is_empty()
+    }
+
     /// Moves held replies that need not wait any longer to the output.
     fn let_go(&mut self) {
         while self.held.front().is_some_and(|held| held.waits.is_none()) {

@@ -459,9 +459,12 @@ impl Sequencer {
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.resp == 3 {
             // Behind the reply to what it has sent on the lane, which may be what made the key invalid.
-            // A session that waits for a key has the reply to everything else.
+            // A session that waits for a key has the reply to everything else, and this one if an attempt is under way.
             let waits = session.wait == Some(Wait::Parked) && session.sent - session.answered == 1;
-            if session.on_feed || waits {
+            let (on_feed, db) = (session.on_feed, session.db);
+            let waits = waits && !self.is_attempting(id, db);
+            let Some(session) = self.sessions.get_mut(id) else { return };
+            if on_feed || waits {
                 session.push(reply.0)
             } else {
                 session.push_behind(reply.0)
