@@ -65,7 +65,7 @@ fn after_kill_9_right_behind_a_cutover_new_is_primary() {
     assert_eq!((status["primary"].as_str(), status["epoch"].as_u64()), (Some("new"), Some(epoch)), "{status}");
     let summary = workload.stop();
     assert!(summary.errors == 0 && summary.broken_promises == 0, "{summary:#?}");
-    // What was in flight at the kill is made equal too, though this issue keeps no journal: everything is copied anew.
+    // What was in flight at the kill is made equal too.
     pair.assert_equal().unwrap();
     pair.rollback().unwrap();
     pair.assert_equal().unwrap();
