@@ -374,6 +374,7 @@ pub(crate) mod tests {
             alarms: vec![],
             scripts: ScriptStatus { undeclared: "idle", ..ScriptStatus::default() },
             expiry: ExpiryStatus { mode: "compared", ..ExpiryStatus::default() },
+            journal: Some(twinlane_core::journal::JournalStatus::default()),
             findings: vec![Finding {
                 level: Level::Block,
                 code: "script-missing",
