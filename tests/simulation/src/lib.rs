@@ -17,6 +17,8 @@
 //! - I3 of those who listen and wait: a numbered message, published through the proxy and answered, reaches each subscriber once and in
 //!   order, across flips done and undone; who waits for a key is served directly behind the write.
 //! - I8: epochs grow one by one, and the primary is the one of the durable record, always.
+//! - I7: a verify at any moment, with everything going wrong, reports no difference that nothing explains; and when all is quiet, one
+//!   finds the differences that are planted then, by their kinds, and no other.
 //! - I9: a flip's hold ends, done or undone, within its budget plus the time the record took.
 //!
 //! After a primary that lost its data (the named exception of I5), keys of the mirror that no client named are still there until
@@ -27,6 +29,7 @@ mod client;
 mod commands;
 pub mod plan;
 mod shell;
+mod verified;
 pub mod world;
 
 use plan::{Options, Plan};
@@ -56,6 +59,8 @@ pub struct Summary {
     pub heard: u64,
     /// Starts behind a kill that knew nothing of what was in flight, and those that the journal told.
     pub restarts: [u64; 2],
+    /// Verifies that ended, and planted differences that they found.
+    pub verified: [u64; 2],
 }
 
 /// A history that broke an invariant.

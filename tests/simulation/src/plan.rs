@@ -17,6 +17,14 @@ pub struct Options {
     pub trace: bool,
 }
 
+impl Options {
+    /// Something of the core or the shell is turned off.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        self.no_kill || format!("{:?}", self.faults) != format!("{:?}", Faults::default())
+    }
+}
+
 /// Something that goes wrong, or that an operator does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -40,6 +48,8 @@ pub enum Fault {
     ProxyDies,
     /// Some clients hang up.
     ClientsLeave,
+    /// The operator begins a verify.
+    Verify,
 }
 
 /// See the module.
@@ -98,11 +108,14 @@ pub struct Plan {
     pub save_us: u64,
     /// Time between two looks at a side.
     pub probe_us: u64,
+    /// When all is quiet, differences are planted, and a verify must find these and no other.
+    pub verified: bool,
 }
 
 /// Rows that the model carries and the generators make for it.
 fn usable_rows() -> Vec<&'static str> {
-    let whole = ["EVAL", "FLUSHALL", "FLUSHDB", "SWAPDB"];
+    // The last three are here for verify, and clients of a history keep to what they used before there was one.
+    let whole = ["EVAL", "FLUSHALL", "FLUSHDB", "SWAPDB", "MEMORY USAGE", "SSCAN", "HSCAN"];
     let fits = |row: &&&str| implements(&row.to_ascii_lowercase().replace(' ', "|")) && !whole.contains(*row);
     twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
 }
@@ -179,6 +192,7 @@ impl Plan {
             journal: None,
             save_us: if r.one_in(5) { 400_000 } else { 15_000 },
             probe_us: 50_000 + r.below(950_000),
+            verified: false,
         };
         let count = r.index(7);
         for _ in 0..count {
@@ -197,7 +211,27 @@ impl Plan {
             let at = r.below(traffic_us);
             plan.faults.push((at, Fault::ProxyDies));
         }
+        plan.draw_verifies(options);
         plan
+    }
+
+    /// Drawn apart, so that a seed's history is what it was before there was a verify. Where a rule is turned off there is none: it would heal
+    /// what the missing rule left behind.
+    fn draw_verifies(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x7665_7269_6679);
+        if options.is_faulty() {
+            return;
+        }
+        self.settings.verify_seen_slots = 1 << r.index(7);
+        self.settings.verify_large_bytes = if r.one_in(2) { 60 + r.index(100) } else { 1 << 20 };
+        // More dirty keys than the bound are a doubt of the whole database, which heals what was planted unseen.
+        self.verified = r.one_in(3) && !self.kill_refused && self.settings.dirty_keys_max > 6;
+        if r.one_in(3) && !self.kill_refused && !self.faults.iter().any(|(_, fault)| *fault == Fault::Evict) {
+            for _ in 0..1 + r.index(3) {
+                let at = r.below(self.traffic_us);
+                self.faults.push((at, Fault::Verify));
+            }
+        }
     }
 
     fn draw_fault(&self, r: &mut Rng) -> Option<Fault> {

@@ -111,19 +111,21 @@ pub struct World<'t> {
     saving: Option<Record>,
     events: BinaryHeap<Reverse<Timed>>,
     number: u64,
-    tickets: u64,
+    pub tickets: u64,
     pending: Option<Pending>,
     /// How long the record of the pending operation takes to write.
     save_us: u64,
     /// Traffic has ended.
     over: bool,
-    broken: Option<String>,
+    pub broken: Option<String>,
     trace: &'t mut Vec<String>,
-    summary: Summary,
+    pub summary: Summary,
     /// Keys that the mirror held when the primary lost its data and that no client has named.
     kept: Option<Vec<(usize, Vec<u8>)>>,
     flushing: bool,
     quiet_since: Option<u64>,
+    /// See [`crate::verified`].
+    pub finale: crate::verified::Finale,
     /// What `old` held when the proxy started.
     initial: Vec<twinlane_model::server::Db>,
 }
@@ -189,6 +191,7 @@ impl<'t> World<'t> {
             kept: None,
             flushing: false,
             quiet_since: None,
+            finale: crate::verified::Finale::default(),
             initial,
         }
     }
@@ -313,6 +316,7 @@ impl<'t> World<'t> {
         self.core.handle_tick(clock);
         self.flush();
         self.watch_hold();
+        self.watch_verify();
         self.at(self.now + 10_000, Event::Tick);
     }
 
@@ -415,6 +419,9 @@ impl<'t> World<'t> {
     fn answered(&mut self, ticket: u64, outcome: &Outcome) {
         self.note(|| format!("the operator's answer: {outcome:?}"));
         self.check_hold(self.now);
+        if ticket > crate::verified::ASIDE {
+            return;
+        }
         let expected = self.pending.take().map(|pending| pending.ticket);
         if expected != Some(ticket) {
             self.violate(format!("I9: an answer to ticket {ticket}, expected {expected:?}"));
@@ -629,6 +636,7 @@ impl<'t> World<'t> {
             Fault::Toggle => self.toggle(),
             Fault::ProxyDies => self.proxy_dies(),
             Fault::ClientsLeave => self.clients_leave(),
+            Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
         }
     }
 
@@ -784,7 +792,7 @@ impl<'t> World<'t> {
             !site.evicted && self.core.run_id(*side) == site.server.run_id()
         });
         // Connections that could not be killed write unseen until their grace time ends.
-        if !knows || self.plan.kill_refused || self.broken.is_some() {
+        if !knows || self.plan.kill_refused || self.broken.is_some() || self.finale.is_begun() {
             return;
         }
         for (db, key, sentence) in self.differences() {
@@ -838,8 +846,12 @@ impl<'t> World<'t> {
         // A moment longer: what a dead connection still has in its buffer must not run any more.
         let long = if self.options.no_kill || self.plan.kill_refused { 4_000_000 } else { 200_000 };
         if quiet && self.now >= since + long {
-            self.compare();
-            return true;
+            if !self.finale.is_begun() {
+                self.compare();
+            }
+            if self.broken.is_some() || self.finish() {
+                return true;
+            }
         }
         self.at(self.now + 25_000, Event::Settle);
         self.broken.is_some()
@@ -865,7 +877,7 @@ impl<'t> World<'t> {
     }
 
     /// The end: both sides are equal, every client was answered, and its own keys are as it left them.
-    fn compare(&mut self) {
+    pub fn compare(&mut self) {
         for (db, key, sentence) in self.differences() {
             // Without a backfill, what nobody has changed need not be on the mirror.
             let side = self.core.primary();

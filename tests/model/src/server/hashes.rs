@@ -32,6 +32,18 @@ pub(super) fn rows() -> Vec<Row> {
             }
             Ok(())
         }),
+        // Small hashes come whole, whatever COUNT says, as those of a server do.
+        row("hscan", -3, 0, |cx, a| {
+            let fields = cx.s.hash(cx.at, a[1])?.map_or_else(Vec::new, |hash| hash.clone());
+            cx.c.out.array(2);
+            cx.c.out.bulk(b"0");
+            cx.c.out.array(fields.len() * 2);
+            for (field, value) in &fields {
+                cx.c.out.bulk(field);
+                cx.c.out.bulk(value);
+            }
+            Ok(())
+        }),
         row("hgetall", 2, 0, |cx, a| {
             let hash = cx.s.hash(cx.at, a[1])?;
             cx.c.out.map(hash.as_ref().map_or(0, |hash| hash.len()));

@@ -49,8 +49,23 @@ pub(super) fn rows() -> Vec<Row> {
             cx.c.out.maybe(payload.as_deref());
             Ok(())
         }),
+        row("memory", -2, CONTAINER, |_, _| Ok(())),
+        row("memory|usage", -3, 0, memory_usage),
         row("restore", -4, WRITE, restore),
     ]
+}
+
+/// A figure that grows with the value, as the real one does; SAMPLES is taken and changes nothing.
+fn memory_usage(cx: &mut Ctx, a: &[&[u8]]) -> Done {
+    if !(a.len() == 3 || (a.len() == 5 && is(a[3], "SAMPLES"))) {
+        return Err(SYNTAX.into());
+    }
+    let version = cx.s.rdb_version;
+    match cx.s.entry(cx.at, a[2]).map(|entry| dump::dump(&entry.value, version).len()) {
+        Some(bytes) => cx.c.out.len(48 + bytes),
+        None => cx.c.out.null(),
+    }
+    Ok(())
 }
 
 fn del(cx: &mut Ctx, a: &[&[u8]]) -> Done {

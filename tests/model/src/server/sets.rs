@@ -42,6 +42,15 @@ pub(super) fn rows() -> Vec<Row> {
             }
             Ok(())
         }),
+        // Small sets come whole, whatever COUNT says, as those of a server do.
+        row("sscan", -3, 0, |cx, a| {
+            let salt = cx.s.salt;
+            let set = cx.s.members(cx.at, a[1])?.map_or(&[][..], |set| set.as_slice());
+            cx.c.out.array(2);
+            cx.c.out.bulk(b"0");
+            answer(&mut cx.c.out, set, salt);
+            Ok(())
+        }),
         row("smembers", 2, 0, |cx, a| {
             let salt = cx.s.salt;
             let set = cx.s.members(cx.at, a[1])?.map_or(&[][..], |set| set.as_slice());

@@ -901,7 +901,7 @@ fn xpending(cx: &mut Ctx, a: &[&[u8]]) -> Done {
         .pending
         .iter()
         .filter(|(id, p)| {
-            (start..=end).contains(id) && consumer.is_none_or(|c| p.consumer == c) && (now - p.delivered_ms) as i64 >= min_idle
+            (start..=end).contains(id) && consumer.is_none_or(|c| p.consumer == c) && now.saturating_sub(p.delivered_ms) as i64 >= min_idle
         })
         .take(count)
         .collect();

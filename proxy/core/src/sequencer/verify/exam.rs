@@ -26,11 +26,13 @@ pub(super) struct Task {
     pub tries: u32,
     /// What doubt there was when the primary answered.
     pub excused: Option<&'static str>,
+    /// Without a backfill: it was not known to be on the mirror then.
+    pub unsynced: bool,
 }
 
 impl Task {
     pub fn new(key: Arc<[u8]>, step: Step) -> Task {
-        Task { key, step, large: false, extra: false, bytes: 0, differed: 0, ttl_differs: false, tries: 0, excused: None }
+        Task { key, step, large: false, extra: false, bytes: 0, differed: 0, ttl_differs: false, tries: 0, excused: None, unsynced: false }
     }
 
     /// Bytes that the next reading may have, as far as that is known.

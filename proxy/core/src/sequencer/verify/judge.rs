@@ -150,6 +150,9 @@ impl Sequencer {
                 task.excused = self.excuse(db, &task.key);
             }
         }
+        if !self.settings.backfill {
+            pair.tasks.iter_mut().for_each(|task| task.unsynced = !self.synced.contains(db, &task.key));
+        }
         pair.read_at = self.now.us;
         (pair.on_mirror, pair.at) = (true, (0, 0));
         pair.mirror = vec![Seen::default(); pair.tasks.len()];
@@ -308,7 +311,7 @@ impl Sequencer {
 
     /// A confirmed difference: counted, kept for people, and healed if that is ours to do.
     fn report(&mut self, db: Db, task: &Task, kind: DivergenceKind, primary: &Seen) {
-        let (synced, now) = (self.settings.backfill || self.synced.contains(db, &task.key), self.now.unix_ms);
+        let (synced, now) = (!task.unsynced, self.now.unix_ms);
         let Some(pass) = &mut self.verify.pass else { return };
         let Pass { plants, result, extras, .. } = &mut **pass;
         if plants.is_planted(db, &task.key) {
