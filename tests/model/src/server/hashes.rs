@@ -34,11 +34,14 @@ pub(super) fn rows() -> Vec<Row> {
         }),
         // Small hashes come whole, whatever COUNT says, as those of a server do.
         row("hscan", -3, 0, |cx, a| {
-            let fields = cx.s.hash(cx.at, a[1])?.map_or_else(Vec::new, |hash| hash.clone());
+            keys::scan_cursor(a[2])?;
+            let Some(fields) = cx.s.hash(cx.at, a[1])?.map(|hash| hash.clone()) else { return keys::empty_scan(cx) };
+            let pattern = keys::scan_options(&a[3..])?;
+            let found: Vec<_> = fields.iter().filter(|(field, _)| pattern.is_none_or(|pattern| glob(pattern, field))).collect();
             cx.c.out.array(2);
             cx.c.out.bulk(b"0");
-            cx.c.out.array(fields.len() * 2);
-            for (field, value) in &fields {
+            cx.c.out.array(found.len() * 2);
+            for (field, value) in found {
                 cx.c.out.bulk(field);
                 cx.c.out.bulk(value);
             }

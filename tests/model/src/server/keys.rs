@@ -252,6 +252,35 @@ fn keys(cx: &mut Ctx, a: &[&[u8]]) -> Done {
     Ok(())
 }
 
+pub(super) fn scan_cursor(cursor: &[u8]) -> Result<u64, Fail> {
+    Ok(std::str::from_utf8(cursor).ok().and_then(|text| text.parse().ok()).ok_or("ERR invalid cursor")?)
+}
+
+/// What SSCAN and HSCAN answer for a key that is not there, whatever the options.
+pub(super) fn empty_scan(cx: &mut Ctx) -> Done {
+    cx.c.out.array(2);
+    cx.c.out.bulk(b"0");
+    cx.c.out.array(0);
+    Ok(())
+}
+
+/// COUNT and MATCH; the pattern, if there is one.
+pub(super) fn scan_options<'a>(options: &[&'a [u8]]) -> Result<Option<&'a [u8]>, Fail> {
+    let mut pattern = None;
+    for option in options.chunks(2) {
+        match *option {
+            [name, value] if is(name, "COUNT") => {
+                if int(value)? < 1 {
+                    return Err(SYNTAX.into());
+                }
+            }
+            [name, value] if is(name, "MATCH") => pattern = Some(value),
+            _ => return Err(SYNTAX.into()),
+        }
+    }
+    Ok(pattern)
+}
+
 /// The cursor is a position in the order of the keys' hashes, so that a key present throughout is always returned, as
 /// Redis promises, whatever else changes. The order is this server's own.
 fn scan(cx: &mut Ctx, a: &[&[u8]]) -> Done {

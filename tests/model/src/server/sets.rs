@@ -44,11 +44,14 @@ pub(super) fn rows() -> Vec<Row> {
         }),
         // Small sets come whole, whatever COUNT says, as those of a server do.
         row("sscan", -3, 0, |cx, a| {
-            let salt = cx.s.salt;
-            let set = cx.s.members(cx.at, a[1])?.map_or(&[][..], |set| set.as_slice());
+            keys::scan_cursor(a[2])?;
+            let Some(set) = cx.s.members(cx.at, a[1])?.map(|set| set.clone()) else { return keys::empty_scan(cx) };
+            let pattern = keys::scan_options(&a[3..])?;
+            let found: Vec<&Vec<u8>> = set.iter().filter(|member| pattern.is_none_or(|pattern| glob(pattern, member))).collect();
             cx.c.out.array(2);
             cx.c.out.bulk(b"0");
-            answer(&mut cx.c.out, set, salt);
+            cx.c.out.array(found.len());
+            found.iter().for_each(|member| cx.c.out.bulk(member));
             Ok(())
         }),
         row("smembers", 2, 0, |cx, a| {
