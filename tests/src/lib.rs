@@ -9,6 +9,7 @@ pub mod compare;
 pub mod crash;
 pub mod pair;
 pub mod proxy;
+pub mod reader;
 pub mod resp;
 pub mod servers;
 pub mod workload;

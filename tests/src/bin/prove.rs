@@ -7,11 +7,13 @@
 //!   a walk over the keyspace.
 //! - `prove flips --flips 200`: a constant rate of commands, flips in turn; how long a request was held, beside what a direct
 //!   connection suffers in the same windows.
+//! - `prove verify-speed`: keys per second of verify, beside a plain pipelined reader of both servers.
 //!
 //! The load itself comes from the `loadtest` program beside this one.
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
@@ -66,6 +68,15 @@ enum What {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// The speed of verify beside a plain pipelined reader of both servers, in turns.
+    VerifySpeed {
+        /// Keys on each side.
+        #[arg(long, default_value_t = 200_000)]
+        keys: u32,
+        /// How often each runs.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
     /// Flips under a constant rate.
     Flips {
         /// How many, cutovers and rollbacks together.
@@ -105,6 +116,7 @@ fn main() -> ExitCode {
             })
         }
         What::Crashes { kills, seed } => crashes(kills, seed),
+        What::VerifySpeed { keys, rounds } => verify_speed(keys, rounds),
         What::Flips { flips, rate } => flip(flips, rate),
     };
     match done {
@@ -169,6 +181,47 @@ fn crashes(kills: u32, seed: u64) -> Result<()> {
         named[named.len() / 2],
         named[named.len() - 1]
     );
+    Ok(())
+}
+
+/// Verify and the plain reader in turns on one pair at rest: strings, hashes, lists and sorted sets, every tenth key with a time to live.
+fn verify_speed(keys: u32, rounds: u32) -> Result<()> {
+    let (old, new) = (Server::plain(Version::Redis70)?, Server::plain(Version::Redis70)?);
+    let script = "for i = tonumber(ARGV[1]), tonumber(ARGV[2]) do local k = 'key:'..i local m = i % 10
+        if m < 5 then redis.call('SET', k, string.rep('v', 20 + i % 180)) elseif m == 5 then redis.call('SET', k, i, 'EX', 100000)
+        elseif m < 8 then redis.call('HSET', k, 'name', 'n'..i, 'mail', i..'@example.org', 'n', i)
+        elseif m == 8 then redis.call('RPUSH', k, i, i + 1, 'three') else redis.call('ZADD', k, i, 'a', i / 3, 'b') end end";
+    let mut client = old.client()?;
+    for from in (1..=keys).step_by(10_000) {
+        let to = (from + 9_999).min(keys);
+        let reply = client.call(&[b"EVAL", script.as_bytes(), b"0", from.to_string().as_bytes(), to.to_string().as_bytes()])?;
+        ensure!(!reply.is_error(), "{reply}");
+    }
+    let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
+    proxy_settles(&proxy)?;
+    let (mut verified, mut read) = (Duration::ZERO, Duration::ZERO);
+    for round in 1..=rounds {
+        let begun = Instant::now();
+        let (found, differing) = twinlane_tests::reader::read_both(&old.address(), &new.address())?;
+        let plain = begun.elapsed();
+        ensure!(found as u32 == keys + 1 && differing <= 1, "{found} keys, {differing} differ");
+        let begun = Instant::now();
+        proxy.post("/v1/verify", &serde_json::json!({}))?;
+        let result = loop {
+            let now = proxy.get("/v1/verify")?.body;
+            if now["state"] == "done" {
+                break now;
+            }
+            ensure!(begun.elapsed() < Duration::from_secs(300), "it does not end: {now}");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let took = begun.elapsed();
+        ensure!(result["clean"] == true && result["keys_compared"] == keys, "{result}");
+        let rate = |took: Duration| f64::from(keys) / took.as_secs_f64();
+        println!("round {round}: plain reader {:.0} keys/s, verify {:.0} keys/s", rate(plain), rate(took));
+        (verified, read) = (verified + took, read + plain);
+    }
+    println!("verify reaches {:.0} % of a plain pipelined reader of both servers", 100.0 * read.as_secs_f64() / verified.as_secs_f64());
     Ok(())
 }
 
