@@ -110,7 +110,7 @@ impl World<'_> {
 
     /// Changes the mirror by a connection that the proxy knows nothing of.
     fn plant(&mut self) -> Found {
-        let mut r = Rng::new(self.plan.seed ^ 0x706c_616e_74);
+        let mut r = Rng::new(self.plan.seed ^ 0x0070_6c61_6e74);
         let (primary, mirror) = (self.core.primary().index(), self.core.primary().other().index());
         let clock = self.sites[mirror].clock_ms(self.now);
         let mut planted = Found::new();
