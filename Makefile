@@ -7,7 +7,7 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clients jobs conformance prove build fmt lint docs bench clean-servers
+.PHONY: help demo test clients jobs conformance prove price build fmt lint docs bench clean-servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ prove: ## the long proofs: ten contended runs of twenty seconds, two hundred fli
 	$(CARGO_TARGET_DIR)/release/prove contended --runs 2 --old redis-6.2 --new valkey-8.1
 	$(CARGO_TARGET_DIR)/release/prove crashes --kills 100
 	$(CARGO_TARGET_DIR)/release/prove flips --flips 200
+
+price: ## instructions per command in the core, with the journal and without (callgrind)
+	tests/price.sh
 
 bench: ## build the load generator and the proxy for measuring
 	tests/servers/fetch.sh --required

@@ -9,8 +9,8 @@
 //! the head. Where a bound is reached the journal says that it knows nothing, which is always true and costs a copy of everything.
 //!
 //! What is stored is read by the next process of the same machine, or of another version: the layout is [`FORMAT`], numbers are little
-//! endian, and stores happen in program order (the kernel keeps the pages however the process ends). Sums are for the machine that
-//! loses its power: they tell a page that was never written.
+//! endian, and stores happen in program order (the kernel keeps the pages however the process ends). Where pages are synced, records carry
+//! sums, for the machine that loses its power: they tell a page that was never written.
 
 use crate::endpoint::Db;
 use crate::limits::DATABASES_MAX;
@@ -120,6 +120,8 @@ pub struct Journal {
     tail: u64,
     /// A bound was reached: nothing is appended until [`Journal::begin_anew`].
     full: bool,
+    /// Records carry sums.
+    summed: bool,
     facts: Facts,
     /// Times a bound was reached.
     overflows: u64,
@@ -208,7 +210,8 @@ impl Journal {
             Left::Known { facts, .. } => facts.clone(),
             _ => Facts::default(),
         };
-        Some((Journal { pages, capacity: capacity as u64, head, tail, full: false, facts, overflows: 0, records: 0 }, left))
+        let summed = opening.synced;
+        Some((Journal { pages, capacity: capacity as u64, head, tail, full: false, summed, facts, overflows: 0, records: 0 }, left))
     }
 
     /// A request that may write this key leaves for the primary next.
@@ -241,12 +244,14 @@ impl Journal {
         let memory = (*self.pages).as_mut();
         if skipped > 0 {
             if rest >= RECORD as u64 {
-                write_record(&mut memory[HEADER_BYTES + at as usize..], self.head, Kind::Pad, 0, b"");
+                let sum = if self.summed { sum(self.head, Kind::Pad, 0, b"") } else { 0 };
+                write_record(&mut memory[HEADER_BYTES + at as usize..], sum, Kind::Pad, 0, b"");
             }
             self.head += skipped;
             at = 0;
         }
-        write_record(&mut memory[HEADER_BYTES + at as usize..], self.head, kind, db, key);
+        let sum = if self.summed { sum(self.head, kind, db, key) } else { 0 };
+        write_record(&mut memory[HEADER_BYTES + at as usize..], sum, kind, db, key);
         compiler_fence(Ordering::SeqCst);
         self.head += needed;
         self.records += 1;
@@ -348,6 +353,17 @@ impl Journal {
         put((*self.pages).as_mut(), AT_TAIL, tail);
     }
 
+    /// Whether these are the facts that it holds already.
+    #[must_use]
+    pub fn holds(&self, epoch: u64, run_ids: [&str; 2], evicted_keys: [Option<u64>; 2], mut known: impl FnMut(Db) -> Known) -> bool {
+        let facts = &self.facts;
+        facts.epoch == epoch
+            && facts.run_ids[0] == run_ids[0]
+            && facts.run_ids[1] == run_ids[1]
+            && facts.evicted_keys == evicted_keys
+            && facts.databases.iter().enumerate().all(|(number, held)| known(number as Db) == *held)
+    }
+
     /// What the records rest on from now on.
     pub fn set_facts(&mut self, facts: &Facts) {
         if self.facts == *facts {
@@ -418,9 +434,9 @@ impl<'a> Record<'a> {
     }
 }
 
-fn write_record(to: &mut [u8], place: u64, kind: Kind, db: Db, key: &[u8]) {
+fn write_record(to: &mut [u8], sum: u32, kind: Kind, db: Db, key: &[u8]) {
     let [low, high] = (key.len() as u16).to_le_bytes();
-    let sum = sum(place, kind, db, key).to_le_bytes();
+    let sum = sum.to_le_bytes();
     to[..RECORD].copy_from_slice(&[low, high, db as u8, kind as u8, sum[0], sum[1], sum[2], sum[3]]);
     to[RECORD..RECORD + key.len()].copy_from_slice(key);
 }
@@ -515,6 +531,7 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Left {
         evicted_keys: [AT_EVICTED, AT_EVICTED + 8].map(|at| Some(number(memory, at)).filter(|keys| *keys != u64::MAX)),
         databases: (0..DATABASES_MAX).map(|number| known(&memory[AT_DATABASES + number * DATABASE..][..DATABASE])).collect(),
     };
+    let summed = memory[AT_SYNCED] == 1;
     let mut keys = BTreeSet::new();
     let mut place = tail;
     while place < head {
@@ -525,7 +542,8 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Left {
             continue;
         }
         let record = Record::read(&memory[HEADER_BYTES + at as usize..]);
-        let Some(record) = record.filter(|record| record.sum == sum(place, record.kind, record.db, record.key)) else {
+        let whole = |record: &Record<'_>| !summed || record.sum == sum(place, record.kind, record.db, record.key);
+        let Some(record) = record.filter(whole) else {
             return Left::Unknown(format!("its record at {place} is torn"));
         };
         match record.kind {

@@ -12,7 +12,11 @@ fn opening() -> Opening<'static> {
 }
 
 fn begin() -> Journal {
-    let (journal, left) = Journal::open(pages(vec![0; HEADER_BYTES + RING]), &opening()).expect("a ring of the least size");
+    begin_as(&opening())
+}
+
+fn begin_as(opening: &Opening<'_>) -> Journal {
+    let (journal, left) = Journal::open(pages(vec![0; HEADER_BYTES + RING]), opening).expect("a ring of the least size");
     assert_eq!(left, Left::Nothing);
     journal
 }
@@ -165,15 +169,19 @@ fn another_installation_machine_start_format_or_size_is_not_believed() {
 /// A machine that lost its power may have written some pages and not others.
 #[test]
 fn a_torn_record_is_noticed_at_every_byte() {
-    let mut journal = begin();
+    let synced = Opening { synced: true, ..opening() };
+    let mut journal = begin_as(&synced);
     journal.set_facts(&equal_everywhere());
     (0..20u32).for_each(|n| journal.intend(2, format!("key:{n}").as_bytes()));
     let head = journal.head() as usize;
     let bytes = (*journal.pages).as_mut().to_vec();
+    let (_, whole) =
+        Journal::open(pages(bytes.clone()), &Opening { boot: "the machine's next start", ..synced.clone() }).expect("the same size");
+    assert_eq!(keys(&whole).len(), 20, "synced pages outlive the machine's start");
     for at in 0..head {
         let mut torn = bytes.clone();
         torn[HEADER_BYTES + at] ^= 0x55;
-        let (_, left) = Journal::open(pages(torn), &opening()).expect("the same size");
+        let (_, left) = Journal::open(pages(torn), &Opening { boot: "the machine's next start", ..synced.clone() }).expect("the same size");
         assert!(matches!(left, Left::Unknown(_)), "byte {at}: {left:?}");
     }
 }

@@ -139,9 +139,11 @@ impl Sequencer {
             return;
         }
         // What is still believed of an earlier process's knowledge is all there is until both sides have been met.
-        let facts = self.intents.known.clone().unwrap_or_else(|| self.present_facts());
-        if let Some(journal) = &mut self.intents.journal {
-            journal.set_facts(&facts);
+        if !self.holds_facts() {
+            let facts = self.intents.known.clone().unwrap_or_else(|| self.present_facts());
+            if let Some(journal) = &mut self.intents.journal {
+                journal.set_facts(&facts);
+            }
         }
         self.begin_anew();
         // Each step looks at what the one before has found; with idle lanes all of them end at once.
@@ -235,6 +237,33 @@ impl Sequencer {
             || lanes.iter().all(|(id, count)| self.lane(*id).is_none_or(|lane| lane.answered >= *count))
     }
 
+    /// Whether the journal holds the present facts already, which is so in most ticks.
+    fn holds_facts(&self) -> bool {
+        let Some(journal) = &self.intents.journal else { return true };
+        let run_id = |side: Endpoint| self.sides[side.index()].run_id().unwrap_or_default();
+        let relied = self.is_relied_on();
+        self.intents.known.is_none()
+            && journal.holds(
+                self.record.epoch,
+                Endpoint::BOTH.map(run_id),
+                Endpoint::BOTH.map(|side| self.sides[side.index()].evicted_keys),
+                |db| if relied { self.known(db) } else { Known::Nothing },
+            )
+    }
+
+    /// Whether anything is known of any database.
+    fn is_relied_on(&self) -> bool {
+        // A connection that could not be killed may write what nobody has written down.
+        let unsure = self.sides.iter().any(|side| side.zombies_until > self.now.us || side.run_id().is_none());
+        self.record.mirroring && self.lost.is_none() && !unsure
+    }
+
+    /// Databases that a side does not have are not worth a word.
+    fn known(&self, db: Db) -> Known {
+        let there = self.sides.iter().all(|side| usize::from(db) < side.databases);
+        if there { self.scans.known(db) } else { Known::Nothing }
+    }
+
     /// What the records rest on now.
     fn present_facts(&self) -> Facts {
         let mut facts = Facts {
@@ -243,12 +272,8 @@ impl Sequencer {
             evicted_keys: Endpoint::BOTH.map(|side| self.sides[side.index()].evicted_keys),
             ..Facts::default()
         };
-        // A connection that could not be killed may write what nobody has written down.
-        let unsure = self.sides.iter().any(|side| side.zombies_until > self.now.us || !side.is_known());
-        if self.record.mirroring && self.lost.is_none() && !unsure {
-            for (number, known) in facts.databases.iter_mut().enumerate() {
-                *known = self.scans.known(number as Db);
-            }
+        if self.is_relied_on() {
+            facts.databases.iter_mut().enumerate().for_each(|(number, known)| *known = self.known(number as Db));
         }
         facts
     }

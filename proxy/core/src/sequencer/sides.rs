@@ -162,9 +162,9 @@ impl Side {
         self.state == State::Up
     }
 
-    /// Whether it has ever been connected.
-    pub fn is_known(&self) -> bool {
-        self.run_id.is_some()
+    /// Of the server process it is, or was, connected to.
+    pub fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
     }
 
     pub fn knows(&self, command: &Command) -> bool {
