@@ -693,9 +693,9 @@ typed!(members, make_members, Set, Vec<Vec<u8>>, Vec::new());
 typed!(zset, make_zset, Zset, Vec<(f64, Vec<u8>)>, Vec::new());
 typed!(stream, make_stream, Stream, Box<Stream>, Box::default());
 
-/// Differences between two servers as sentences: every key of every database, both directions, value and remaining TTL.
+/// Differences between two servers as sentences: every key of every database, both directions, value and end. `now_ms`: by each one's clock.
 /// Keys that begin with `__twinlane:` are left out, as are delivery times, `entries_read` and expired keys.
-pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: u64, ttl_tolerance_ms: u64) -> Vec<String> {
+pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: [u64; 2], ttl_tolerance_ms: u64) -> Vec<String> {
     let mut found = Vec::new();
     let empty = Db::new();
     for number in 0..left.dbs.len().max(right.dbs.len()) {
@@ -703,8 +703,8 @@ pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: u64, ttl_tolerance_
         let r = right.dbs.get(number).unwrap_or(&empty);
         let visible = |key: &&Vec<u8>| !key.starts_with(b"__twinlane:");
         for key in l.keys().filter(visible) {
-            let (Some(a), b) = (alive(l, key, now_ms), alive(r, key, now_ms)) else {
-                if alive(r, key, now_ms).is_some() {
+            let (Some(a), b) = (alive(l, key, now_ms[0]), alive(r, key, now_ms[1])) else {
+                if alive(r, key, now_ms[1]).is_some() {
                     found.push(format!("db {number} key {}: only on the right", key.escape_ascii()));
                 }
                 continue;
@@ -719,7 +719,7 @@ pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: u64, ttl_tolerance_
             }
         }
         for key in r.keys().filter(visible).filter(|key| !l.contains_key(*key)) {
-            if let Some(b) = alive(r, key, now_ms) {
+            if let Some(b) = alive(r, key, now_ms[1]) {
                 found.push(format!("db {number} key {}: only on the right: {b:?}", key.escape_ascii()));
             }
         }

@@ -117,7 +117,7 @@ fn an_image_carries_every_type_and_a_newer_version_is_refused() {
             assert_eq!(answer, expect, "{key}");
         }
     }
-    assert_eq!(diff(&old, &new, NOW, 0), Vec::<String>::new());
+    assert_eq!(diff(&old, &new, [NOW; 2], 0), Vec::<String>::new());
 }
 
 #[test]
@@ -163,10 +163,14 @@ fn every_kind_of_difference_is_found_once() {
     };
     for change in changes {
         let expect = if change.starts_with("RENAME") || change.starts_with("MOVE") { 2 } else { 1 };
-        assert_eq!(diff(&build(&[]), &build(&[change]), NOW, 1000).len(), expect, "{change}");
-        assert_eq!(diff(&build(&[change]), &build(&[]), NOW, 1000).len(), expect, "{change} on the left");
+        assert_eq!(diff(&build(&[]), &build(&[change]), [NOW; 2], 1000).len(), expect, "{change}");
+        assert_eq!(diff(&build(&[change]), &build(&[]), [NOW; 2], 1000).len(), expect, "{change} on the left");
     }
     let same = ["SET __twinlane:x 1", "PEXPIRE ttl 10500", "HSET hash f v"];
-    assert_eq!(diff(&build(&[]), &build(&same), NOW, 1000), Vec::<String>::new());
-    assert_eq!(diff(&build(&["SET dead v PX 1"]), &build(&[]), NOW + 5, 1000), Vec::<String>::new(), "an expired key is no difference");
+    assert_eq!(diff(&build(&[]), &build(&same), [NOW; 2], 1000), Vec::<String>::new());
+    assert_eq!(
+        diff(&build(&["SET dead v PX 1"]), &build(&[]), [NOW + 5; 2], 1000),
+        Vec::<String>::new(),
+        "an expired key is no difference"
+    );
 }

@@ -4,8 +4,8 @@ use twinlane_core::endpoint::Db;
 use twinlane_model::ModelServer;
 use twinlane_model::diff;
 
-/// Keys that differ, each with its sentence. Remaining times may differ by `ttl_tolerance_ms`.
-pub fn differing(primary: &ModelServer, mirror: &ModelServer, now_ms: u64, ttl_tolerance_ms: u64) -> Vec<(Db, Vec<u8>, String)> {
+/// Keys that differ, each with its sentence. `now_ms`: by the clock of each. Ends of keys may differ by `ttl_tolerance_ms`.
+pub fn differing(primary: &ModelServer, mirror: &ModelServer, now_ms: [u64; 2], ttl_tolerance_ms: u64) -> Vec<(Db, Vec<u8>, String)> {
     let sentences = diff(primary, mirror, now_ms, ttl_tolerance_ms);
     sentences.into_iter().filter_map(|sentence| place(primary, mirror, &sentence).map(|(db, key)| (db, key, sentence))).collect()
 }

@@ -804,9 +804,9 @@ impl<'t> World<'t> {
 
     fn differences(&self) -> Vec<(Db, Vec<u8>, String)> {
         let [primary, mirror] = [self.core.primary(), self.core.primary().other()].map(|side| &self.sites[side.index()]);
-        let clock = primary.clock_ms(self.now);
+        let clocks = [primary, mirror].map(|site| site.clock_ms(self.now));
         let tolerance = TTL_TOLERANCE_MS + self.plan.offsets_ms[0].abs_diff(self.plan.offsets_ms[1]);
-        differing(&primary.server, &mirror.server, clock, tolerance)
+        differing(&primary.server, &mirror.server, clocks, tolerance)
     }
 
     /// I5: nothing goes wrong any more, so doubt must end. True when the history is over.
