@@ -29,8 +29,13 @@ impl Shell {
             return;
         }
         self.with(|core, now| core.handle_lane_lost(id, generation, error, now));
-        if self.core.borrow().generation(id.side) != generation || !self.core.borrow().is_up(id.side) {
-            self.lanes.drop_side(id.side);
+        self.drop_lost(id.side, generation);
+    }
+
+    /// Resets a side's sockets if the sequencer gave it up.
+    fn drop_lost(&self, side: Endpoint, generation: u64) {
+        if self.core.borrow().generation(side) != generation || !self.core.borrow().is_up(side) {
+            self.lanes.drop_side(side);
         }
     }
 
@@ -220,10 +225,10 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
             shell.with(|core, now| core.handle_lane_open(id, generation, Ok(Some(info)), now));
         }
         Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
-        Err(error) if matches!(id.role, Role::Own(_)) => {
+        Err(error) => {
             shell.with(|core, now| core.handle_lane_open(id, generation, Err(error), now));
+            shell.drop_lost(id.side, generation);
         }
-        Err(error) => shell.lose(id.side, generation, &error),
     }
 }
 

@@ -361,13 +361,14 @@ impl World<'_> {
             return;
         }
         if site.away_until > now || self.core.run_id(id.side) != site.server.run_id() {
-            if matches!(id.role, Role::Own(_)) {
-                self.rules.slow_start = true;
-                let now = self.clock();
-                self.core.handle_lane_open(id, generation, Err("refused".into()), now);
-                return self.flush();
+            self.rules.slow_start = true;
+            let now = self.clock();
+            self.core.handle_lane_open(id, generation, Err("refused".into()), now);
+            if !self.core.is_up(id.side) {
+                self.rules.losses += u64::from(id.side == self.core.primary() || self.core.status().flip == "committing");
+                self.drop_side(id.side);
             }
-            return self.lose(id.side, generation, "a lane could not be opened");
+            return self.flush();
         }
         if site.frozen_until > now {
             let at = site.frozen_until + 10;

@@ -11,7 +11,7 @@ use super::{
     mirror::{Mode, is_protocol_error, unmirrorable},
 };
 use crate::doubt::{Cause, State};
-use crate::endpoint::Db;
+use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
@@ -187,13 +187,15 @@ impl Sequencer {
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
         while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
-            let fences = &self.fences;
+            let (fences, sides, now) = (&self.fences, &self.sides, self.now.us);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
+            // A lane that an image needs and that could not be opened just now holds up its own database only.
+            let unopened = |db: Db| sides.iter().zip(Endpoint::BOTH).any(|(side, at)| side.unopened(LaneId::shared(at, db), now).is_some());
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
                 let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
-                lost.is_none_or(|position| entry.position > position) && !stands
+                lost.is_none_or(|position| entry.position > position) && !stands && !unopened(db)
             };
             let found = self.ledger.next_dirty(wanted);
             if fenced.get() {

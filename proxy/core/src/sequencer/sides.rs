@@ -87,6 +87,15 @@ enum State {
     Up,
 }
 
+/// A lane that could not be opened.
+#[derive(Debug)]
+struct Unopened {
+    /// It is not tried before, microseconds.
+    until: u64,
+    /// In the server's words.
+    error: String,
+}
+
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -109,6 +118,8 @@ pub(super) struct Side {
     /// Per row of the table; None: everything.
     known: Option<Vec<bool>>,
     lanes: Vec<Option<Lane>>,
+    /// Lanes that could not be opened, by their slot.
+    unopened: BTreeMap<usize, Unopened>,
     /// Connections of sessions' own, by their number.
     pub own: BTreeMap<u32, Own>,
     predecessors: Vec<LaneInfo>,
@@ -145,6 +156,7 @@ impl Side {
             databases: 16,
             known: None,
             lanes: Vec::new(),
+            unopened: BTreeMap::new(),
             own: BTreeMap::new(),
             predecessors: Vec::new(),
             zombies_until: 0,
@@ -196,6 +208,11 @@ impl Side {
             Role::Own(number) => self.own.get_mut(&number).map(|own| &mut own.lane),
             Role::Shared | Role::Bulk => self.lanes.get_mut(id.slot())?.as_mut(),
         }
+    }
+
+    /// Why the lane could not be opened just now, until it is tried again.
+    pub fn unopened(&self, id: LaneId, now_us: u64) -> Option<&str> {
+        self.unopened.get(&id.slot()).filter(|unopened| now_us < unopened.until).map(|unopened| unopened.error.as_str())
     }
 
     /// Lanes of databases, whatever their state; without those of sessions' own.
@@ -280,8 +297,9 @@ impl Sequencer {
 
     /// Opens a lane that is not there yet.
     pub(super) fn open_lane(&mut self, id: LaneId) {
+        let now = self.now.us;
         let side = &mut self.sides[id.side.index()];
-        if !side.is_up() || side.lane(id).is_some() {
+        if !side.is_up() || side.lane(id).is_some() || side.unopened(id, now).is_some() {
             return;
         }
         if side.lanes.len() <= id.slot() {
@@ -292,7 +310,8 @@ impl Sequencer {
         self.actions.push_back(Action::OpenLane { lane: id, generation });
     }
 
-    /// A lane was opened, or the server has no such database (`Ok(None)`), or the connection failed: then the side is lost.
+    /// A lane was opened, or the server has no such database (`Ok(None)`), or the connection failed. While the side's other lanes
+    /// live (the server takes no more clients, say), only those who need this one are told.
     pub fn handle_lane_open(&mut self, id: LaneId, generation: u64, result: Result<Option<LaneInfo>, String>, now: Now) {
         self.now = now;
         if self.sides[id.side.index()].generation != generation {
@@ -304,12 +323,36 @@ impl Sequencer {
                     lane.state = if info.is_some() { LaneState::Open } else { LaneState::Refused };
                     lane.info = info;
                 }
+                if !matches!(id.role, Role::Own(_)) {
+                    self.sides[id.side.index()].unopened.remove(&id.slot());
+                }
                 self.sessions.resume = true;
             }
             Err(error) if matches!(id.role, Role::Own(_)) => self.lose_own(id, &error),
+            Err(error) if self.can_do_without(id) => self.leave_unopened(id, error),
             Err(error) => return self.handle_side_down(id.side, generation, &error, now),
         }
         self.settle();
+    }
+
+    /// Whether the side lives without this lane, which could not be opened: database 0's is the side's own life.
+    fn can_do_without(&self, id: LaneId) -> bool {
+        let side = &self.sides[id.side.index()];
+        let home = LaneId::shared(id.side, 0);
+        let idle = self.lane(id).is_some_and(|lane| lane.state == LaneState::Opening && lane.in_flight.is_empty());
+        idle && id != home && side.is_up() && self.lane(home).is_some_and(Lane::is_open)
+    }
+
+    fn leave_unopened(&mut self, id: LaneId, error: String) {
+        let until = self.now.us + RETRY_US;
+        let error = error.replace(['\r', '\n'], " ");
+        let side = &mut self.sides[id.side.index()];
+        side.lanes[id.slot()] = None;
+        let known = side.unopened.insert(id.slot(), Unopened { until, error: error.clone() });
+        if known.is_none_or(|known| known.error != error) {
+            self.log(true, format!("`{}`: no connection for database {}: {error}", id.side, id.db));
+        }
+        self.sessions.resume = true;
     }
 
     pub(super) fn connect(&mut self, endpoint: Endpoint) {
@@ -364,6 +407,7 @@ impl Sequencer {
         let marked = up.mark.is_some();
         let missed = std::mem::replace(&mut side.marked, marked) && !marked;
         side.lanes.clear();
+        side.unopened.clear();
         for (db, info) in up.lanes {
             let id = LaneId::shared(endpoint, db);
             if side.lanes.len() <= id.slot() {

@@ -1,0 +1,69 @@
+//! Lanes that cannot be opened, on real servers that take no more clients: whoever needs such a lane is told, or left for later,
+//! and everybody else goes on.
+
+#![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
+
+use twinlane_tests::pair::{PATIENCE, Pair, until};
+use twinlane_tests::resp::Client;
+use twinlane_tests::servers::Server;
+
+/// Above `limits.lane_frame_max`: it travels on a lane of its own.
+const BIG: usize = 3 * 1024 * 1024;
+
+fn set(client: &mut Client, value: &[u8]) -> Result<(), String> {
+    let reply = client.call(&[b"SET", b"k", value]).unwrap();
+    reply.error().map_or(Ok(()), Err)
+}
+
+/// Lets nobody in any more; who is there stays. What comes back can let others in again.
+fn close(server: &Server) -> Client {
+    let mut client = server.client().unwrap();
+    assert!(client.cmd("CONFIG SET maxclients 1").unwrap().is_ok());
+    client
+}
+
+fn open(client: &mut Client) {
+    assert!(client.cmd("CONFIG SET maxclients 10000").unwrap().is_ok());
+}
+
+fn assert_told(error: &str) {
+    assert!(error.starts_with("ERR twinlane: `old`"), "{error}");
+    assert!(error.contains("max number of clients reached"), "{error}");
+    assert!(error.ends_with("the command was not executed"), "{error}");
+}
+
+#[test]
+fn a_lane_that_cannot_be_opened_fails_only_those_who_need_it() {
+    let pair = Pair::plain().unwrap();
+    let before = pair.connects("old");
+    let (mut other, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    let mut operator = close(&pair.old);
+    assert!(client.cmd("SELECT 3").unwrap().is_ok());
+    assert_told(&set(&mut client, b"v").unwrap_err());
+    assert_told(&set(&mut other, &vec![b'v'; BIG]).unwrap_err());
+    assert_eq!(set(&mut other, b"small"), Ok(()));
+    assert!(client.cmd("MULTI").unwrap().is_ok());
+    assert!(!client.cmd("INCR n").unwrap().is_error());
+    assert_told(&client.cmd("EXEC").unwrap().error().unwrap());
+    open(&mut operator);
+    until("the lane to be opened", PATIENCE, || Ok(set(&mut client, b"v").is_ok())).unwrap();
+    until("the other lane to be opened", PATIENCE, || Ok(set(&mut other, &vec![b'w'; BIG]).is_ok())).unwrap();
+    assert_eq!(pair.connects("old"), before, "the side was lost");
+    pair.assert_equal().unwrap();
+}
+
+#[test]
+fn what_a_lane_of_the_mirror_cannot_carry_heals_when_it_can() {
+    let pair = Pair::plain().unwrap();
+    let before = pair.connects("new");
+    let (mut other, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    let mut operator = close(&pair.new);
+    assert!(client.cmd("SELECT 3").unwrap().is_ok());
+    assert_eq!(set(&mut client, b"v"), Ok(()));
+    assert_eq!(set(&mut other, b"v"), Ok(()));
+    pair.wait_status("one key in doubt", |status| status["mirror"]["dirty_keys"].as_u64() == Some(1)).unwrap();
+    until("the other database to be mirrored", PATIENCE, || Ok(operator.cmd("GET k")?.text() == "v")).unwrap();
+    open(&mut operator);
+    pair.assert_equal().unwrap();
+    assert_eq!(pair.connects("new"), before, "the side was lost");
+}
