@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
 use twinlane_tests::pair::{PATIENCE, Pair, until};
-use twinlane_tests::resp::Client;
+use twinlane_tests::resp::{Client, command};
 use twinlane_tests::servers::Server;
 
 /// Above `limits.lane_frame_max`: it travels on a lane of its own.
@@ -52,6 +52,53 @@ fn a_lane_that_cannot_be_opened_fails_only_those_who_need_it() {
     pair.assert_equal().unwrap();
 }
 
+/// Closes every connection to the server but the operator's, with room for two others: the one that looks after the side and the lane
+/// of database 0.
+fn shake(server: &Server) -> Client {
+    let mut operator = server.client().unwrap();
+    assert!(operator.cmd("CONFIG SET maxclients 3").unwrap().is_ok());
+    assert!(!operator.cmd("CLIENT KILL USER default SKIPME yes").unwrap().is_error());
+    operator
+}
+
+#[test]
+fn a_primary_comes_back_with_the_lanes_that_it_has_room_for() {
+    let pair = Pair::plain().unwrap();
+    let (mut other, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    assert!(client.cmd("SELECT 3").unwrap().is_ok());
+    assert_eq!(set(&mut client, b"v"), Ok(()));
+    let before = pair.connects("old");
+    let mut operator = shake(&pair.old);
+    pair.wait_reconnected("old", before).unwrap();
+    assert_told(&set(&mut client, b"w").unwrap_err());
+    assert_eq!(set(&mut other, b"w"), Ok(()));
+    open(&mut operator);
+    until("the lane to be opened", PATIENCE, || Ok(set(&mut client, b"w").is_ok())).unwrap();
+    assert_eq!(pair.connects("old"), before + 1, "the side was lost once more");
+    pair.assert_equal().unwrap();
+}
+
+#[test]
+fn a_waiter_is_served_when_its_lane_is_open_again() {
+    let pair = Pair::plain().unwrap();
+    let (mut waiter, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    for client in [&mut waiter, &mut client] {
+        assert!(client.cmd("SELECT 3").unwrap().is_ok());
+    }
+    waiter.send(&command("BLPOP l 0")).unwrap();
+    pair.wait_status("a waiter", |status| status["blocked_clients"] == 1).unwrap();
+    let before = pair.connects("old");
+    let mut operator = shake(&pair.old);
+    pair.wait_reconnected("old", before).unwrap();
+    assert_told(&client.cmd("RPUSH l x").unwrap().error().unwrap());
+    // By another writer: only the lane itself can find it.
+    assert!(operator.cmd("SELECT 3").unwrap().is_ok());
+    assert!(!operator.cmd("RPUSH l y").unwrap().is_error());
+    open(&mut operator);
+    let reply = waiter.reply().unwrap();
+    assert_eq!(reply.items()[1].text(), "y");
+}
+
 #[test]
 fn what_a_lane_of_the_mirror_cannot_carry_heals_when_it_can() {
     let pair = Pair::plain().unwrap();
@@ -63,7 +110,35 @@ fn what_a_lane_of_the_mirror_cannot_carry_heals_when_it_can() {
     assert_eq!(set(&mut other, b"v"), Ok(()));
     pair.wait_status("one key in doubt", |status| status["mirror"]["dirty_keys"].as_u64() == Some(1)).unwrap();
     until("the other database to be mirrored", PATIENCE, || Ok(operator.cmd("GET k")?.text() == "v")).unwrap();
+    // A whole database that the mirror owes does not hold up the repair of another either.
+    assert!(client.cmd("FLUSHDB").unwrap().is_ok());
+    assert_eq!(set(&mut client, b"w"), Ok(()));
+    assert!(!operator.cmd("RPUSH l strange").unwrap().is_error());
+    assert!(!other.cmd("RPUSH l own").unwrap().is_error());
+    until("the other database to be repaired", PATIENCE, || Ok(operator.cmd("LLEN l")?.int() == Some(1))).unwrap();
     open(&mut operator);
     pair.assert_equal().unwrap();
     assert_eq!(pair.connects("new"), before, "the side was lost");
+}
+
+#[test]
+fn a_mirror_comes_back_with_the_lanes_that_it_has_room_for() {
+    let pair = Pair::plain().unwrap();
+    let (mut other, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    assert!(client.cmd("SELECT 3").unwrap().is_ok());
+    assert_eq!(set(&mut client, b"v"), Ok(()));
+    pair.assert_equal().unwrap();
+    let before = pair.connects("new");
+    let mut operator = shake(&pair.new);
+    pair.wait_reconnected("new", before).unwrap();
+    assert_eq!(set(&mut client, b"w"), Ok(()));
+    assert_eq!(set(&mut other, b"w"), Ok(()));
+    until("the other database to be mirrored", PATIENCE, || Ok(operator.cmd("GET k")?.text() == "w")).unwrap();
+    let shut = |status: &serde_json::Value| status["gate"].to_string().contains("`new` has no connection for database 3");
+    pair.wait_status("the gate to be shut", shut).unwrap();
+    open(&mut operator);
+    pair.assert_equal().unwrap();
+    assert_eq!(pair.connects("new"), before + 1, "the side was lost once more");
+    pair.cutover().unwrap();
+    assert_eq!(set(&mut client, b"x"), Ok(()));
 }

@@ -5,7 +5,7 @@
 //! compared. At most one image per key is under way.
 
 use crate::endpoint::Db;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// Why a key became doubtful.
@@ -117,6 +117,8 @@ pub struct Ledger {
     databases: Vec<HashMap<Arc<[u8]>, Entry, ahash::RandomState>>,
     /// Dirty keys, oldest first; entries that changed state meanwhile are passed over.
     queue: VecDeque<(Db, Arc<[u8]>)>,
+    /// Dirty keys of databases that cannot be healed now: nobody passes over each of them again and again.
+    aside: BTreeMap<Db, VecDeque<Arc<[u8]>>>,
     len: usize,
     dirty: usize,
     asked: usize,
@@ -129,7 +131,16 @@ impl Ledger {
     #[must_use]
     pub fn new(seed: [u64; 2]) -> Ledger {
         let hasher = ahash::RandomState::with_seeds(seed[0], seed[1], !seed[0], !seed[1]);
-        Ledger { databases: Vec::new(), queue: VecDeque::new(), len: 0, dirty: 0, asked: 0, unmirrorable: 0, hasher }
+        Ledger {
+            databases: Vec::new(),
+            queue: VecDeque::new(),
+            aside: BTreeMap::new(),
+            len: 0,
+            dirty: 0,
+            asked: 0,
+            unmirrorable: 0,
+            hasher,
+        }
     }
 
     /// No doubt at all.
@@ -274,12 +285,19 @@ impl Ledger {
         }
     }
 
-    /// The oldest dirty key that `wanted` agrees to; it stays in the ledger.
-    pub fn next_dirty(&mut self, wanted: impl Fn(Db, &[u8], &Entry) -> bool) -> Option<(Db, Arc<[u8]>)> {
+    /// The oldest dirty key that `wanted` agrees to, in no database that `rests`; it stays in the ledger.
+    pub fn next_dirty(&mut self, rests: impl Fn(Db) -> bool, wanted: impl Fn(Db, &[u8], &Entry) -> bool) -> Option<(Db, Arc<[u8]>)> {
+        while let Some(db) = self.aside.keys().copied().find(|db| !rests(*db)) {
+            self.queue.extend(self.aside.remove(&db).into_iter().flatten().map(|key| (db, key)));
+        }
         for _ in 0..self.queue.len() {
             let (db, key) = self.queue.pop_front()?;
             match self.databases.get_mut(usize::from(db)).and_then(|database| database.get_mut(&key)) {
                 Some(entry) if entry.state == State::Dirty => {
+                    if rests(db) {
+                        self.aside.entry(db).or_default().push_back(key);
+                        continue;
+                    }
                     if wanted(db, &key, entry) {
                         entry.queued = false;
                         return Some((db, key));
@@ -304,6 +322,9 @@ impl Ledger {
     /// will find what came after).
     pub fn flush(&mut self, db: Db) {
         self.retain(db, |entry| matches!(entry.state, State::Asked | State::Restoring(_)));
+        if let (Some(aside), Some(database)) = (self.aside.get_mut(&db), self.databases.get(usize::from(db))) {
+            aside.retain(|key| database.contains_key(key));
+        }
     }
 
     /// Forgets all doubt that is not under way: the database as a whole is in doubt instead, or the doubt is meaningless.
@@ -312,6 +333,7 @@ impl Ledger {
             self.retain(db as Db, |_| false);
         }
         self.queue.clear();
+        self.aside.clear();
     }
 
     fn retain(&mut self, db: Db, keep: impl Fn(&Entry) -> bool) {
@@ -328,6 +350,7 @@ impl Ledger {
         gone.into_iter().for_each(|state| self.count(state, -1));
         if self.len == 0 {
             self.queue.clear();
+            self.aside.clear();
         }
     }
 
@@ -347,6 +370,8 @@ impl Ledger {
                 db => db,
             };
         }
+        let (at_a, at_b) = (self.aside.remove(&a), self.aside.remove(&b));
+        self.aside.extend([(b, at_a), (a, at_b)].into_iter().filter_map(|(db, keys)| Some((db, keys?))));
         // An image that is not confirmed will be confirmed under the old number: take another.
         for db in [a, b] {
             let restoring = |entry: &Entry| matches!(entry.state, State::Restoring(_));
@@ -369,17 +394,37 @@ mod tests {
     fn an_image_heals_all_doubt_before_it() {
         let mut ledger = Ledger::new([1, 2]);
         assert!(ledger.mark(0, b"k", Cause::Mismatch, 5));
-        assert_eq!(ledger.next_dirty(|_, _, _| true).map(|(db, key)| (db, key.to_vec())), Some((0, b"k".to_vec())));
+        assert_eq!(ledger.next_dirty(|_| false, |_, _, _| true).map(|(db, key)| (db, key.to_vec())), Some((0, b"k".to_vec())));
         ledger.set_state(0, b"k", State::Asked);
         assert!(!ledger.mark(0, b"k", Cause::Mismatch, 6), "the image will contain it");
         ledger.set_state(0, b"k", State::Restoring(9));
         assert!(!ledger.mark(0, b"k", Cause::Mismatch, 8), "older than the image");
         assert!(ledger.mark(0, b"k", Cause::Mismatch, 10), "younger than the image");
         assert_eq!(ledger.dirty(), 1);
-        assert!(ledger.next_dirty(|_, _, _| true).is_some());
+        assert!(ledger.next_dirty(|_| false, |_, _, _| true).is_some());
         ledger.remove(0, b"k");
         assert!(ledger.is_empty());
         assert_eq!(ledger.dirty(), 0);
+    }
+
+    #[test]
+    fn a_database_that_rests_holds_no_other_up() {
+        let next =
+            |ledger: &mut Ledger, resting: Db| ledger.next_dirty(|db| db == resting, |_, _, _| true).map(|(db, key)| (db, key.to_vec()));
+        let mut ledger = Ledger::new([1, 2]);
+        for (db, key) in [(3, b"a"), (0, b"b"), (3, b"c"), (3, b"d")] {
+            ledger.mark(db, key, Cause::MirrorDown, 1);
+        }
+        assert_eq!(next(&mut ledger, 3), Some((0, b"b".to_vec())));
+        assert_eq!(next(&mut ledger, 3), None);
+        ledger.swap(3, 5);
+        assert_eq!(next(&mut ledger, 5), None);
+        assert_eq!(next(&mut ledger, 0), Some((5, b"a".to_vec())));
+        assert_eq!(next(&mut ledger, 5), None);
+        ledger.flush(5);
+        ledger.mark(5, b"e", Cause::MirrorDown, 2);
+        assert_eq!(next(&mut ledger, 0), Some((5, b"e".to_vec())));
+        assert_eq!(next(&mut ledger, 0), None);
     }
 
     #[test]
@@ -389,7 +434,7 @@ mod tests {
         ledger.swap(0, 3);
         assert!(ledger.get(0, b"k").is_none());
         assert!(ledger.get(3, b"k").is_some());
-        assert_eq!(ledger.next_dirty(|_, _, _| true).map(|(db, _)| db), Some(3));
+        assert_eq!(ledger.next_dirty(|_| false, |_, _, _| true).map(|(db, _)| db), Some(3));
         ledger.flush(0);
         assert_eq!(ledger.len(), 1);
         ledger.flush(3);

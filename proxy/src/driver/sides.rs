@@ -97,12 +97,24 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
         keyspace,
         killed,
         lanes: Vec::new(),
+        unopened: Vec::new(),
     };
     let mut streams = Vec::new();
-    for db in databases.iter().filter(|db| usize::from(**db) < count) {
-        if let Some((info, stream)) = lane(shell, Wanted { side, db: *db, role: "lane", run_id: &info.run_id }).await? {
-            up.lanes.push((*db, info));
-            streams.push((*db, stream));
+    for db in databases.iter().copied().filter(|db| usize::from(*db) < count) {
+        if let Some((_, error)) = up.unopened.first() {
+            // A server that has no room for one has none for the next: they are tried again when it is up.
+            let error = error.clone();
+            up.unopened.push((db, error));
+            continue;
+        }
+        match lane(shell, Wanted { side, db, role: "lane", run_id: &info.run_id }).await {
+            Ok(Some((info, stream))) => {
+                up.lanes.push((db, info));
+                streams.push((db, stream));
+            }
+            Ok(None) => {}
+            Err(error) if db == 0 => return Err(error),
+            Err(error) => up.unopened.push((db, error)),
         }
     }
     Ok((up, streams, conn))

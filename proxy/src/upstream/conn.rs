@@ -143,23 +143,31 @@ impl Conn {
     }
 
     async fn exchange(&mut self, args: &[&[u8]]) -> Result<Reply, ConnError> {
-        let sent = self.stream.write_all(&encode(args)).await;
-        sent.map_err(|error| self.closed(&error.to_string()))?;
-        self.stream.flush().await.map_err(|error| self.closed(&error.to_string()))?;
+        // A server that takes no more clients says so and closes, without having been asked: its words may be here though ours did
+        // not reach it.
+        let unsent = self.send(args).await.err().map(|error| error.to_string());
         loop {
-            if let Some(reply) = self.decode()? {
-                return Ok(reply);
+            match (self.decode()?, &unsent) {
+                (Some(reply), None) => return Ok(reply),
+                (Some(Reply::Error(message)), Some(_)) => return Err(self.refused(args, message)),
+                (Some(_), Some(error)) => return Err(self.closed(error)),
+                (None, _) => {}
             }
             if self.buffer.len() > REPLY_BYTES_MAX {
                 return Err(self.garbled("a reply larger than any of our questions can have"));
             }
             self.buffer.reserve(READ_CHUNK);
             match self.stream.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(self.closed("the server closed it")),
+                Ok(0) => return Err(self.closed(unsent.as_deref().unwrap_or("the server closed it"))),
                 Ok(_) => {}
-                Err(error) => return Err(self.closed(&error.to_string())),
+                Err(error) => return Err(self.closed(&unsent.unwrap_or_else(|| error.to_string()))),
             }
         }
+    }
+
+    async fn send(&mut self, args: &[&[u8]]) -> std::io::Result<()> {
+        self.stream.write_all(&encode(args)).await?;
+        self.stream.flush().await
     }
 
     fn decode(&mut self) -> Result<Option<Reply>, ConnError> {

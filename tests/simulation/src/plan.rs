@@ -36,6 +36,8 @@ pub enum Fault {
     Restart { side: Endpoint, empty: bool, away_us: u64 },
     /// The server does nothing for a while, but its sockets stay.
     Freeze { side: Endpoint, us: u64 },
+    /// The server takes no more connections for a while but those without which the side is not up.
+    Full { side: Endpoint, us: u64 },
     /// Whoever is the mirror then refuses writes for a while.
     Refuse { us: u64 },
     /// Whoever is the mirror then evicts a few keys.
@@ -119,6 +121,9 @@ fn usable_rows() -> Vec<&'static str> {
     let fits = |row: &&&str| implements(&row.to_ascii_lowercase().replace(' ', "|")) && !whole.contains(*row);
     twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
 }
+
+/// In one history of so many, servers run out of connections.
+const FULL_EVERY: u64 = 5;
 
 impl Plan {
     /// Draws the plan of a seed.
@@ -210,6 +215,12 @@ impl Plan {
         for _ in 0..deaths {
             let at = r.below(traffic_us);
             plan.faults.push((at, Fault::ProxyDies));
+        }
+        if databases > 1 && seed % FULL_EVERY == 3 {
+            for _ in 0..1 + r.index(4) {
+                let (at, side) = (r.below(traffic_us), Endpoint::BOTH[r.index(2)]);
+                plan.faults.push((at, Fault::Full { side, us: 1_000 + r.below(600_000) }));
+            }
         }
         plan.draw_verifies(options);
         plan

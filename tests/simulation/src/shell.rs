@@ -35,6 +35,8 @@ pub struct Site {
     pub frozen_until: u64,
     /// It accepts no connections until then.
     pub away_until: u64,
+    /// It takes no connections until then but those without which the side is not up.
+    pub full_until: u64,
     /// Keys were evicted and no look has told.
     pub evicted: bool,
     /// Connections of ours from earlier lives of the proxy.
@@ -51,6 +53,7 @@ impl Site {
             stepping: false,
             frozen_until: 0,
             away_until: 0,
+            full_until: 0,
             evicted: false,
             strays: Vec::new(),
         }
@@ -324,8 +327,14 @@ impl World<'_> {
             let at = site.frozen_until + 10;
             return self.at(at, Event::Open { side, generation, databases: databases.to_vec(), up: Box::new(up), process: self.process });
         }
+        let full = site.full_until > now;
         for db in databases.iter().filter(|db| usize::from(**db) < up.databases) {
             let id = LaneId::shared(side, *db);
+            if full && *db != 0 {
+                self.rules.slow_start = true;
+                up.unopened.push((*db, FULL.into()));
+                continue;
+            }
             let info = self.socket_for(id, generation);
             up.lanes.push((*db, info));
         }
@@ -374,6 +383,15 @@ impl World<'_> {
             let at = site.frozen_until + 10;
             return self.at(at, Event::OpenLane { id, generation, process: self.process });
         }
+        if site.full_until > now && !matches!(id.role, Role::Own(_)) {
+            self.rules.slow_start = true;
+            let now = self.clock();
+            self.core.handle_lane_open(id, generation, Err(FULL.into()), now);
+            if !self.core.is_up(id.side) {
+                self.violate(format!("`{}` is given up because one lane could not be opened", id.side));
+            }
+            return self.flush();
+        }
         let info = self.socket_for(id, generation);
         let now = self.clock();
         self.core.handle_lane_open(id, generation, Ok(Some(info)), now);
@@ -418,6 +436,9 @@ impl World<'_> {
 
 /// Bytes on the wire and in the server's buffer before a socket takes no more.
 const SOCKET_BYTES: usize = 8 * 1024;
+
+/// What a server says that takes no more connections.
+const FULL: &str = "ERR max number of clients reached";
 
 fn keyspace(server: &ModelServer) -> Vec<Db> {
     let holds = |db: &twinlane_model::server::Db| db.keys().any(|key| !key.starts_with(b"__twinlane:"));

@@ -630,6 +630,7 @@ impl<'t> World<'t> {
             Fault::ServerCloses(side) => self.server_closes(side),
             Fault::Restart { side, empty, away_us } => self.restart(side, empty, away_us),
             Fault::Freeze { side, us } => self.sites[side.index()].frozen_until = self.now + us,
+            Fault::Full { side, us } => self.sites[side.index()].full_until = self.now + us,
             Fault::Refuse { us } => self.refuse(us),
             Fault::Evict => self.evict(),
             Fault::Flip { refused } => self.flip(refused),
@@ -814,7 +815,7 @@ impl<'t> World<'t> {
         if !std::mem::replace(&mut self.over, true) {
             self.note(|| "traffic and faults end".into());
             for site in &mut self.sites {
-                (site.frozen_until, site.away_until) = (self.now, self.now);
+                (site.frozen_until, site.away_until, site.full_until) = (self.now, self.now, self.now);
                 site.server.refuse_with = None;
             }
             for side in Endpoint::BOTH {

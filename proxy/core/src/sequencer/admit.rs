@@ -202,15 +202,11 @@ impl Sequencer {
         if self.lane(lane).is_some_and(|lane| lane.state == super::lane::LaneState::Refused) {
             return self.refuse_request(id, b"-ERR DB index is out of range\r\n");
         }
-        let side = &self.sides[lane.side.index()];
-        if let Some(why) = side.unopened(lane, self.now.us).filter(|_| side.is_up()) {
-            let error = format!(
-                "-ERR twinlane: `{}` ({}) cannot be reached for database {}: {why}; the command was not executed\r\n",
-                lane.side, side.address, lane.db
-            );
+        if let Some(error) = self.unopened_error(lane) {
             self.drop_fence_of(id);
             return self.refuse_request(id, error.as_bytes());
         }
+        let side = &self.sides[lane.side.index()];
         if side.is_up() {
             self.open_lane(lane);
             return Admit::Wait(Wait::Gate);

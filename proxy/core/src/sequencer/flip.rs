@@ -86,6 +86,7 @@ impl Sequencer {
             );
         }
         say(self.record.mirroring, "mirroring is off".into());
+        reasons.extend(self.unopened_reasons());
         if self.lost.is_some() && !force_primary_lost {
             reasons.push("the primary lost its data: flip with force `primary-lost` to go on from the mirror, or accept the loss".into());
         }

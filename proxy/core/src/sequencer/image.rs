@@ -9,9 +9,10 @@ use super::lane::{LaneId, What};
 use super::{
     Sequencer,
     mirror::{Mode, is_protocol_error, unmirrorable},
+    opening::lacks_lane,
 };
 use crate::doubt::{Cause, State};
-use crate::endpoint::{Db, Endpoint};
+use crate::endpoint::Db;
 use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
@@ -187,17 +188,15 @@ impl Sequencer {
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
         while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
-            let (fences, sides, now) = (&self.fences, &self.sides, self.now.us);
+            let (fences, sides) = (&self.fences, &self.sides);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
-            // A lane that an image needs and that could not be opened just now holds up its own database only.
-            let unopened = |db: Db| sides.iter().zip(Endpoint::BOTH).any(|(side, at)| side.unopened(LaneId::shared(at, db), now).is_some());
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
                 let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
-                lost.is_none_or(|position| entry.position > position) && !stands && !unopened(db)
+                lost.is_none_or(|position| entry.position > position) && !stands
             };
-            let found = self.ledger.next_dirty(wanted);
+            let found = self.ledger.next_dirty(|db| lacks_lane(sides, db), wanted);
             if fenced.get() {
                 // A key that is fenced all the time would never be healed, and a flip would wait for ever.
                 self.fences.give_way();
@@ -223,7 +222,7 @@ impl Sequencer {
         self.record.mirroring
             && self.mirror.mode == Mode::Following
             && self.sides.iter().all(super::sides::Side::is_up)
-            && !self.mirror_owes()
+            && !self.mirror_can_pay()
     }
 }
 

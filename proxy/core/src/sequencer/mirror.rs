@@ -5,6 +5,7 @@
 //! and so does everything that was computed from it (H13).
 
 use super::lane::{EffectBlock, EffectFlight, LaneId, What};
+use super::opening::lacks_lane;
 use super::reply::each_request;
 use super::session::SessionId;
 use super::{Ack, RECORD_KEY, Sequencer};
@@ -531,7 +532,7 @@ impl Sequencer {
             self.touch_lane(home);
             return true;
         }
-        let Some(db) = self.mirror.owed_flush.first().copied() else { return false };
+        let Some(db) = self.payable_flush() else { return false };
         if !self.lane(LaneId::shared(side, db)).is_some_and(super::lane::Lane::is_open) {
             self.open_lane(LaneId::shared(side, db));
             return false;
@@ -776,6 +777,15 @@ impl Sequencer {
     /// Something that must reach the mirror before it is in step, and is no key.
     pub(super) fn mirror_owes(&self) -> bool {
         !self.mirror.barriers.is_empty() || !self.mirror.owed_flush.is_empty()
+    }
+
+    /// Whether something of what the mirror owes can be sent; a database whose lane cannot be opened holds nobody else up.
+    pub(super) fn mirror_can_pay(&self) -> bool {
+        !self.mirror.barriers.is_empty() || self.payable_flush().is_some()
+    }
+
+    fn payable_flush(&self) -> Option<Db> {
+        self.mirror.owed_flush.iter().copied().find(|db| !lacks_lane(&self.sides, *db))
     }
 
     /// A reply has waited too long for the mirror: it is delivered, its key is dirty; or its connection is closed.

@@ -24,6 +24,7 @@ mod lane;
 mod learn;
 mod local;
 mod mirror;
+mod opening;
 mod own;
 mod parked;
 mod pause;
@@ -276,7 +277,7 @@ pub const RESERVED_PREFIX: &[u8] = b"__twinlane:";
 #[derive(Debug)]
 pub enum Action {
     /// Connect to a side: kill `predecessors` there first, then open a lane for each database of `databases`; report with
-    /// [`Sequencer::handle_side_up`] or [`Sequencer::handle_side_down`]. All older connections to the side are closed.
+    /// [`Sequencer::handle_side_up`], or [`Sequencer::handle_side_down`] when there is none for database 0. All older connections to the side are closed.
     ConnectSide {
         /// Which side.
         side: Endpoint,

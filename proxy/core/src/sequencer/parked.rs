@@ -422,6 +422,13 @@ impl Sequencer {
         }
     }
 
+    /// The retry that was given up is made when its key's lane is open.
+    pub(super) fn retry_later(&mut self, db: Db, attempt: &Attempt) {
+        if let Phase::Retry { key, .. } = &attempt.phase {
+            self.parked.due(db, key);
+        }
+    }
+
     /// The session is gone, or closes: it waits for nothing any more.
     pub(super) fn unpark(&mut self, id: SessionId) {
         let Some(waiter) = self.parked.leave(id) else { return };

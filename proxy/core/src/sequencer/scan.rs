@@ -6,6 +6,7 @@
 
 use super::lane::{LaneId, What};
 use super::mirror::TOO_MANY_BARRIERS;
+use super::opening::lacks_lane;
 use super::{NewData, Sequencer};
 use crate::doubt::Cause;
 use crate::endpoint::Db;
@@ -163,7 +164,9 @@ impl Sequencer {
         if self.list_databases() {
             return true;
         }
-        let Some((db, progress)) = self.scans.wanted.iter().next().map(|(db, progress)| (*db, progress.clone())) else { return false };
+        let sides = &self.sides;
+        let found = self.scans.wanted.iter().find(|(db, _)| !lacks_lane(sides, **db));
+        let Some((db, progress)) = found.map(|(db, progress)| (*db, progress.clone())) else { return false };
         // A flip waits for a moment without doubt, and aligning times to live makes doubt all the time: it goes on afterwards.
         let gives_way = progress.realign && self.flip.is_some();
         let busy = gives_way || self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;

@@ -1,12 +1,13 @@
 //! Connections to the two endpoints that come and go.
 //!
 //! The hard case is a connection that is closed here and not dead there: what it sent may run after its successor has read the
-//! key. So a side comes up only when its earlier connections have been killed by id (H1); all lanes of a side live and die
-//! together (H4); and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
+//! key. So a side comes up only when its earlier connections have been killed by id (H1); all lanes of a side, once
+//! open, live and die together (H4); and what was in flight on the primary is nobody's guess: sessions with a write in flight are closed after the
 //! replies that did come, as a dying server would close them, and the keys are in doubt (H19).
 
 use super::intents::{Written, written_by};
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
+use super::opening::Unopened;
 use super::own::{Own, Use, asker};
 use super::reply::each_request;
 use super::session::SessionId;
@@ -45,8 +46,10 @@ pub struct SideUp {
     pub keyspace: Vec<Db>,
     /// All earlier connections were killed, or are known to be dead.
     pub killed: bool,
-    /// The lanes that were opened.
+    /// The lanes that were opened; database 0's is among them.
     pub lanes: Vec<(Db, LaneInfo)>,
+    /// Databases whose lane could not be opened, and why. They are tried again.
+    pub unopened: Vec<(Db, String)>,
 }
 
 /// What the regular look at a side found.
@@ -87,15 +90,6 @@ enum State {
     Up,
 }
 
-/// A lane that could not be opened.
-#[derive(Debug)]
-struct Unopened {
-    /// It is not tried before, microseconds.
-    until: u64,
-    /// In the server's words.
-    error: String,
-}
-
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -119,7 +113,7 @@ pub(super) struct Side {
     known: Option<Vec<bool>>,
     lanes: Vec<Option<Lane>>,
     /// Lanes that could not be opened, by their slot.
-    unopened: BTreeMap<usize, Unopened>,
+    pub unopened: BTreeMap<usize, Unopened>,
     /// Connections of sessions' own, by their number.
     pub own: BTreeMap<u32, Own>,
     predecessors: Vec<LaneInfo>,
@@ -210,9 +204,12 @@ impl Side {
         }
     }
 
-    /// Why the lane could not be opened just now, until it is tried again.
-    pub fn unopened(&self, id: LaneId, now_us: u64) -> Option<&str> {
-        self.unopened.get(&id.slot()).filter(|unopened| now_us < unopened.until).map(|unopened| unopened.error.as_str())
+    /// Puts a lane of a database in its place, or takes it away.
+    pub fn put_lane(&mut self, id: LaneId, lane: Option<Lane>) {
+        if self.lanes.len() <= id.slot() {
+            self.lanes.resize_with(id.slot() + 1, || None);
+        }
+        self.lanes[id.slot()] = lane;
     }
 
     /// Lanes of databases, whatever their state; without those of sessions' own.
@@ -241,8 +238,8 @@ impl Side {
     }
 }
 
-/// Wait before a lost side is connected again.
-const RETRY_US: u64 = 200_000;
+/// Wait before a lost side is connected again, or a lane that could not be opened, microseconds.
+pub(super) const RETRY_US: u64 = 200_000;
 
 impl Sequencer {
     pub(super) fn lane(&self, id: LaneId) -> Option<&Lane> {
@@ -293,66 +290,6 @@ impl Sequencer {
             keyspace: side.keyspace.iter().copied().collect(),
             bypassing: None,
         }
-    }
-
-    /// Opens a lane that is not there yet.
-    pub(super) fn open_lane(&mut self, id: LaneId) {
-        let now = self.now.us;
-        let side = &mut self.sides[id.side.index()];
-        if !side.is_up() || side.lane(id).is_some() || side.unopened(id, now).is_some() {
-            return;
-        }
-        if side.lanes.len() <= id.slot() {
-            side.lanes.resize_with(id.slot() + 1, || None);
-        }
-        side.lanes[id.slot()] = Some(Lane::new());
-        let generation = side.generation;
-        self.actions.push_back(Action::OpenLane { lane: id, generation });
-    }
-
-    /// A lane was opened, or the server has no such database (`Ok(None)`), or the connection failed. While the side's other lanes
-    /// live (the server takes no more clients, say), only those who need this one are told.
-    pub fn handle_lane_open(&mut self, id: LaneId, generation: u64, result: Result<Option<LaneInfo>, String>, now: Now) {
-        self.now = now;
-        if self.sides[id.side.index()].generation != generation {
-            return;
-        }
-        match result {
-            Ok(info) => {
-                if let Some(lane) = self.lane_mut(id) {
-                    lane.state = if info.is_some() { LaneState::Open } else { LaneState::Refused };
-                    lane.info = info;
-                }
-                if !matches!(id.role, Role::Own(_)) {
-                    self.sides[id.side.index()].unopened.remove(&id.slot());
-                }
-                self.sessions.resume = true;
-            }
-            Err(error) if matches!(id.role, Role::Own(_)) => self.lose_own(id, &error),
-            Err(error) if self.can_do_without(id) => self.leave_unopened(id, error),
-            Err(error) => return self.handle_side_down(id.side, generation, &error, now),
-        }
-        self.settle();
-    }
-
-    /// Whether the side lives without this lane, which could not be opened: database 0's is the side's own life.
-    fn can_do_without(&self, id: LaneId) -> bool {
-        let side = &self.sides[id.side.index()];
-        let home = LaneId::shared(id.side, 0);
-        let idle = self.lane(id).is_some_and(|lane| lane.state == LaneState::Opening && lane.in_flight.is_empty());
-        idle && id != home && side.is_up() && self.lane(home).is_some_and(Lane::is_open)
-    }
-
-    fn leave_unopened(&mut self, id: LaneId, error: String) {
-        let until = self.now.us + RETRY_US;
-        let error = error.replace(['\r', '\n'], " ");
-        let side = &mut self.sides[id.side.index()];
-        side.lanes[id.slot()] = None;
-        let known = side.unopened.insert(id.slot(), Unopened { until, error: error.clone() });
-        if known.is_none_or(|known| known.error != error) {
-            self.log(true, format!("`{}`: no connection for database {}: {error}", id.side, id.db));
-        }
-        self.sessions.resume = true;
     }
 
     pub(super) fn connect(&mut self, endpoint: Endpoint) {
@@ -409,11 +346,10 @@ impl Sequencer {
         side.lanes.clear();
         side.unopened.clear();
         for (db, info) in up.lanes {
-            let id = LaneId::shared(endpoint, db);
-            if side.lanes.len() <= id.slot() {
-                side.lanes.resize_with(id.slot() + 1, || None);
-            }
-            side.lanes[id.slot()] = Some(Lane { state: LaneState::Open, info: Some(info), ..Lane::new() });
+            side.put_lane(LaneId::shared(endpoint, db), Some(Lane { state: LaneState::Open, info: Some(info), ..Lane::new() }));
+        }
+        for (db, error) in up.unopened {
+            self.leave_unopened(LaneId::shared(endpoint, db), error);
         }
         self.log(false, format!("`{endpoint}` is connected: {}", self.sides[endpoint.index()].version));
         self.check_known(endpoint, marked);
@@ -664,6 +600,13 @@ impl Sequencer {
     fn ask_again(&mut self) {
         for (id, mut flight, frame) in std::mem::take(&mut self.again) {
             flight.at = self.now.us;
+            if let Some(error) = self.unopened_error(id) {
+                self.give_up_request(&flight.what, error.as_bytes());
+                if let What::Attempt(attempt) = &flight.what {
+                    self.retry_later(id.db, attempt);
+                }
+                continue;
+            }
             if !self.lane(id).is_some_and(Lane::is_open) {
                 // Its lane is not there any more (a database without sessions, or a large request): as if it had been in doubt.
                 if let Some(owner) = Self::owner_of(&flight.what) {
@@ -700,6 +643,7 @@ impl Sequencer {
                 self.connect(endpoint);
             }
         }
+        self.tick_unopened();
         self.tick_zombies();
         let primary = &self.sides[self.primary().index()];
         let down = !primary.is_up() && self.now.us.saturating_sub(primary.down_since) >= self.settings.primary_wait_us;
@@ -709,20 +653,22 @@ impl Sequencer {
         let error =
             format!("-ERR twinlane: `{}` ({}) cannot be reached; the command was not executed\r\n", self.primary(), primary.address);
         for (_, flight, _) in std::mem::take(&mut self.again) {
-            match &flight.what {
-                What::Attempt(attempt) => {
-                    self.give_up_attempt(attempt, error.as_bytes());
-                    continue;
-                }
-                What::LastId { .. } => continue,
-                _ => {}
-            }
-            if let Some(owner) = Self::owner_of(&flight.what) {
-                self.deliver(owner, error.as_bytes(), true, None);
-                self.lower(owner);
-            }
+            self.give_up_request(&flight.what, error.as_bytes());
         }
         self.sessions.resume |= self.anybody_waits();
+    }
+
+    /// A request of a lost primary that is not asked again is answered with an error.
+    fn give_up_request(&mut self, what: &What, error: &[u8]) {
+        match what {
+            What::Attempt(attempt) => return self.give_up_attempt(attempt, error),
+            What::LastId { .. } => return,
+            _ => {}
+        }
+        if let Some(owner) = Self::owner_of(what) {
+            self.deliver(owner, error, true, None);
+            self.lower(owner);
+        }
     }
 
     /// What a connection that could not be killed may have done in its grace time is doubted once more (H1).

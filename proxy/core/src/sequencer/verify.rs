@@ -22,6 +22,7 @@ mod walk;
 pub(super) use repair::Asked as RepairAsked;
 
 use super::lane::{LaneId, What};
+use super::opening::lacks_lane;
 use super::{Now, Sequencer};
 use crate::divergence::{Divergences, VerifyResult, VerifyStatus};
 use crate::endpoint::{Db, Endpoint};
@@ -329,7 +330,12 @@ impl Sequencer {
         if self.flip.is_some() || self.holding {
             return Some("a flip is under way".into());
         }
-        let db = self.verify.pass.as_ref().and_then(|pass| pass.walk.as_ref()).map_or(0, |walk| walk.db);
+        let pass = self.verify.pass.as_ref();
+        let walked = pass.and_then(|pass| pass.walk.as_ref().map(|walk| walk.db));
+        if let Some(db) = walked.or_else(|| pass?.databases.front().copied()).filter(|db| lacks_lane(&self.sides, *db)) {
+            return Some(format!("a connection for database {db} could not be opened"));
+        }
+        let db = walked.unwrap_or(0);
         if self.settings.backfill && self.scans.doubts(db) {
             return Some(format!("database {db} is being copied"));
         }

@@ -64,6 +64,23 @@ async fn a_server_below_6_is_spoken_to_in_resp2() {
     assert!(peer.await.unwrap().starts_with("*2 $4 AUTH $2 pw *2 $5 HELLO"));
 }
 
+/// A server at `maxclients` says so and closes without reading. Where that resets the connection before our first words are written, the
+/// reason is still what it said, and not that they could not be written.
+#[tokio::test]
+async fn the_words_of_a_server_that_takes_no_more_clients_are_heard() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let target = target(&format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port()));
+    let (stream, accepted) = tokio::join!(target.connect(SECOND), listener.accept());
+    let mut peer = accepted.unwrap().0;
+    peer.write_all(b"-ERR max number of clients reached\r\n").await.unwrap();
+    peer.set_zero_linger().unwrap();
+    drop(peer);
+    let (side, address, buffer, protocol) = (Endpoint::Old, target.address(), BytesMut::new(), Protocol::Resp2);
+    let mut conn = Conn { side, address, stream: stream.unwrap(), buffer, protocol, deadline: SECOND, broken: false };
+    let error = conn.hello().await.unwrap_err().to_string();
+    assert!(error.contains("max number of clients reached"), "{error}");
+}
+
 #[tokio::test]
 async fn h5_nothing_is_sent_after_a_refused_auth() {
     let (conn, peer) = scripted(&[b"-WRONGPASS invalid username-password pair\r\n"], "redis://u:hunter2@127.0.0.1:PORT").await;
