@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use twinlane_tests::asking::ok;
 use twinlane_tests::crash::kill_again_and_again;
-use twinlane_tests::pair::{PATIENCE, Pair, until};
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::servers::Version;
 
 #[test]
 fn i4_behind_a_kill_the_keys_of_the_journal_are_repaired_and_nothing_is_walked() {
@@ -85,4 +86,29 @@ fn a_journal_that_cannot_be_read_costs_a_walk_and_no_more() {
     pair.proxy.restart().unwrap();
     assert!(pair.proxy.log().contains("it has format 250, and this version reads format 1"), "{}", pair.proxy.log_tail());
     pair.assert_equal().unwrap();
+}
+
+/// Synced or not, the death of the process alone costs nothing; without a journal everything is copied.
+#[test]
+fn every_policy_of_the_journal_outlives_the_process() {
+    for (key, value, walks) in [("SYNC", "always", false), ("SYNC", "interval", false), ("BYTES", "0", true)] {
+        let mut setup = Setup::of(Version::Redis70, Version::Redis70);
+        setup.proxy.env = vec![(format!("TWINLANE__JOURNAL__{key}"), value.to_owned())];
+        let mut pair = Pair::start(setup).unwrap();
+        let mut client = pair.client().unwrap();
+        (0..200).for_each(|n| _ = ok(&mut client, &format!("RPUSH list:{} {n}", n % 7)));
+        pair.settle().unwrap();
+        if !walks {
+            pair.wait_status("the journal to be complete", |status| status["journal"]["complete"] == true).unwrap();
+        }
+        let mut client = pair.client().unwrap();
+        pair.new.freeze().unwrap();
+        (0..50).for_each(|n| _ = ok(&mut client, &format!("RPUSH list:{} late", n % 7)));
+        pair.proxy.kill9();
+        pair.new.thaw().unwrap();
+        pair.proxy.restart().unwrap();
+        let status = pair.settle().unwrap();
+        assert_eq!(status["mirror"]["scanned_keys"] != 0, walks, "{key} = {value}: {status}\n{}", pair.proxy.log_tail());
+        pair.compare().unwrap();
+    }
 }
