@@ -124,7 +124,7 @@ pub struct World<'t> {
     kept: Option<Vec<(usize, Vec<u8>)>>,
     flushing: bool,
     quiet_since: Option<u64>,
-    /// See [`crate::verified`].
+    /// What is planted and looked for when all is quiet.
     pub finale: crate::verified::Finale,
     /// What `old` held when the proxy started.
     initial: Vec<twinlane_model::server::Db>,
