@@ -73,10 +73,11 @@ link_servers() {
     fi
 }
 
+# A free port of the two thousand from $1 on. Each use has its own range, so that no two are given the same one.
 free_port() {
     local port
     while :; do
-        port=$((20000 + RANDOM % 10000))
+        port=$(($1 + RANDOM % 2000))
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
     done
 }
@@ -91,7 +92,7 @@ stop() {
 }
 
 start() {
-    old=$(free_port) new=$(free_port) port=$(free_port) admin=$(free_port)
+    old=$(free_port 18000) new=$(free_port 20000) port=$(free_port 22000) admin=$(free_port 24000)
     for side in old new; do
         mkdir "$dir/$side"
         "$suite/src/redis-server" --port "${!side}" --save "" --dir "$dir/$side" --enable-debug-command yes --enable-protected-configs yes \
@@ -139,7 +140,7 @@ run_unit() {
         echo "$unit: left out ($(awk -F '\t' -v unit="$unit" '$1 == unit && $2 == "*" { print $3 }' "$skip"))"
         return
     fi
-    (cd "$suite" && timeout --signal=KILL "$limit" ./runtest --baseport "$(free_port)" --host 127.0.0.1 --port "$port" --single "$unit" --skipfile "$names" "${flags[@]}" </dev/null) >"$log" 2>&1 || over=$?
+    (cd "$suite" && timeout --signal=KILL "$limit" ./runtest --baseport "$(free_port 26000)" --host 127.0.0.1 --port "$port" --single "$unit" --skipfile "$names" "${flags[@]}" </dev/null) >"$log" 2>&1 || over=$?
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
     ok=$(grep -c '^\[ok\]' "$log" || true)
     err=$(grep -c '^\[err\]\|^\[exception\]' "$log" || true)
