@@ -73,11 +73,12 @@ link_servers() {
     fi
 }
 
-# A free port of the two thousand from $1 on. Each use has its own range, so that no two are given the same one.
+# A free port of the thousand from $1 on. Each use has its own range, so that no two are given the same one; all lie below those that the
+# tests' harness draws from (10,000) and the kernel (32,768).
 free_port() {
     local port
     while :; do
-        port=$(($1 + RANDOM % 2000))
+        port=$(($1 + RANDOM % 1000))
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
     done
 }
@@ -92,7 +93,7 @@ stop() {
 }
 
 start() {
-    old=$(free_port 18000) new=$(free_port 20000) port=$(free_port 22000) admin=$(free_port 24000)
+    old=$(free_port 3000) new=$(free_port 4000) port=$(free_port 5000) admin=$(free_port 6000)
     for side in old new; do
         mkdir "$dir/$side"
         "$suite/src/redis-server" --port "${!side}" --save "" --dir "$dir/$side" --enable-debug-command yes --enable-protected-configs yes \
@@ -140,7 +141,7 @@ run_unit() {
         echo "$unit: left out ($(awk -F '\t' -v unit="$unit" '$1 == unit && $2 == "*" { print $3 }' "$skip"))"
         return
     fi
-    (cd "$suite" && timeout --signal=KILL "$limit" ./runtest --baseport "$(free_port 26000)" --host 127.0.0.1 --port "$port" --single "$unit" --skipfile "$names" "${flags[@]}" </dev/null) >"$log" 2>&1 || over=$?
+    (cd "$suite" && timeout --signal=KILL "$limit" ./runtest --baseport "$(free_port 7000)" --host 127.0.0.1 --port "$port" --single "$unit" --skipfile "$names" "${flags[@]}" </dev/null) >"$log" 2>&1 || over=$?
     sed -i 's/\x1b\[[0-9;]*m//g' "$log"
     ok=$(grep -c '^\[ok\]' "$log" || true)
     err=$(grep -c '^\[err\]\|^\[exception\]' "$log" || true)
