@@ -390,6 +390,12 @@ impl Journal {
         self.facts = facts.clone();
     }
 
+    /// What the next process would find if this one ended now.
+    #[must_use]
+    pub fn left(&mut self, opening: &Opening<'_>) -> Left {
+        read((*self.pages).as_mut(), opening)
+    }
+
     /// Its memory.
     #[must_use]
     pub fn into_pages(self) -> Pages {

@@ -9,7 +9,7 @@ use crate::{Summary, commands};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::journal::{HEADER_BYTES, Journal, Left, Opening, Pages};
+use twinlane_core::journal::{HEADER_BYTES, Journal, Known, Left, Opening, Pages};
 use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
 use twinlane_core::status::{Operation, Outcome};
 use twinlane_model::{ConnId, Rng};
@@ -137,9 +137,22 @@ const SETTLE_US: u64 = 60_000_000;
 /// Remaining times to live may differ by the margin and by the time an effect was late.
 const TTL_TOLERANCE_MS: u64 = 60_000;
 
+const OPENING: Opening<'static> = Opening { installation: "simulation", boot: "once", synced: false };
+
+/// Whether the next process would doubt this key.
+fn names(left: &Left, db: Db, key: &[u8]) -> bool {
+    match left {
+        Left::Nothing | Left::Unknown(_) => true,
+        Left::Known { facts, keys } => {
+            // What a walk has not reached is not equal either.
+            let unsure = matches!(facts.databases[usize::from(db)], Known::Nothing | Known::Walked { .. });
+            unsure || keys.iter().any(|(other, named)| *other == db && named == key)
+        }
+    }
+}
+
 fn open_journal(pages: Pages) -> (Journal, Left) {
-    let opening = Opening { installation: "simulation", boot: "once", synced: false };
-    Journal::open(pages, &opening).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
+    Journal::open(pages, &OPENING).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
 }
 
 impl<'t> World<'t> {
@@ -796,9 +809,13 @@ impl<'t> World<'t> {
         if !knows || self.plan.kill_refused || self.broken.is_some() || self.finale.is_begun() {
             return;
         }
+        let left = self.core.journal_left(&OPENING);
         for (db, key, sentence) in self.differences() {
             if !self.core.explains(db, &key) {
                 self.violate(format!("I4: nothing explains this difference at {} us: {sentence}", self.now));
+            }
+            if left.as_ref().is_some_and(|left| !names(left, db, &key)) && self.core.status().mirroring {
+                self.violate(format!("I4: the journal does not name this difference at {} us: {sentence}", self.now));
             }
         }
     }

@@ -345,6 +345,8 @@ impl Sequencer {
             plain.hide(&words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
         }
         plain.wrote = block.wrote;
+        // The refused block may have been retired already: what is sent again is announced again.
+        self.intend_frame(block.db, request);
         self.append_block(lane, plain);
         self.touch_lane(lane);
         true

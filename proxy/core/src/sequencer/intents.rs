@@ -11,7 +11,7 @@ use super::lane::{Lane, LaneId};
 use crate::command::{Command, Rule};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
-use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Pages};
+use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Opening, Pages};
 use crate::limits;
 use crate::resp::encode::parse_integer;
 use crate::resp::request::Request;
@@ -71,6 +71,12 @@ impl Sequencer {
     #[must_use]
     pub fn journal_place(&self) -> Option<u64> {
         self.intents.journal.as_ref().map(Journal::head)
+    }
+
+    /// What the next process would find if this one ended now; None: there is no journal.
+    #[must_use]
+    pub fn journal_left(&mut self, opening: &Opening<'_>) -> Option<Left> {
+        self.intents.journal.as_mut().map(|journal| journal.left(opening))
     }
 
     /// The journal's memory, for who ends the sequencer in the middle and wants to know what it left.

@@ -123,6 +123,7 @@ impl Block {
 }
 
 impl Sequencer {
+    /// Sends a block. Its writes are in the journal by now (`intents.rs`).
     pub(super) fn append_block(&mut self, lane: LaneId, mut block: Block) {
         let now = self.now.us;
         if !block.plain {
