@@ -29,6 +29,8 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use twinlane_core::hyperloglog::registers;
+
 use crate::resp::{Client, Command, Value, command};
 
 /// Keys of this prefix belong to the proxy.
@@ -848,50 +850,9 @@ fn same_hyperloglog(old: &[u8], new: &[u8]) -> bool {
 }
 
 const HLL_HEADER_BYTES: usize = 16;
-const HLL_REGISTERS: usize = 16_384;
-const HLL_DENSE_BYTES: usize = HLL_HEADER_BYTES + HLL_REGISTERS * 6 / 8;
 
 fn has_hll_header(bytes: &[u8]) -> bool {
     bytes.len() >= HLL_HEADER_BYTES && bytes.starts_with(b"HYLL") && bytes[4] <= 1
-}
-
-/// The 16,384 registers of a HyperLogLog, dense or sparse; `None` for any other string.
-fn registers(bytes: &[u8]) -> Option<Vec<u8>> {
-    if !has_hll_header(bytes) {
-        return None;
-    }
-    if bytes[4] == 0 {
-        return (bytes.len() == HLL_DENSE_BYTES).then(|| dense_registers(&bytes[HLL_HEADER_BYTES..]));
-    }
-    sparse_registers(&bytes[HLL_HEADER_BYTES..])
-}
-
-/// Six bits each, the lowest bits first.
-fn dense_registers(body: &[u8]) -> Vec<u8> {
-    let register = |at: usize| {
-        let (byte, shift) = (at * 6 / 8, at * 6 % 8);
-        let pair = u16::from(body[byte]) | u16::from(body.get(byte + 1).copied().unwrap_or(0)) << 8;
-        (pair >> shift & 0b11_1111) as u8
-    };
-    (0..HLL_REGISTERS).map(register).collect()
-}
-
-/// Runs: `00xxxxxx` zeros, `01xxxxxx yyyyyyyy` many zeros, `1vvvvvxx` a value.
-fn sparse_registers(body: &[u8]) -> Option<Vec<u8>> {
-    let mut registers = Vec::with_capacity(HLL_REGISTERS);
-    let mut rest = body.iter().copied();
-    while let Some(byte) = rest.next() {
-        let (value, run) = match byte >> 6 {
-            0 => (0, usize::from(byte & 0x3f) + 1),
-            1 => (0, (usize::from(byte & 0x3f) << 8 | usize::from(rest.next()?)) + 1),
-            _ => ((byte >> 2 & 0x1f) + 1, usize::from(byte & 0b11) + 1),
-        };
-        if registers.len() + run > HLL_REGISTERS {
-            return None;
-        }
-        registers.resize(registers.len() + run, value);
-    }
-    (registers.len() == HLL_REGISTERS).then_some(registers)
 }
 
 /// The bits of a score: servers write the same number as `0.1` and as `0.10000000000000001`.

@@ -2,8 +2,22 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use twinlane_tests::asking::ok;
 use twinlane_tests::crash::kill_again_and_again;
-use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::pair::{Pair, Setup};
 use twinlane_tests::servers::Version;
+
+/// Two equal servers with keys that nobody writes again, and a journal that knows it.
+fn quiet_pair(keys: u32) -> Pair {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    (0..keys).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
+    pair.settle().unwrap();
+    complete(&pair);
+    pair
+}
+
+fn complete(pair: &Pair) {
+    pair.wait_status("the journal to be complete", |status| status["journal"]["complete"] == true).unwrap();
+}
 
 #[test]
 fn i4_behind_a_kill_the_keys_of_the_journal_are_repaired_and_nothing_is_walked() {
@@ -15,11 +29,8 @@ fn i4_behind_a_kill_the_keys_of_the_journal_are_repaired_and_nothing_is_walked()
 /// The mirror is away for longer than the process lives: what was written meanwhile is still known.
 #[test]
 fn what_was_dirty_at_the_kill_is_dirty_behind_it() {
-    let mut pair = Pair::plain().unwrap();
+    let mut pair = quiet_pair(2_000);
     let mut client = pair.client().unwrap();
-    (0..2_000).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
-    pair.settle().unwrap();
-    pair.wait_status("the journal to be complete", |status| status["journal"]["complete"] == true).unwrap();
     pair.new.freeze().unwrap();
     for n in 0..300 {
         ok(&mut client, &format!("RPUSH list:{n} a b c"));
@@ -39,11 +50,7 @@ fn what_was_dirty_at_the_kill_is_dirty_behind_it() {
 /// A server that was started anew between the two processes is not the one that the journal speaks of.
 #[test]
 fn h9_a_mirror_that_is_another_process_now_is_copied_anew() {
-    let mut pair = Pair::plain().unwrap();
-    let mut client = pair.client().unwrap();
-    (0..500).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
-    pair.settle().unwrap();
-    pair.wait_status("the journal to be complete", |status| status["journal"]["complete"] == true).unwrap();
+    let mut pair = quiet_pair(500);
     pair.proxy.kill9();
     pair.new.restart_empty().unwrap();
     pair.proxy.restart().unwrap();
@@ -54,14 +61,12 @@ fn h9_a_mirror_that_is_another_process_now_is_copied_anew() {
 /// The way there and back, each with a kill behind it.
 #[test]
 fn a_kill_behind_a_flip_walks_nothing_either() {
-    let mut pair = Pair::plain().unwrap();
-    let mut client = pair.client().unwrap();
-    (0..2_000).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
+    let mut pair = quiet_pair(2_000);
     for flip in 0..2 {
         pair.settle().unwrap();
         if flip == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
         pair.settle().unwrap();
-        until("the journal to be complete", PATIENCE, || Ok(pair.proxy.status()?["journal"]["complete"] == true)).unwrap();
+        complete(&pair);
         let mut client = pair.client().unwrap();
         ok(&mut client, &format!("APPEND text {flip}"));
         pair.proxy.kill9();
@@ -99,7 +104,7 @@ fn every_policy_of_the_journal_outlives_the_process() {
         (0..200).for_each(|n| _ = ok(&mut client, &format!("RPUSH list:{} {n}", n % 7)));
         pair.settle().unwrap();
         if !walks {
-            pair.wait_status("the journal to be complete", |status| status["journal"]["complete"] == true).unwrap();
+            complete(&pair);
         }
         let mut client = pair.client().unwrap();
         pair.new.freeze().unwrap();

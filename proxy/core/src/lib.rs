@@ -5,6 +5,7 @@ pub mod divergence;
 pub mod doubt;
 pub mod effect;
 pub mod endpoint;
+pub mod hyperloglog;
 pub mod journal;
 pub mod limits;
 pub mod resp;

@@ -120,7 +120,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
     *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
     if let (Some(file), config::Sync::Interval) = (journal_file.as_ref(), config.journal.sync) {
-        spawn_local(sync_journal(file.try_clone()?));
+        spawn_local(sync_every_second(file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
@@ -133,7 +133,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
 }
 
 /// Makes the journal durable every second.
-async fn sync_journal(file: std::fs::File) {
+async fn sync_every_second(file: std::fs::File) {
     let file = Arc::new(file);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;

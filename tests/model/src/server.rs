@@ -173,6 +173,53 @@ fn find(name: &[u8]) -> Option<&'static Row> {
     table.binary_search_by(|row| row.name.as_bytes().cmp(name)).ok().map(|at| &table[at])
 }
 
+/// What a full server says.
+pub const OOM: &str = "OOM command not allowed when used memory > 'maxmemory'.";
+
+/// Writes that ask for no memory: rows of redis 7.0 that write and are not marked `denyoom`.
+const FREES: &[&str] = &[
+    "del",
+    "expire",
+    "expireat",
+    "flushall",
+    "flushdb",
+    "getdel",
+    "getex",
+    "hdel",
+    "lmpop",
+    "lpop",
+    "lrem",
+    "ltrim",
+    "move",
+    "persist",
+    "pexpire",
+    "pexpireat",
+    "rename",
+    "renamenx",
+    "rpop",
+    "smove",
+    "spop",
+    "srem",
+    "swapdb",
+    "unlink",
+    "xack",
+    "xautoclaim",
+    "xclaim",
+    "xdel",
+    "xgroup|delconsumer",
+    "xgroup|destroy",
+    "xgroup|setid",
+    "xreadgroup",
+    "xtrim",
+    "zmpop",
+    "zpopmax",
+    "zpopmin",
+    "zrem",
+    "zremrangebylex",
+    "zremrangebyrank",
+    "zremrangebyscore",
+];
+
 /// The server. Creating one costs a few allocations; cloning its data is only done by the caller's wish.
 #[derive(Debug)]
 pub struct ModelServer {
@@ -180,6 +227,8 @@ pub struct ModelServer {
     pub dbs: Vec<Db>,
     /// While set, every write is refused with this text (`OOM command not allowed when used memory > 'maxmemory'.`, say).
     pub refuse_with: Option<String>,
+    /// Its memory is used up: what asks for more is refused, and so is everything inside MULTI (redis 7.0 server.c processCommand).
+    pub full: bool,
     /// The RDB version in `DUMP` payloads, and the highest that `RESTORE` takes: 10 is Redis 7.0, 9 is 6.2 and before.
     pub rdb_version: u16,
     /// Commands executed since creation (queued ones count when EXEC runs them).
@@ -212,6 +261,7 @@ impl ModelServer {
         ModelServer {
             dbs: std::iter::repeat_with(Db::new).take(databases).collect(),
             refuse_with: None,
+            full: false,
             rdb_version: 10,
             executed: 0,
             evicted_keys: 0,
@@ -512,6 +562,11 @@ impl ModelServer {
             conn.queue_failed |= conn.queue.is_some();
             return conn.out.error(text);
         }
+        let asks_memory = row.flags & WRITE != 0 && !FREES.contains(&row.name);
+        if self.full && row.flags & NOW == 0 && (asks_memory || conn.queue.is_some()) {
+            conn.queue_failed |= conn.queue.is_some();
+            return conn.out.error(OOM);
+        }
         if row.flags & NOW == 0
             && let Some(queue) = &mut conn.queue
         {
@@ -598,9 +653,12 @@ impl ModelServer {
                 resolve(&args).ok().map(|row| (row, args))
             })
             .collect();
-        if let Some(text) = &self.refuse_with
-            && rows.iter().any(|(row, _)| row.flags & WRITE != 0)
-        {
+        let writes = |row: &Row| row.flags & WRITE != 0;
+        let refusal = match &self.refuse_with {
+            Some(text) => rows.iter().any(|(row, _)| writes(row)).then_some(text.as_str()),
+            None => (self.full && rows.iter().any(|(row, _)| writes(row) && !FREES.contains(&row.name))).then_some(OOM),
+        };
+        if let Some(text) = refusal {
             return conn.out.error(&format!("EXECABORT Transaction discarded because of: {text}"));
         }
         conn.out.array(rows.len());

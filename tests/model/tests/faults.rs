@@ -1,6 +1,6 @@
 //! The faults that a simulation injects: each does to the model what it does to a real server, and nothing else.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-use twinlane_model::server::encode;
+use twinlane_model::server::{OOM, encode};
 use twinlane_model::{ConnId, ModelServer, diff};
 
 const NOW: u64 = 1_000_000;
@@ -46,15 +46,28 @@ fn a_frame_in_two_pieces_is_one_command() {
 fn refused_writes_change_nothing_and_abort_a_transaction() {
     let mut server = ModelServer::new(1, 1);
     let conn = server.open();
-    let oom = "OOM command not allowed when used memory > 'maxmemory'.";
     ask(&mut server, conn, "MULTI", NOW);
     ask(&mut server, conn, "SET k 1", NOW);
-    server.refuse_with = Some(oom.to_string());
-    assert_eq!(ask(&mut server, conn, "EXEC", NOW), format!("-EXECABORT Transaction discarded because of: {oom}\r\n"));
-    assert_eq!(ask(&mut server, conn, "SET k 1", NOW), format!("-{oom}\r\n"));
+    server.refuse_with = Some(OOM.to_string());
+    assert_eq!(ask(&mut server, conn, "EXEC", NOW), format!("-EXECABORT Transaction discarded because of: {OOM}\r\n"));
+    assert_eq!(ask(&mut server, conn, "SET k 1", NOW), format!("-{OOM}\r\n"));
     assert_eq!(ask(&mut server, conn, "GET k", NOW), "$-1\r\n");
     server.refuse_with = None;
     assert_eq!(ask(&mut server, conn, "SET k 1", NOW), "+OK\r\n");
+}
+
+#[test]
+fn a_full_server_takes_what_frees_memory_outside_of_a_transaction_alone() {
+    let mut server = ModelServer::new(1, 1);
+    let conn = server.open();
+    ask(&mut server, conn, "SET k 1", NOW);
+    server.full = true;
+    assert_eq!(ask(&mut server, conn, "SET k 2", NOW), format!("-{OOM}\r\n"));
+    assert_eq!(ask(&mut server, conn, "MULTI", NOW), "+OK\r\n");
+    assert_eq!(ask(&mut server, conn, "GET k", NOW), format!("-{OOM}\r\n"));
+    assert_eq!(ask(&mut server, conn, "EXEC", NOW), "-EXECABORT Transaction discarded because of previous errors.\r\n");
+    assert_eq!(ask(&mut server, conn, "GET k", NOW), "$1\r\n1\r\n");
+    assert_eq!(ask(&mut server, conn, "DEL k", NOW), ":1\r\n");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub enum Fault {
     Full { side: Endpoint, us: u64 },
     /// Whoever is the mirror then refuses writes for a while.
     Refuse { us: u64 },
+    /// Whoever is the primary then has used up its memory for a while.
+    PrimaryFull { us: u64 },
     /// Whoever is the mirror then evicts a few keys.
     Evict,
     /// The operator moves the role; with a refusal that begins while the flip drains.
@@ -223,6 +225,7 @@ impl Plan {
             }
         }
         plan.draw_verifies(options);
+        plan.draw_full();
         plan
     }
 
@@ -242,6 +245,19 @@ impl Plan {
                 let at = r.below(self.traffic_us);
                 self.faults.push((at, Fault::Verify));
             }
+        }
+    }
+
+    /// Drawn apart, for the same reason. Databases are emptied and swapped on a full primary too.
+    fn draw_full(&mut self) {
+        let r = &mut Rng::new(self.seed ^ 0x6675_6c6c);
+        if self.import || !r.one_in(6) {
+            return;
+        }
+        self.barriers |= r.one_in(2);
+        for _ in 0..1 + r.index(3) {
+            let at = r.below(self.traffic_us);
+            self.faults.push((at, Fault::PrimaryFull { us: 1_000 + r.below(300_000) }));
         }
     }
 

@@ -12,6 +12,7 @@ use twinlane_core::endpoint::{Db, Endpoint};
 use twinlane_core::journal::{HEADER_BYTES, Journal, Known, Left, Opening, Pages};
 use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
 use twinlane_core::status::{Operation, Outcome};
+use twinlane_model::server::OOM;
 use twinlane_model::{ConnId, Rng};
 
 /// Something that happens at a time.
@@ -140,15 +141,16 @@ const TTL_TOLERANCE_MS: u64 = 60_000;
 const OPENING: Opening<'static> = Opening { installation: "simulation", boot: "once", synced: false };
 
 /// Whether the next process would doubt this key.
-fn names(left: &Left, db: Db, key: &[u8]) -> bool {
-    match left {
-        Left::Nothing | Left::Unknown(_) => true,
-        Left::Known { facts, keys } => {
-            // What a walk has not reached is not equal either.
-            let unsure = matches!(facts.databases[usize::from(db)], Known::Nothing | Known::Walked { .. });
-            unsure || keys.iter().any(|(other, named)| *other == db && named == key)
-        }
-    }
+fn names(left: &Left, sites: &[Site; 2], db: Db, key: &[u8]) -> bool {
+    let Left::Known { facts, keys } = left else { return true };
+    // It believes nothing of another server, or of one that has lost its mark.
+    let known = |side: Endpoint| {
+        let server = &sites[side.index()].server;
+        facts.run_ids[side.index()] == server.run_id() && server.dbs[0].contains_key(RECORD_KEY)
+    };
+    // What a walk has not reached is not equal either.
+    let unsure = matches!(facts.databases[usize::from(db)], Known::Nothing | Known::Walked { .. });
+    unsure || !Endpoint::BOTH.into_iter().all(known) || keys.iter().any(|(other, named)| *other == db && named == key)
 }
 
 fn open_journal(pages: Pages) -> (Journal, Left) {
@@ -317,7 +319,10 @@ impl<'t> World<'t> {
             Event::Saved { record, process } if process == self.process => self.saved(record),
             Event::Ask { .. } | Event::Open { .. } | Event::OpenLane { .. } | Event::Look { .. } | Event::Saved { .. } => {}
             Event::Strike(fault) => self.strike(fault),
-            Event::Accept(side) => self.sites[side.index()].server.refuse_with = None,
+            Event::Accept(side) => {
+                let server = &mut self.sites[side.index()].server;
+                (server.refuse_with, server.full) = (None, false);
+            }
             Event::Explain => self.explain(),
             Event::Settle => return self.settle(),
         }
@@ -645,6 +650,7 @@ impl<'t> World<'t> {
             Fault::Freeze { side, us } => self.sites[side.index()].frozen_until = self.now + us,
             Fault::Full { side, us } => self.sites[side.index()].full_until = self.now + us,
             Fault::Refuse { us } => self.refuse(us),
+            Fault::PrimaryFull { us } => self.fill_up(us),
             Fault::Evict => self.evict(),
             Fault::Flip { refused } => self.flip(refused),
             Fault::Toggle => self.toggle(),
@@ -703,7 +709,14 @@ impl<'t> World<'t> {
     fn refuse(&mut self, us: u64) {
         self.rules.refused = true;
         let side = self.core.primary().other();
-        self.sites[side.index()].server.refuse_with = Some("OOM command not allowed when used memory > 'maxmemory'.".into());
+        self.sites[side.index()].server.refuse_with = Some(OOM.into());
+        self.at(self.now + us, Event::Accept(side));
+    }
+
+    fn fill_up(&mut self, us: u64) {
+        self.rules.refused = true;
+        let side = self.core.primary();
+        self.sites[side.index()].server.full = true;
         self.at(self.now + us, Event::Accept(side));
     }
 
@@ -814,7 +827,7 @@ impl<'t> World<'t> {
             if !self.core.explains(db, &key) {
                 self.violate(format!("I4: nothing explains this difference at {} us: {sentence}", self.now));
             }
-            if left.as_ref().is_some_and(|left| !names(left, db, &key)) && self.core.status().mirroring {
+            if left.as_ref().is_some_and(|left| !names(left, &self.sites, db, &key)) && self.core.status().mirroring {
                 self.violate(format!("I4: the journal does not name this difference at {} us: {sentence}", self.now));
             }
         }
@@ -833,7 +846,7 @@ impl<'t> World<'t> {
             self.note(|| "traffic and faults end".into());
             for site in &mut self.sites {
                 (site.frozen_until, site.away_until, site.full_until) = (self.now, self.now, self.now);
-                site.server.refuse_with = None;
+                (site.server.refuse_with, site.server.full) = (None, false);
             }
             for side in Endpoint::BOTH {
                 self.start_steps(side);

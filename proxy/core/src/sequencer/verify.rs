@@ -13,7 +13,6 @@
 
 mod digest;
 mod exam;
-mod hyperloglog;
 mod judge;
 mod plants;
 mod repair;

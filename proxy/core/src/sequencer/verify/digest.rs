@@ -5,7 +5,7 @@
 //! The numbers are keyed, so that clients, who choose the values, cannot make two different ones look alike.
 
 use super::super::image::field;
-use super::hyperloglog::registers;
+use crate::hyperloglog::registers;
 use crate::resp::reply::Reply;
 use std::hash::{BuildHasher, Hasher};
 

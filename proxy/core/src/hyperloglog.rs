@@ -6,7 +6,8 @@ const REGISTERS: usize = 16_384;
 const DENSE_BYTES: usize = HEADER_BYTES + REGISTERS * 6 / 8;
 
 /// The 16,384 registers of a whole HyperLogLog; None for every other string.
-pub(super) fn registers(bytes: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn registers(bytes: &[u8]) -> Option<Vec<u8>> {
     if bytes.len() < HEADER_BYTES || !bytes.starts_with(b"HYLL") {
         return None;
     }
