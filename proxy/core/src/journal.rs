@@ -9,8 +9,10 @@
 //! the head. Where a bound is reached the journal says that it knows nothing, which is always true and costs a copy of everything.
 //!
 //! What is stored is read by the next process of the same machine, or of another version: the layout is [`FORMAT`], numbers are little
-//! endian, and stores happen in program order (the kernel keeps the pages however the process ends). Where pages are synced, records carry
-//! sums, for the machine that loses its power: they tell a page that was never written.
+//! endian, and stores happen in program order (the kernel keeps the pages however the process ends). A machine that loses its power keeps
+//! what was synced, and any piece of what came later in any order. So where pages are synced, each sync is preceded by a *seal*: a copy of
+//! the header with its sum, in one of two places by turns, and each record carries a sum of its place and its bytes. The next start of the
+//! machine believes the youngest whole seal, the records below its head, and those behind that are whole.
 
 use crate::endpoint::Db;
 use crate::limits::DATABASES_MAX;
@@ -18,10 +20,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Version of the layout.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-/// Bytes in front of the ring.
-pub const HEADER_BYTES: usize = 8192;
+/// Bytes in front of the ring: the header, and two seals.
+pub const HEADER_BYTES: usize = 20_480;
 
 /// The least ring: 16 KiB.
 pub const RING_BYTES_MIN: usize = 16 * 1024;
@@ -126,6 +128,8 @@ pub struct Journal {
     /// Times a bound was reached.
     overflows: u64,
     records: u64,
+    changes: u64,
+    seals: u64,
 }
 
 impl std::fmt::Debug for Journal {
@@ -171,7 +175,13 @@ const DATABASE: usize = 16;
 /// Bytes of a record in front of its key: length (2), database (1), kind (1), sum (4).
 const RECORD: usize = 8;
 
-const _: () = assert!(AT_DATABASES + DATABASES_MAX * DATABASE <= HEADER_BYTES && DATABASES_MAX <= 256);
+/// Bytes of the header that a seal copies.
+const SEALED: usize = AT_DATABASES + DATABASES_MAX * DATABASE;
+/// Where the first seal stands: its number (8), its sum (8), the copy.
+const AT_SEALS: usize = 8192;
+const SEAL: usize = 6144;
+
+const _: () = assert!(SEALED <= AT_SEALS && 16 + SEALED <= SEAL && AT_SEALS + 2 * SEAL <= HEADER_BYTES && DATABASES_MAX <= 256);
 
 impl Journal {
     /// Reads what an earlier process left in these pages, and goes on in them. They are [`HEADER_BYTES`] and a power of two of at
@@ -183,21 +193,25 @@ impl Journal {
         if capacity < RING_BYTES_MIN || !capacity.is_power_of_two() {
             return None;
         }
-        let left = read(memory, opening);
-        let (head, tail) = match &left {
+        let Found { left, head, tail, seal } = read(memory, opening);
+        if let Some(at) = seal {
+            memory.copy_within(at + 16..at + 16 + SEALED, 0);
+        }
+        match &left {
             Left::Known { facts, .. } => {
                 // What a wide record said must outlive the record.
                 for (number, known) in facts.databases.iter().enumerate() {
                     put_known(&mut memory[AT_DATABASES + number * DATABASE..][..DATABASE], *known);
                 }
-                (number(memory, AT_HEAD), number(memory, AT_TAIL))
+                put(memory, AT_HEAD, head);
             }
-            Left::Nothing | Left::Unknown(_) => {
-                // The magic goes last: half a header is none.
-                memory[..HEADER_BYTES].fill(0);
-                (0, 0)
-            }
-        };
+            // The magic goes last: half a header is none.
+            Left::Nothing | Left::Unknown(_) => memory[..HEADER_BYTES].fill(0),
+        }
+        if !opening.synced {
+            // A seal of the time when there were syncs says less and less.
+            memory[AT_SEALS..HEADER_BYTES].fill(0);
+        }
         memory[AT_FORMAT..AT_FORMAT + 4].copy_from_slice(&FORMAT.to_le_bytes());
         put(memory, AT_CAPACITY, capacity as u64);
         put_text(memory, AT_BOOT, opening.boot);
@@ -211,7 +225,9 @@ impl Journal {
             _ => Facts::default(),
         };
         let summed = opening.synced;
-        Some((Journal { pages, capacity: capacity as u64, head, tail, full: false, summed, facts, overflows: 0, records: 0 }, left))
+        let seals = newest_seal(memory).map_or(0, |at| number(memory, at));
+        let capacity = capacity as u64;
+        Some((Journal { pages, capacity, head, tail, full: false, summed, facts, overflows: 0, records: 0, changes: 1, seals }, left))
     }
 
     /// A request that may write this key leaves for the primary next.
@@ -255,6 +271,7 @@ impl Journal {
         compiler_fence(Ordering::SeqCst);
         self.head += needed;
         self.records += 1;
+        self.changes += 1;
         put(memory, AT_HEAD, self.head);
     }
 
@@ -262,6 +279,7 @@ impl Journal {
     fn overflow(&mut self) {
         self.full = true;
         self.overflows += 1;
+        self.changes += 1;
         let memory = (*self.pages).as_mut();
         memory[AT_COMPLETE] = 0;
     }
@@ -285,6 +303,7 @@ impl Journal {
         if !self.full {
             compiler_fence(Ordering::SeqCst);
             (*self.pages).as_mut()[AT_COMPLETE] = 1;
+            self.changes += 1;
         }
     }
 
@@ -298,6 +317,23 @@ impl Journal {
     #[must_use]
     pub fn head(&self) -> u64 {
         self.head
+    }
+
+    /// Rises with everything that must be durable before what it announces is sent, where that is asked for.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The pages are about to be synced: what they say now is what another start of the machine is to believe.
+    pub fn seal(&mut self) {
+        self.seals += 1;
+        let memory = (*self.pages).as_mut();
+        let at = AT_SEALS + (self.seals & 1) as usize * SEAL;
+        memory.copy_within(..SEALED, at + 16);
+        put(memory, at, self.seals);
+        let sum = seal_sum(memory, at);
+        put(memory, at + 8, sum);
     }
 
     /// Bytes between tail and head.
@@ -388,12 +424,13 @@ impl Journal {
             }
         }
         self.facts = facts.clone();
+        self.changes += 1;
     }
 
-    /// What the next process would find if this one ended now.
+    /// Its memory, as it stands.
     #[must_use]
-    pub fn left(&mut self, opening: &Opening<'_>) -> Left {
-        read((*self.pages).as_mut(), opening)
+    pub fn bytes(&mut self) -> &[u8] {
+        (*self.pages).as_mut()
     }
 
     /// Its memory.
@@ -504,43 +541,72 @@ fn known(from: &[u8]) -> Known {
     }
 }
 
+/// Of the sealed bytes, and of which seal they are.
+fn seal_sum(memory: &[u8], at: usize) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, _) = memory[at + 16..at + 16 + SEALED].as_chunks::<8>();
+    let fold = |sum: u64, word: &[u8; 8]| (sum ^ u64::from_le_bytes(*word)).wrapping_mul(FACTOR).rotate_left(29);
+    words.iter().fold(number(memory, at).wrapping_mul(FACTOR) | 1, fold)
+}
+
+/// Where the youngest whole seal is.
+fn newest_seal(memory: &[u8]) -> Option<usize> {
+    let whole = |at: &usize| number(memory, *at) > 0 && number(memory, *at + 8) == seal_sum(memory, *at);
+    [AT_SEALS, AT_SEALS + SEAL].into_iter().filter(whole).max_by_key(|at| number(memory, *at))
+}
+
+/// What the pages hold.
+struct Found {
+    left: Left,
+    head: u64,
+    tail: u64,
+    /// The seal that was believed instead of the header.
+    seal: Option<usize>,
+}
+
 /// What an earlier process wrote.
-fn read(memory: &[u8], opening: &Opening<'_>) -> Left {
-    if memory[..8] != *MAGIC {
-        return if memory[..HEADER_BYTES].iter().all(|byte| *byte == 0) {
-            Left::Nothing
-        } else {
-            Left::Unknown("it is no journal of Twinlane's, or was never begun".into())
-        };
+fn read(memory: &[u8], opening: &Opening<'_>) -> Found {
+    let found = |left: Left| Found { left, head: 0, tail: 0, seal: None };
+    let unknown = |why: String| found(Left::Unknown(why));
+    if memory[..HEADER_BYTES].iter().all(|byte| *byte == 0) {
+        return found(Left::Nothing);
     }
-    let format = u32::from_le_bytes([memory[AT_FORMAT], memory[AT_FORMAT + 1], memory[AT_FORMAT + 2], memory[AT_FORMAT + 3]]);
+    // This start of the machine has every byte that was stored; another one what was synced.
+    let coherent = memory[..8] == *MAGIC && text(memory, AT_BOOT) == opening.boot;
+    let seal = if coherent { None } else { newest_seal(memory) };
+    let header = &memory[seal.map_or(0, |at| at + 16)..][..SEALED];
+    if header[..8] != *MAGIC {
+        return unknown("it is no journal of Twinlane's, or was never begun".into());
+    }
+    let format = u32::from_le_bytes([header[AT_FORMAT], header[AT_FORMAT + 1], header[AT_FORMAT + 2], header[AT_FORMAT + 3]]);
     if format != FORMAT {
-        return Left::Unknown(format!("it has format {format}, and this version reads format {FORMAT}"));
+        return unknown(format!("it has format {format}, and this version reads format {FORMAT}"));
     }
-    if text(memory, AT_INSTALLATION) != opening.installation {
-        return Left::Unknown("it is of another installation".into());
+    if text(header, AT_INSTALLATION) != opening.installation {
+        return unknown("it is of another installation".into());
+    }
+    if !coherent && seal.is_none() {
+        return unknown("the machine was started anew, and the journal was not synced (journal.sync = \"none\")".into());
     }
     let capacity = (memory.len() - HEADER_BYTES) as u64;
-    let (head, tail) = (number(memory, AT_HEAD), number(memory, AT_TAIL));
-    if number(memory, AT_CAPACITY) != capacity || tail > head || head - tail > capacity {
-        return Left::Unknown("its size has changed, or it is damaged".into());
+    let (head, tail) = (number(header, AT_HEAD), number(header, AT_TAIL));
+    if number(header, AT_CAPACITY) != capacity || tail > head || head - tail > capacity {
+        return unknown("its size has changed, or it is damaged".into());
     }
-    if memory[AT_COMPLETE] != 1 {
-        return Left::Unknown("it was full: more keys were in doubt than it holds".into());
-    }
-    if text(memory, AT_BOOT) != opening.boot && memory[AT_SYNCED] == 0 {
-        return Left::Unknown("the machine was started anew, and the journal was not synced (journal.sync = \"none\")".into());
+    if header[AT_COMPLETE] != 1 {
+        return unknown("it was full: more keys were in doubt than it holds".into());
     }
     let mut facts = Facts {
-        epoch: number(memory, AT_EPOCH),
-        run_ids: [text(memory, AT_RUN_IDS), text(memory, AT_RUN_IDS + TEXT)],
-        evicted_keys: [AT_EVICTED, AT_EVICTED + 8].map(|at| Some(number(memory, at)).filter(|keys| *keys != u64::MAX)),
-        databases: (0..DATABASES_MAX).map(|number| known(&memory[AT_DATABASES + number * DATABASE..][..DATABASE])).collect(),
+        epoch: number(header, AT_EPOCH),
+        run_ids: [text(header, AT_RUN_IDS), text(header, AT_RUN_IDS + TEXT)],
+        evicted_keys: [AT_EVICTED, AT_EVICTED + 8].map(|at| Some(number(header, at)).filter(|keys| *keys != u64::MAX)),
+        databases: (0..DATABASES_MAX).map(|number| known(&header[AT_DATABASES + number * DATABASE..][..DATABASE])).collect(),
     };
-    let summed = memory[AT_SYNCED] == 1;
+    let summed = header[AT_SYNCED] == 1;
+    let end = if seal.is_some() { tail + capacity } else { head };
     let mut keys = BTreeSet::new();
-    let mut place = tail;
-    while place < head {
+    let (mut place, mut read_to) = (tail, tail);
+    while place < end {
         let at = place & (capacity - 1);
         let rest = capacity - at;
         if rest < RECORD as u64 {
@@ -550,7 +616,10 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Left {
         let record = Record::read(&memory[HEADER_BYTES + at as usize..]);
         let whole = |record: &Record<'_>| !summed || record.sum == sum(place, record.kind, record.db, record.key);
         let Some(record) = record.filter(whole) else {
-            return Left::Unknown(format!("its record at {place} is torn"));
+            if place >= head {
+                break;
+            }
+            return unknown(format!("its record at {place} is torn"));
         };
         match record.kind {
             Kind::Pad => {
@@ -563,8 +632,9 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Left {
             }
         }
         place += (RECORD + record.key.len()) as u64;
+        read_to = place;
     }
-    Left::Known { facts, keys: keys.into_iter().collect() }
+    Found { left: Left::Known { facts, keys: keys.into_iter().collect() }, head: read_to.max(head), tail, seal }
 }
 
 #[cfg(test)]

@@ -120,7 +120,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
     *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
     if let (Some(file), config::Sync::Interval) = (journal_file.as_ref(), config.journal.sync) {
-        spawn_local(sync_every_second(file.try_clone()?));
+        spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
@@ -133,16 +133,15 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
 }
 
 /// Makes the journal durable every second.
-async fn sync_every_second(file: std::fs::File) {
+async fn sync_every_second(shell: Rc<Shell>, file: std::fs::File) {
     let file = Arc::new(file);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
+        shell.core.borrow_mut().seal_journal();
         let synced = file.clone();
-        match tokio::task::spawn_blocking(move || synced.sync_data()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!("the journal was not synced: {error}"),
-            Err(error) => tracing::error!("the journal was not synced: {error}"),
-        }
+        let outcome = tokio::task::spawn_blocking(move || synced.sync_data()).await;
+        let failure = outcome.map_err(|error| error.to_string()).and_then(|synced| synced.map_err(|error| error.to_string())).err();
+        shell.with(|core, _| core.handle_journal_synced(failure.as_deref()));
     }
 }
 
@@ -184,7 +183,7 @@ impl Shell {
                 // What went on because there was room has replies of its own, and nothing else would write them.
                 continue;
             }
-            self.sync_journal(&core);
+            self.sync_journal(&mut core);
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
                 self.lanes.wake(lane);
@@ -200,15 +199,15 @@ impl Shell {
 
     /// Under `journal.sync = "always"`: what was written into the journal is durable before the lanes send. It holds everything up, which
     /// is what the operator asked for.
-    fn sync_journal(&self, core: &Sequencer) {
-        let (Some((file, synced)), Some(place)) = (&self.journal, core.journal_place()) else { return };
-        if synced.get() == place {
+    fn sync_journal(&self, core: &mut Sequencer) {
+        let (Some((file, synced)), Some(changes)) = (&self.journal, core.journal_changes()) else { return };
+        if synced.get() == changes {
             return;
         }
-        match file.sync_data() {
-            Ok(()) => synced.set(place),
-            Err(error) => tracing::error!("the journal was not synced: {error}; check the disk"),
-        }
+        core.seal_journal();
+        let failure = file.sync_data().err();
+        core.handle_journal_synced(failure.map(|error| error.to_string()).as_deref());
+        synced.set(changes);
     }
 
     fn act(&self, action: Action) {

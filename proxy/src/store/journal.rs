@@ -32,14 +32,19 @@ pub fn open_journal(
         return Ok(None);
     }
     let failed = |reason: io::Error| StoreError::Journal { directory: directory.to_owned(), bytes: settings.bytes, reason };
-    let (memory, file) = twinlane_mapped::map(&directory.join("journal"), HEADER_BYTES + settings.bytes).map_err(failed)?;
+    let (path, bytes) = (directory.join("journal"), HEADER_BYTES + settings.bytes);
+    let resized = std::fs::metadata(&path).is_ok_and(|found| found.len() != bytes as u64);
+    let (memory, file) = twinlane_mapped::map(&path, bytes).map_err(failed)?;
     let opening = Opening { installation, boot: &boot()?, synced: settings.sync != config::Sync::None };
     let opened = Journal::open(Box::new(memory), &opening);
     let (journal, left) = opened.ok_or_else(|| failed(io::Error::other("its size is no power of two of at least 65536")))?;
     let left = match (distrust, left) {
         (Some(why), Left::Known { .. }) => Left::Unknown(why.to_owned()),
+        (_, Left::Nothing) if resized => Left::Unknown("it was of another size: of another version, or journal.bytes has changed".into()),
         (_, left) => left,
     };
+    // What is not to be believed any more must not come back with the next start of the machine.
+    file.sync_data().map_err(failed)?;
     Ok(Some(Opened { journal, left, file }))
 }
 

@@ -50,6 +50,8 @@ pub enum Fault {
     Toggle,
     /// The proxy is killed and started again.
     ProxyDies,
+    /// The machine below it loses its power: of what was not synced, any sector may be there or not.
+    MachineDies,
     /// Some clients hang up.
     ClientsLeave,
     /// The operator begins a verify.
@@ -108,6 +110,8 @@ pub struct Plan {
     pub import: bool,
     /// Bytes of the journal's ring, which outlives the proxy; None: there is no journal.
     pub journal: Option<usize>,
+    /// The journal is synced before what it announces is sent.
+    pub journal_synced: bool,
     /// Longest time the record takes to become durable.
     pub save_us: u64,
     /// Time between two looks at a side.
@@ -197,6 +201,7 @@ impl Plan {
             leftover: !import && r.one_in(3),
             import,
             journal: None,
+            journal_synced: false,
             save_us: if r.one_in(5) { 400_000 } else { 15_000 },
             probe_us: 50_000 + r.below(950_000),
             verified: false,
@@ -226,6 +231,7 @@ impl Plan {
         }
         plan.draw_verifies(options);
         plan.draw_full();
+        plan.draw_machine();
         plan
     }
 
@@ -258,6 +264,18 @@ impl Plan {
         for _ in 0..1 + r.index(3) {
             let at = r.below(self.traffic_us);
             self.faults.push((at, Fault::PrimaryFull { us: 1_000 + r.below(300_000) }));
+        }
+    }
+
+    /// Drawn apart, for the same reason.
+    fn draw_machine(&mut self) {
+        let r = &mut Rng::new(self.seed ^ 0x706f_7765_72);
+        self.journal_synced = r.one_in(3);
+        if !self.import && r.one_in(3) {
+            for _ in 0..1 + r.index(2) {
+                let at = r.below(self.traffic_us);
+                self.faults.push((at, Fault::MachineDies));
+            }
         }
     }
 

@@ -104,6 +104,10 @@ pub struct World<'t> {
     began: u64,
     /// Counts lives of the proxy.
     pub process: u32,
+    /// Counts starts of the machine.
+    boot: u32,
+    /// Changes of the journal when it was synced last, and its bytes then.
+    synced: (u64, Vec<u8>),
     clients: Vec<Client>,
     subscribers: Vec<Subscriber>,
     waiters: Vec<Waiter>,
@@ -138,8 +142,6 @@ const SETTLE_US: u64 = 60_000_000;
 /// Remaining times to live may differ by the margin and by the time an effect was late.
 const TTL_TOLERANCE_MS: u64 = 60_000;
 
-const OPENING: Opening<'static> = Opening { installation: "simulation", boot: "once", synced: false };
-
 /// Whether the next process would doubt this key.
 fn names(left: &Left, sites: &[Site; 2], db: Db, key: &[u8]) -> bool {
     let Left::Known { facts, keys } = left else { return true };
@@ -154,9 +156,14 @@ fn names(left: &Left, sites: &[Site; 2], db: Db, key: &[u8]) -> bool {
     unsure || !Endpoint::BOTH.into_iter().all(known) || keys.iter().any(|(other, named)| *other == db && named == key)
 }
 
-fn open_journal(pages: Pages) -> (Journal, Left) {
-    Journal::open(pages, &OPENING).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
+fn open_journal(pages: Pages, boot: u32, synced: bool) -> (Journal, Left) {
+    let boot = boot.to_string();
+    let opening = Opening { installation: "simulation", boot: &boot, synced };
+    Journal::open(pages, &opening).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
 }
+
+/// Bytes that a disk writes as a whole.
+const SECTOR: usize = 512;
 
 impl<'t> World<'t> {
     pub fn new(plan: Plan, options: &Options, trace: &'t mut Vec<String>) -> World<'t> {
@@ -174,7 +181,7 @@ impl<'t> World<'t> {
             site.server.run(0, &[b"SET", RECORD_KEY, b"mark"], clock);
         }
         let rules = Rules { own: !plan.barriers, strict: matches!(plan.settings.ack, Ack::Both { strict: true, .. }), ..Rules::default() };
-        let journal = plan.journal.map(|ring| open_journal(Box::new(vec![0u8; HEADER_BYTES + ring])));
+        let journal = plan.journal.map(|ring| open_journal(Box::new(vec![0u8; HEADER_BYTES + ring]), 1, plan.journal_synced));
         let core = Sequencer::new(plan.settings.clone(), record.clone(), ["old:1".into(), "new:2".into()], false, journal);
         let initial = sites[0].server.snapshot();
         let subscribers = (0..plan.subscribers).map(|_| Subscriber::default()).collect();
@@ -190,6 +197,8 @@ impl<'t> World<'t> {
             rules,
             began: 0,
             process: 1,
+            boot: 1,
+            synced: (0, Vec::new()),
             clients,
             subscribers,
             waiters,
@@ -378,6 +387,7 @@ impl<'t> World<'t> {
             }
             let clock = self.clock();
             self.core.handle_output_room(clock);
+            self.sync_journal();
             while let Some(lane) = self.core.poll_lane() {
                 self.core.handle_lane_polled(lane);
                 self.wake_lane(lane);
@@ -657,7 +667,8 @@ impl<'t> World<'t> {
             Fault::Evict => self.evict(),
             Fault::Flip { refused } => self.flip(refused),
             Fault::Toggle => self.toggle(),
-            Fault::ProxyDies => self.proxy_dies(),
+            Fault::ProxyDies => self.proxy_dies(false),
+            Fault::MachineDies => self.proxy_dies(true),
             Fault::ClientsLeave => self.clients_leave(),
             Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
         }
@@ -783,7 +794,7 @@ impl<'t> World<'t> {
     }
 
     /// `kill -9` and a start from the durable record; the one that was being written may be there or not.
-    fn proxy_dies(&mut self) {
+    fn proxy_dies(&mut self, power: bool) {
         for side in Endpoint::BOTH {
             self.drop_side(side);
         }
@@ -806,11 +817,47 @@ impl<'t> World<'t> {
         let record = self.durable.clone();
         self.note(|| format!("the proxy starts again: {record:?}, lost {lost}"));
         let addresses = ["old:1".into(), "new:2".into()];
-        let journal = self.core.take_pages().map(open_journal);
+        self.boot += u32::from(power);
+        let journal = self.core.take_pages().map(|mut pages| {
+            if power {
+                self.lose_power((*pages).as_mut());
+            }
+            open_journal(pages, self.boot, self.plan.journal_synced)
+        });
         self.summary.restarts[usize::from(matches!(journal, Some((_, Left::Known { .. }))))] += 1;
         self.note(|| format!("the journal: {:?}", journal.as_ref().map(|(_, left)| left)));
         self.core = Sequencer::new(self.plan.settings.clone(), self.durable.clone(), addresses, lost, journal);
+        self.synced = (0, self.core.journal_bytes().map(<[u8]>::to_vec).unwrap_or_default());
         self.flush();
+    }
+
+    fn sync_journal(&mut self) {
+        let Some(changes) = self.core.journal_changes().filter(|changes| self.plan.journal_synced && *changes != self.synced.0) else {
+            return;
+        };
+        self.core.seal_journal();
+        self.synced = (changes, self.core.journal_bytes().map(<[u8]>::to_vec).unwrap_or_default());
+    }
+
+    /// The disk holds what was synced, and sector by sector that or what came later.
+    fn lose_power(&mut self, pages: &mut [u8]) {
+        self.synced.1.resize(pages.len(), 0);
+        for (newer, synced) in pages.chunks_mut(SECTOR).zip(self.synced.1.chunks(SECTOR)) {
+            if newer != synced && self.rng.one_in(2) {
+                newer.copy_from_slice(synced);
+            }
+        }
+    }
+
+    /// What the next process would find if this one ended now, and if the machine did.
+    fn journals_left(&mut self) -> Vec<Left> {
+        let Some(now) = self.core.journal_bytes().map(<[u8]>::to_vec) else { return Vec::new() };
+        let synced = self.plan.journal_synced;
+        let mut left = vec![open_journal(Box::new(now), self.boot, synced).1];
+        if synced && !self.synced.1.is_empty() {
+            left.push(open_journal(Box::new(self.synced.1.clone()), self.boot + 1, synced).1);
+        }
+        left
     }
 
     // ---- invariants ----
@@ -825,12 +872,12 @@ impl<'t> World<'t> {
         if !knows || self.plan.kill_refused || self.broken.is_some() || self.finale.is_begun() {
             return;
         }
-        let left = self.core.journal_left(&OPENING);
+        let left = self.journals_left();
         for (db, key, sentence) in self.differences() {
             if !self.core.explains(db, &key) {
                 self.violate(format!("I4: nothing explains this difference at {} us: {sentence}", self.now));
             }
-            if left.as_ref().is_some_and(|left| !names(left, &self.sites, db, &key)) && self.core.status().mirroring {
+            if left.iter().any(|left| !names(left, &self.sites, db, &key)) && self.core.status().mirroring {
                 self.violate(format!("I4: the journal does not name this difference at {} us: {sentence}", self.now));
             }
         }

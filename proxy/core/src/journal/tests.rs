@@ -166,24 +166,36 @@ fn another_installation_machine_start_format_or_size_is_not_believed() {
     assert!(Journal::open(pages(vec![0; 5000]), &opening()).is_none());
 }
 
-/// A machine that lost its power may have written some pages and not others.
+/// A machine that lost its power has what was synced, and of what came later any part.
 #[test]
-fn a_torn_record_is_noticed_at_every_byte() {
+fn what_was_sealed_outlives_the_machine_and_a_torn_record_below_it_is_noticed_at_every_byte() {
     let synced = Opening { synced: true, ..opening() };
+    let next = Opening { boot: "the machine's next start", ..synced.clone() };
     let mut journal = begin_as(&synced);
     journal.set_facts(&equal_everywhere());
     (0..20u32).for_each(|n| journal.intend(2, format!("key:{n}").as_bytes()));
+    let unsealed = (*journal.pages).as_mut().to_vec();
+    assert!(matches!(Journal::open(pages(unsealed), &next).expect("the same size").1, Left::Unknown(_)), "it was never synced");
+    journal.seal();
     let head = journal.head() as usize;
-    let bytes = (*journal.pages).as_mut().to_vec();
-    let (_, whole) =
-        Journal::open(pages(bytes.clone()), &Opening { boot: "the machine's next start", ..synced.clone() }).expect("the same size");
-    assert_eq!(keys(&whole).len(), 20, "synced pages outlive the machine's start");
+    let sealed = (*journal.pages).as_mut().to_vec();
+    assert_eq!(keys(&Journal::open(pages(sealed.clone()), &next).expect("the same size").1).len(), 20);
     for at in 0..head {
-        let mut torn = bytes.clone();
+        let mut torn = sealed.clone();
         torn[HEADER_BYTES + at] ^= 0x55;
-        let (_, left) = Journal::open(pages(torn), &Opening { boot: "the machine's next start", ..synced.clone() }).expect("the same size");
+        let (_, left) = Journal::open(pages(torn), &next).expect("the same size");
         assert!(matches!(left, Left::Unknown(_)), "byte {at}: {left:?}");
     }
+    // Behind the seal: a record that is there is read, whatever the header says of it, and a later seal that is torn is passed over.
+    journal.intend(3, b"later");
+    journal.set_facts(&Facts::default());
+    journal.seal();
+    let later = AT_SEALS + (journal.seals & 1) as usize * SEAL;
+    let mut after = (*journal.pages).as_mut().to_vec();
+    after[later + 16 + AT_EPOCH] ^= 1;
+    let (_, left) = Journal::open(pages(after), &next).expect("the same size");
+    let Left::Known { facts, keys } = left else { panic!("{left:?}") };
+    assert_eq!((facts, keys.len()), (equal_everywhere(), 21));
 }
 
 /// A process may be killed between any two stores: whatever of a record and of the header is there, an intent that was announced before

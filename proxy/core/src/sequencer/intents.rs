@@ -11,7 +11,7 @@ use super::lane::{Lane, LaneId};
 use crate::command::{Command, Rule};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
-use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Opening, Pages};
+use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Pages};
 use crate::limits;
 use crate::resp::encode::parse_integer;
 use crate::resp::request::Request;
@@ -57,6 +57,8 @@ impl Intents {
     }
 }
 
+const UNSYNCED_JOURNAL: &str = "the journal could not be synced";
+
 /// What a request may write.
 pub(super) enum Written<'a> {
     Key(Db, &'a [u8]),
@@ -67,16 +69,32 @@ pub(super) enum Written<'a> {
 }
 
 impl Sequencer {
-    /// How far the journal is written; None: there is none.
+    /// Rises with everything in the journal that must be durable before the lanes send, where that is asked for; None: there is no journal.
     #[must_use]
-    pub fn journal_place(&self) -> Option<u64> {
-        self.intents.journal.as_ref().map(Journal::head)
+    pub fn journal_changes(&self) -> Option<u64> {
+        self.intents.journal.as_ref().map(Journal::changes)
     }
 
-    /// What the next process would find if this one ended now; None: there is no journal.
+    /// The journal's pages are about to be synced.
+    pub fn seal_journal(&mut self) {
+        if let Some(journal) = &mut self.intents.journal {
+            journal.seal();
+        }
+    }
+
+    /// Whether the journal's pages could be synced; None: they could, from now on again.
+    pub fn handle_journal_synced(&mut self, failure: Option<&str>) {
+        match failure {
+            None => self.clear_alarm(UNSYNCED_JOURNAL),
+            Some(reason) => self
+                .alarm(&format!("{UNSYNCED_JOURNAL}: {reason}; a machine that loses its power now leaves less than journal.sync promises")),
+        }
+    }
+
+    /// The journal's memory, as it stands.
     #[must_use]
-    pub fn journal_left(&mut self, opening: &Opening<'_>) -> Option<Left> {
-        self.intents.journal.as_mut().map(|journal| journal.left(opening))
+    pub fn journal_bytes(&mut self) -> Option<&[u8]> {
+        self.intents.journal.as_mut().map(Journal::bytes)
     }
 
     /// The journal's memory, for who ends the sequencer in the middle and wants to know what it left.
