@@ -108,6 +108,8 @@ pub struct World<'t> {
     boot: u32,
     /// Changes of the journal when it was synced last, and its bytes then.
     synced: (u64, Vec<u8>),
+    /// The machine dies in the middle of the next sync.
+    dies_in_sync: bool,
     clients: Vec<Client>,
     subscribers: Vec<Subscriber>,
     waiters: Vec<Waiter>,
@@ -199,6 +201,7 @@ impl<'t> World<'t> {
             process: 1,
             boot: 1,
             synced: (0, Vec::new()),
+            dies_in_sync: false,
             clients,
             subscribers,
             waiters,
@@ -387,7 +390,10 @@ impl<'t> World<'t> {
             }
             let clock = self.clock();
             self.core.handle_output_room(clock);
-            self.sync_journal();
+            if self.sync_journal() && std::mem::take(&mut self.dies_in_sync) {
+                self.flushing = false;
+                return self.proxy_dies(true);
+            }
             while let Some(lane) = self.core.poll_lane() {
                 self.core.handle_lane_polled(lane);
                 self.wake_lane(lane);
@@ -668,6 +674,7 @@ impl<'t> World<'t> {
             Fault::Flip { refused } => self.flip(refused),
             Fault::Toggle => self.toggle(),
             Fault::ProxyDies => self.proxy_dies(false),
+            Fault::MachineDies if self.plan.journal_synced && self.rng.one_in(2) => self.dies_in_sync = true,
             Fault::MachineDies => self.proxy_dies(true),
             Fault::ClientsLeave => self.clients_leave(),
             Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
@@ -831,12 +838,16 @@ impl<'t> World<'t> {
         self.flush();
     }
 
-    fn sync_journal(&mut self) {
+    /// True when there was something to sync; it is not durable yet where the machine dies in the middle.
+    fn sync_journal(&mut self) -> bool {
         let Some(changes) = self.core.journal_changes().filter(|changes| self.plan.journal_synced && *changes != self.synced.0) else {
-            return;
+            return false;
         };
         self.core.seal_journal();
-        self.synced = (changes, self.core.journal_bytes().map(<[u8]>::to_vec).unwrap_or_default());
+        if !self.dies_in_sync {
+            self.synced = (changes, self.core.journal_bytes().map(<[u8]>::to_vec).unwrap_or_default());
+        }
+        true
     }
 
     /// The disk holds what was synced, and sector by sector that or what came later.
