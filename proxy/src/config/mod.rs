@@ -215,11 +215,11 @@ pub struct Journal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Sync {
-    /// Never: it outlives the process and not the machine.
+    /// Never: it outlives the process and not the machine. Behind a start of the machine everything is copied anew.
     None,
-    /// Every second.
+    /// Every second: what the last second before a loss of power wrote may be unknown.
     Interval,
-    /// Before what it announces is sent.
+    /// Before what it announces is sent: a loss of power costs nothing, and every batch of writes waits for the disk.
     Always,
 }
 
