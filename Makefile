@@ -7,7 +7,7 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= target
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clients jobs conformance prove price build fmt lint docs bench clean-servers
+.PHONY: help demo test clients jobs conformance prove price build fmt lint docs bench bench-full clean-servers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,10 +62,15 @@ prove: ## the long proofs: ten contended runs of twenty seconds, two hundred fli
 price: ## instructions per command in the core, with the journal and without (callgrind)
 	tests/price.sh
 
-bench: ## build the load generator and the proxy for measuring
+bench: ## the proxy beside its peers, short: throughput, latency, CPU, memory, fairness (reports in target/bench)
 	tests/servers/fetch.sh --required
-	$(CARGO) build --release -p twinlane --bin twinlane
-	$(CARGO) build --release -p twinlane-loadtest
+	$(CARGO) build --release -p twinlane -p twinlane-loadtest --bins
+	loadtest/bench.sh --rounds 3 --seconds 1
+
+bench-full: ## the same as docs/performance.md reports it: five rounds of three seconds (half an hour)
+	tests/servers/fetch.sh --required
+	$(CARGO) build --release -p twinlane -p twinlane-loadtest --bins
+	loadtest/bench.sh
 
 clean-servers: ## remove the fetched servers, client libraries and job queues
 	rm -rf .servers .clients

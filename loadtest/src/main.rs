@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use twinlane_loadtest::contended::{self, table::Selection};
-use twinlane_loadtest::flips;
 use twinlane_loadtest::run::{
     self,
-    targets::Target,
+    targets::{Role, Target},
     workload::{BENCH, Workload},
 };
+use twinlane_loadtest::{fairness, flips, idle};
 
 /// Load for Twinlane and its peers.
 #[derive(Debug, Parser)]
@@ -31,6 +31,47 @@ enum Verb {
     Run(RunArgs),
     /// The standard set against several targets in turn: the rows of the peers' table.
     Bench(BenchArgs),
+    /// Memory of targets with many idle connections.
+    Idle(IdleArgs),
+    /// A light client beside one that pipelines, or reads a large value: its latencies.
+    Fairness(FairnessArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct IdleArgs {
+    /// As for `bench`; each needs a process.
+    #[arg(long = "target", required = true)]
+    targets: Vec<String>,
+    #[arg(long, default_value_t = 10_000)]
+    connections: usize,
+    /// Fail if a subject's memory is above this with them.
+    #[arg(long)]
+    mib_max: Option<f64>,
+    /// Write the report here too.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct FairnessArgs {
+    /// As for `bench`.
+    #[arg(long = "target", required = true)]
+    targets: Vec<String>,
+    /// Commands a second of the light client.
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// Beside each neighbour.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Commands that the greedy client sends at a time.
+    #[arg(long, default_value_t = 100_000)]
+    pipeline: usize,
+    /// Bytes of the value that it reads.
+    #[arg(long, default_value_t = 100_000_000)]
+    large_bytes: usize,
+    /// Write the report here too.
+    #[arg(long)]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -77,8 +118,10 @@ struct FlipsArgs {
 
 #[derive(Debug, clap::Args)]
 struct BenchArgs {
-    /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|floor|subject]`, the direct one first; nutcracker=spawn:HOST:PORT
-    /// and haproxy=spawn:HOST:PORT start that peer before the server at HOST:PORT.
+    /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|dual|floor|subject]`, the direct one first; `NAME=spawn:HOST:PORT[,new=HOST:PORT]
+    /// [,mirroring=off][,binary=PATH][,args=WORDS][,config=FILE]` starts it before the server at HOST:PORT: nutcracker, haproxy,
+    /// predixy and twinlane by name, others with binary, args and config, in which {port}, {spare}, {old}, {new}, {folder} and {config}
+    /// are filled in.
     #[arg(long = "target", required = true)]
     targets: Vec<String>,
     /// Visits of each target for each workload.
@@ -100,6 +143,12 @@ struct BenchArgs {
     /// Write the report here too.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// The same as a page with plots.
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// The same as Markdown tables.
+    #[arg(long)]
+    markdown: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -172,6 +221,8 @@ fn main() -> ExitCode {
                     let workloads = args.workloads.iter().map(|path| Workload::read(path)).collect();
                     run_verb(workloads, args.bench).await
                 }
+                Verb::Idle(args) => idle_verb(args).await,
+                Verb::Fairness(args) => fairness_verb(args).await,
                 Verb::Bench(args) => run_verb(BENCH.iter().map(|text| Workload::parse(text)).collect(), args).await,
             }
         })
@@ -218,10 +269,9 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
     if let Some(filter) = &args.filter {
         workloads.retain(|workload| workload.name.contains(filter));
     }
-    let targets = args.targets.iter().enumerate().map(|(index, text)| Target::parse(text, index == 0));
     let options = run::Options {
         workloads,
-        targets: targets.collect::<Result<_>>()?,
+        targets: targets(&args.targets, true).await?,
         rounds: args.rounds,
         seconds: args.seconds,
         warmup_seconds: args.warmup_seconds,
@@ -231,7 +281,51 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
     let report = run::run(&options).await?;
     print!("{}", report.text());
     save(args.json, &report)?;
+    if let Some(path) = args.html {
+        std::fs::write(path, report.html())?;
+    }
+    if let Some(path) = args.markdown {
+        std::fs::write(path, report.markdown())?;
+    }
     Ok(report.good)
+}
+
+async fn targets(texts: &[String], direct_first: bool) -> Result<Vec<Target>> {
+    let mut targets = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        targets.push(Target::parse(text, direct_first && index == 0).await?);
+    }
+    Ok(targets)
+}
+
+async fn idle_verb(args: IdleArgs) -> Result<bool> {
+    let (mut found, mut good) = (Vec::new(), true);
+    for target in targets(&args.targets, false).await? {
+        let idle = idle::measure(&target, args.connections).await?;
+        print!("{}", idle.text());
+        let mib = idle.after_kib as f64 / 1024.0;
+        if target.role == Role::Subject && args.mib_max.is_some_and(|most| mib > most) {
+            println!("{}: {mib:.1} MiB is more than --mib-max", target.name);
+            good = false;
+        }
+        found.push(idle);
+    }
+    save(args.json, &found)?;
+    Ok(good)
+}
+
+async fn fairness_verb(args: FairnessArgs) -> Result<bool> {
+    let FairnessArgs { rate, seconds, pipeline, large_bytes, .. } = args;
+    let options = fairness::Options { rate, seconds, pipeline, large_bytes };
+    let mut found = Vec::new();
+    for target in targets(&args.targets, true).await? {
+        for beside in fairness::measure(&target, &options).await? {
+            print!("{}", beside.text());
+            found.push(beside);
+        }
+    }
+    save(args.json, &found)?;
+    Ok(found.iter().all(|beside| beside.errors == 0))
 }
 
 async fn contended_verb(args: ContendedArgs) -> Result<bool> {

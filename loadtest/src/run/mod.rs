@@ -5,6 +5,8 @@
 //! the best peer. CPU per command is the target process' own time; the generator's is printed beside it,
 //! because a run in which the generator was the bottleneck says nothing about the targets.
 
+pub mod peers;
+pub mod plot;
 pub mod targets;
 pub mod workload;
 

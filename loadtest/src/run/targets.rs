@@ -1,10 +1,9 @@
 //! Who is measured: running servers and proxies, and peers that this process starts itself.
 
+use super::peers::{Recipe, Started};
+use crate::admin::Admin;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How a target's figures are used.
@@ -13,8 +12,10 @@ use std::time::{Duration, Instant};
 pub enum Role {
     /// The server itself: what ratios of throughput are taken to.
     Direct,
-    /// Another Redis proxy: the best of them is what we compare ourselves with.
+    /// Another Redis proxy that writes once: the best of them is what we compare ourselves with.
     Peer,
+    /// A proxy that writes to two servers as well: shown, and compared by name.
+    Dual,
     /// A plain TCP proxy: shown, but it does less.
     Floor,
     /// What we are building.
@@ -35,95 +36,55 @@ pub struct Target {
     started: Option<Started>,
 }
 
-#[derive(Debug)]
-struct Started {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
+/// How long a twinlane may take until it follows.
+const SETTLING_MAX: Duration = Duration::from_secs(60);
 
 impl Target {
-    /// `name=host:port[,pid=N][,role=direct|peer|floor|subject]`, or `nutcracker=spawn:host:port` and
-    /// `haproxy=spawn:host:port`, which start that peer before the server at host:port.
-    /// Without a role, the first target is the direct one, haproxy a floor, twinlane the subject.
-    pub fn parse(text: &str, first: bool) -> Result<Target> {
+    /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|dual|floor|subject]` is running; `NAME=spawn:HOST:PORT[,...]` is started before the server at
+    /// HOST:PORT: nutcracker, haproxy, predixy and twinlane by name, any other with `binary=PATH,args=WORDS,config=FILE` (see
+    /// [`super::peers`]). `new=HOST:PORT` is the second server of those that write to two; `mirroring=off` stops a twinlane's.
+    /// Without a role, the first target is the direct one, haproxy a floor, shotover a dual one, twinlane the subject.
+    pub async fn parse(text: &str, first: bool) -> Result<Target> {
         let (name, rest) = text.split_once('=').context("a target is NAME=HOST:PORT")?;
         let mut parts = rest.split(',');
         let address = parts.next().unwrap_or_default().to_owned();
         let mut role = match name {
             _ if first => Role::Direct,
             name if name.starts_with("haproxy") => Role::Floor,
+            name if name.starts_with("shotover") => Role::Dual,
             name if name.starts_with("twinlane") => Role::Subject,
             _ => Role::Peer,
         };
-        let mut pid = None;
+        let (mut pid, mut new, mut binary, mut args, mut config, mut mirroring) = (None, None, None, None, None, true);
         for part in parts {
             match part.split_once('=') {
                 Some(("pid", value)) => pid = Some(value.parse().context("pid")?),
                 Some(("role", "direct")) => role = Role::Direct,
                 Some(("role", "peer")) => role = Role::Peer,
+                Some(("role", "dual")) => role = Role::Dual,
                 Some(("role", "floor")) => role = Role::Floor,
                 Some(("role", "subject")) => role = Role::Subject,
-                _ => bail!("{part:?} is neither pid=N nor role=direct|peer|floor|subject"),
+                Some(("new", value)) => new = Some(value),
+                Some(("binary", value)) => binary = Some(value),
+                Some(("args", value)) => args = Some(value),
+                Some(("config", value)) => config = Some(value),
+                Some(("mirroring", "off")) => mirroring = false,
+                _ => bail!("{part:?} is none of pid=N, role=..., new=HOST:PORT, binary=PATH, args=WORDS, config=FILE, mirroring=off"),
             }
         }
-        let mut target = Target { name: name.to_owned(), address, pid, role, started: None };
-        if let Some(upstream) = target.address.strip_prefix("spawn:").map(str::to_owned) {
-            target.start(&upstream)?;
-        }
-        Ok(target)
-    }
-
-    fn start(&mut self, upstream: &str) -> Result<()> {
-        let (port, stats) = (free_port()?, free_port()?);
-        let folder = std::env::temp_dir().join(format!("loadtest-{}-{}", self.name, std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        let file = folder.join("config");
-        let (config, mut command) = match self.name.as_str() {
-            "nutcracker" => {
-                let config = format!(
-                    "bench:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n  servers:\n   - {upstream}:1\n"
-                );
-                let mut command = Command::new("nutcracker");
-                command.arg("-c").arg(&file).args(["-a", "127.0.0.1", "-s", &stats.to_string()]);
-                command.arg("-o").arg(folder.join("log"));
-                (config, command)
+        let Some(old) = address.strip_prefix("spawn:") else {
+            if new.or(binary).or(args).or(config).is_some() || !mirroring {
+                bail!("{name} is not started here (spawn:HOST:PORT), so it takes only pid and role");
             }
-            "haproxy" => {
-                let config = format!(
-                    "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1m\n  timeout server 1m\nlisten bench\n  bind 127.0.0.1:{port}\n  server redis {upstream}\n"
-                );
-                let mut command = Command::new("haproxy");
-                command.args(["-q", "-db", "-f"]).arg(&file);
-                (config, command)
-            }
-            other => bail!("{other} cannot be started here: start it and give its address and pid"),
+            return Ok(Target { name: name.to_owned(), address, pid, role, started: None });
         };
-        std::fs::write(&file, config)?;
-        let child = command.stdout(Stdio::null()).stderr(Stdio::inherit()).spawn();
-        let child = child.with_context(|| format!("{} is not on PATH", self.name))?;
-        self.pid = Some(child.id());
-        self.address = format!("127.0.0.1:{port}");
-        self.started = Some(Started { child, folder });
-        self.wait_until_listening()
-    }
-
-    fn wait_until_listening(&self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while std::net::TcpStream::connect(&self.address).is_err() {
-            if Instant::now() > deadline {
-                bail!("{} does not listen on {}", self.name, self.address);
-            }
-            std::thread::sleep(Duration::from_millis(20));
+        let recipe = Recipe::find(name, binary, args, config)?;
+        let started = Started::start(name, &recipe, old, new)?;
+        if recipe.twinlane {
+            settle(&Admin::new(&started.spare), mirroring).await.with_context(|| name.to_owned())?;
         }
-        Ok(())
+        let address = started.address.clone();
+        Ok(Target { name: name.to_owned(), address, pid: Some(started.pid()), role, started: Some(started) })
     }
 
     /// Whether this process started it.
@@ -132,26 +93,48 @@ impl Target {
     }
 }
 
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+/// Waits until it serves and, with mirroring on, until every key is known to be equal; stops the mirroring where it is to be off.
+async fn settle(admin: &Admin, mirroring: bool) -> Result<()> {
+    let deadline = Instant::now() + SETTLING_MAX;
+    loop {
+        let status = admin.status().await.unwrap_or_default();
+        let empty = status["gate"].as_array().is_some_and(Vec::is_empty);
+        if empty {
+            break;
+        }
+        if Instant::now() > deadline {
+            bail!("it is not ready: {status}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    if !mirroring {
+        let (code, body) = admin.call("POST", "/v1/mirror/stop", "{}").await?;
+        if code != 200 {
+            bail!("its mirroring does not stop: {code} {body}");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn roles_follow_from_names_and_order() {
+    #[tokio::test]
+    async fn roles_follow_from_names_and_order() {
         for (text, first, role, pid) in [
             ("redis=h:1", true, Role::Direct, None),
             ("twinlane=h:1,pid=7", false, Role::Subject, Some(7)),
             ("haproxy=h:1", false, Role::Floor, None),
             ("predixy=h:1", false, Role::Peer, None),
+            ("shotover=h:1", false, Role::Dual, None),
             ("mine=h:1,role=subject", false, Role::Subject, None),
         ] {
-            let target = Target::parse(text, first).unwrap();
+            let target = Target::parse(text, first).await.unwrap();
             assert_eq!((target.role, target.pid), (role, pid), "{text}");
         }
-        assert!(Target::parse("x=h:1,cpu=1", false).is_err());
+        for wrong in ["x=h:1,cpu=1", "x=h:1,new=h:2", "x=spawn:h:1"] {
+            assert!(Target::parse(wrong, false).await.is_err(), "{wrong}");
+        }
     }
 }

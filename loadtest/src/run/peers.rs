@@ -1,0 +1,195 @@
+//! Programs that this process starts itself, as data: what they are called with, and what their configuration says.
+//!
+//! In arguments and configuration `{port}` is where it is to listen, `{spare}` another free port, `{old}` the server behind it, `{new}` the
+//! second one for those that write to two, `{folder}` a folder of its own, `{config}` the file with the configuration.
+
+use anyhow::{Context, Result, bail};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a program is started.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// On PATH, or a path.
+    pub binary: PathBuf,
+    /// With placeholders.
+    pub args: Vec<String>,
+    /// With placeholders; empty: there is no file.
+    pub config: String,
+    /// It has twinlane's admin port on `{spare}`.
+    pub twinlane: bool,
+}
+
+/// Those that are known by name.
+const KNOWN: &[(&str, &[&str], &str)] = &[
+    (
+        "nutcracker",
+        &["-c", "{config}", "-a", "127.0.0.1", "-s", "{spare}", "-o", "{folder}/log"],
+        "bench:\n  listen: 127.0.0.1:{port}\n  hash: fnv1a_64\n  distribution: ketama\n  redis: true\n  servers:\n   - {old}:1\n",
+    ),
+    (
+        "haproxy",
+        &["-db", "-f", "{config}"],
+        "global\n  maxconn 4000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\nlisten bench\n  bind \
+         127.0.0.1:{port}\n  server redis {old}\n",
+    ),
+    (
+        "predixy",
+        &["{config}"],
+        "Name bench\nBind 127.0.0.1:{port}\nWorkerThreads 1\nLog {folder}/log\nAuthority {\n  Auth {\n    Mode write\n  \
+         }\n}\nStandaloneServerPool {\n  Databases 16\n  Hash crc16\n  Distribution modula\n  RefreshMethod fixed\n  Group one {\n    + \
+         {old}\n  }\n}\n",
+    ),
+    (
+        "twinlane",
+        &[
+            "serve",
+            "--listen",
+            "127.0.0.1:{port}",
+            "--admin",
+            "127.0.0.1:{spare}",
+            "--old",
+            "redis://{old}",
+            "--new",
+            "redis://{new}",
+            "--state-dir",
+            "{folder}/state",
+        ],
+        "",
+    ),
+];
+
+impl Recipe {
+    /// By the name that a target begins with; another `binary` than the one on PATH, `args` and the file with a `config` may be given, and
+    /// must be for one that is not known.
+    pub fn find(name: &str, binary: Option<&str>, args: Option<&str>, config: Option<&str>) -> Result<Recipe> {
+        let known = KNOWN.iter().find(|(known, ..)| name.starts_with(known));
+        let binary = match (binary, known) {
+            (Some(binary), _) => binary,
+            (None, Some((known, ..))) => known,
+            (None, None) => bail!("{name} is not known here: give binary=PATH, args=... and config=FILE"),
+        };
+        let args = match (args, known) {
+            (Some(args), _) => args.split(' ').map(str::to_owned).collect(),
+            (None, Some((_, args, _))) => args.iter().map(|arg| (*arg).to_owned()).collect(),
+            (None, None) => Vec::new(),
+        };
+        let config = match (config, known) {
+            (Some(file), _) => std::fs::read_to_string(file).with_context(|| file.to_owned())?,
+            (None, Some((.., config))) => (*config).to_owned(),
+            (None, None) => String::new(),
+        };
+        Ok(Recipe { binary: binary.into(), args, config, twinlane: known.is_some_and(|(known, ..)| *known == "twinlane") })
+    }
+}
+
+/// A process that ends, and whose folder goes, with this value.
+#[derive(Debug)]
+pub struct Started {
+    child: Child,
+    folder: PathBuf,
+    /// `host:port` where it serves.
+    pub address: String,
+    /// `host:port` of `{spare}`.
+    pub spare: String,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Started {
+    /// Starts it before these servers and waits until it listens.
+    pub fn start(name: &str, recipe: &Recipe, old: &str, new: Option<&str>) -> Result<Started> {
+        let (port, spare) = (free_port()?, free_port()?);
+        let folder = std::env::temp_dir().join(format!("loadtest-{name}-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        let config = folder.join("config");
+        let needs_new = recipe.config.contains("{new}") || recipe.args.iter().any(|arg| arg.contains("{new}"));
+        if needs_new && new.is_none() {
+            bail!("{name} writes to two servers: give new=HOST:PORT");
+        }
+        let fill = |text: &str| {
+            text.replace("{port}", &port.to_string())
+                .replace("{spare}", &spare.to_string())
+                .replace("{old}", old)
+                .replace("{new}", new.unwrap_or_default())
+                .replace("{folder}", &folder.to_string_lossy())
+                .replace("{config}", &config.to_string_lossy())
+        };
+        std::fs::write(&config, fill(&recipe.config))?;
+        let log = std::fs::File::create(folder.join("output"))?;
+        let mut command = Command::new(&recipe.binary);
+        command.args(recipe.args.iter().map(|arg| fill(arg))).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("{} cannot be started", recipe.binary.display()))?;
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let mut started = Started { child, folder, address: local(port), spare: local(spare) };
+        started.wait_until_listening(name)?;
+        Ok(started)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait_until_listening(&mut self, name: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(&self.address).is_err() {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                let output = tail(&self.folder.join("output"));
+                bail!(
+                    "{name} does not listen on {}{}\n{output}",
+                    self.address,
+                    ended.map_or(String::new(), |status| format!(": {status}"))
+                );
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().rev().take(12).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_must_be_told() {
+        assert!(Recipe::find("envoy", None, None, None).is_err());
+        let recipe = Recipe::find("envoy", Some("/opt/envoy"), Some("-c {config}"), None).unwrap();
+        assert_eq!((recipe.args.len(), recipe.twinlane), (2, false));
+        assert!(Recipe::find("twinlane-off", None, None, None).unwrap().twinlane);
+    }
+
+    #[test]
+    fn a_program_that_ends_at_once_is_told_with_its_words() {
+        let recipe = Recipe {
+            binary: "sh".into(),
+            args: vec!["-c".into(), "echo no such option >&2; exit 3".into()],
+            config: String::new(),
+            twinlane: false,
+        };
+        let error = format!("{:#}", Started::start("x", &recipe, "127.0.0.1:1", None).unwrap_err());
+        assert!(error.contains("no such option"), "{error}");
+        let dual = Recipe { args: vec!["{new}".into()], ..recipe };
+        assert!(format!("{:#}", Started::start("x", &dual, "127.0.0.1:1", None).unwrap_err()).contains("new=HOST:PORT"));
+    }
+}
