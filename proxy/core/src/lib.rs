@@ -11,6 +11,7 @@ pub mod limits;
 pub mod resp;
 pub mod sequencer;
 pub mod sha1;
+pub mod shadow;
 pub mod status;
 pub mod synced;
 pub mod tape;

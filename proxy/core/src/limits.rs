@@ -188,3 +188,26 @@ pub const DIVERGENCES_MAX: usize = 1024;
 
 /// Keys found on the mirror alone that a repair can be asked to delete; past it the next verify finds the rest.
 pub const EXTRAS_MAX: usize = 65_536;
+
+/// Shadow reads that the mirror has not answered; some 200 bytes each. Past it reads are not compared, and counted as skipped.
+pub const SHADOW_IN_FLIGHT_MAX: usize = 4096;
+
+/// Bytes of a shadow read's request, and of its reply on the primary, above which it is not compared: a reply of a megabyte holds the mirror's
+/// lane for about a millisecond.
+pub const SHADOW_READ_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of replies that the mirror owes for shadow reads, as the primary's were. Past it reads are not compared.
+pub const SHADOW_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+
+/// Age of the mirror's oldest unanswered request, microseconds, above which reads are not compared: an eighth of what effects may wait
+/// before they collapse into dirty keys.
+pub const SHADOW_AGE_MAX_US: u64 = 60_000;
+
+/// Prefixes of keys by which shadow reads are counted.
+pub const SHADOW_PREFIXES_MAX: usize = 32;
+
+/// Keys of reads that differed, examined or waiting for it. Past it such a read counts as unexplained without an exam.
+pub const SHADOW_EXAMS_MAX: usize = 256;
+
+/// Of those, keys on the lanes at a time.
+pub const SHADOW_EXAMS_AT_ONCE: usize = 8;

@@ -41,6 +41,8 @@ pub struct Status {
     pub findings: Vec<Finding>,
     /// `GET /v1/verify`.
     pub verify: crate::divergence::VerifyStatus,
+    /// `GET /v1/shadow`.
+    pub shadow: crate::shadow::ShadowStatus,
     /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
     pub flip: &'static str,
 }
@@ -249,6 +251,8 @@ pub enum Operation {
     VerifyResume,
     /// End it without a result.
     VerifyCancel,
+    /// Compare another share of the reads, or others.
+    Shadow(crate::shadow::ShadowChange),
     /// Delete the keys that the last verify found on the mirror alone.
     RepairExtras {
         /// How many they are, as the answer without it says.

@@ -7,6 +7,7 @@
 
 mod answer;
 mod guard;
+pub(crate) mod shadow;
 mod verify;
 
 use crate::control::{Control, ControlError, Phase};
@@ -65,6 +66,7 @@ fn router(control: Control) -> io::Result<Router> {
         .route("/v1/verify/cancel", post(verify::cancel))
         .route("/v1/divergences", get(verify::divergences))
         .route("/v1/repair", post(verify::repair))
+        .route("/v1/shadow", get(shadow::show).post(shadow::change))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))

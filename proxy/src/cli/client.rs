@@ -21,6 +21,14 @@ pub(super) fn readiness(admin: &str, json: bool) -> ExitCode {
     }
 }
 
+/// Prints what came of shadow reads.
+pub(super) fn shadow(admin: &str, json: bool) -> ExitCode {
+    match show(admin, "/v1/shadow", json, super::shadow::page) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
 /// Asks for something, and prints it as JSON or for people; gives it back.
 fn show(admin: &str, path: &str, json: bool, for_people: impl Fn(&Value) -> String) -> Result<Value, ExitCode> {
     let (code, body) = send(admin, path, None)?;

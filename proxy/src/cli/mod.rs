@@ -6,6 +6,7 @@
 
 mod adopt;
 mod client;
+mod shadow;
 mod table;
 mod verify;
 
@@ -62,6 +63,8 @@ pub enum Verb {
     Verify(VerifyArgs),
     /// Copy one key anew, or delete what the last verify found on the mirror alone.
     Repair(RepairArgs),
+    /// Compare a share of the clients' reads with the mirror at their position, or show what came of it.
+    Shadow(ShadowArgs),
     /// The primary lost its data and that is fine: make the mirror equal to it, deletions included.
     AcceptLoss {
         #[command(flatten)]
@@ -149,6 +152,25 @@ pub struct RepairArgs {
     /// How many they are, as the answer without it says.
     #[arg(long, value_name = "COUNT", requires = "delete_extra")]
     confirm: Option<u64>,
+}
+
+/// Options of shadow.
+#[derive(Debug, Args)]
+pub struct ShadowArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// The share from now on: 0.1 or 10%; 0 ends it. Without any option, nothing changes and the counts are shown.
+    #[arg(value_parser = shadow::share)]
+    share: Option<f64>,
+    /// Only these commands, with commas between them; "" for all that can be compared.
+    #[arg(long, value_name = "NAMES")]
+    commands: Option<String>,
+    /// Only reads of keys that begin with one of these, with commas between them; "" for all.
+    #[arg(long, value_name = "PREFIXES")]
+    prefixes: Option<String>,
+    /// The admin port's own JSON, for scripts.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Options of serve; each one overrides the key of the config file that it names.
@@ -242,6 +264,7 @@ pub fn run(verb: Verb) -> ExitCode {
         Verb::Rollback(args) => flip("/v1/rollback", &args),
         Verb::Verify(args) => verify(&args),
         Verb::Repair(args) => repair(&args),
+        Verb::Shadow(args) => shadow::run(&args),
         Verb::AcceptLoss { admin } => client::post(&admin.admin, "/v1/primary-loss/accept", &serde_json::json!({})),
         Verb::Adopt(args) => adopt::run(&args),
         Verb::CheckConfig(args) => check_config(&args),

@@ -69,6 +69,9 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<String>) {
     if let Err(name) = config.allowed_commands() {
         mistakes.push(format!("commands.allow: `{name}` is not an administrative command that can be carried"));
     }
+    if let Err(mistake) = config.shadow_wish() {
+        mistakes.push(mistake);
+    }
     if let Some(name) = config.scripts.twice() {
         mistakes.push(format!("scripts.replay: `{name}` stands in scripts.declared too; a script is one or the other"));
     }

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use twinlane_core::command::Table;
 use twinlane_core::endpoint::Endpoint;
-use twinlane_core::sequencer::ScriptMode;
+use twinlane_core::limits::SHADOW_PREFIXES_MAX;
+use twinlane_core::sequencer::{ScriptMode, can_be_shadowed};
+use twinlane_core::shadow::{MILLION, ShadowWish};
 
 /// Everything that can be configured, checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub struct Config {
     pub cutover: Cutover,
     /// How fast both sides are compared.
     pub verify: Verify,
+    /// Which reads of clients are compared.
+    pub shadow: Shadow,
     /// What happens when the primary fails.
     pub primary: Primary,
     /// Bounds of memory.
@@ -189,6 +193,18 @@ pub struct Verify {
     pub rate_max: u64,
     /// Larger values are compared in pieces.
     pub large_bytes: usize,
+}
+
+/// `[shadow]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shadow {
+    /// Share of the reads, 0 to 1.
+    pub share: f64,
+    /// Commands, with commas between them; empty: all that can be compared.
+    pub commands: String,
+    /// Prefixes of keys, with commas between them; empty: any key.
+    pub prefixes: String,
 }
 
 /// `[primary]`
@@ -363,6 +379,31 @@ impl Config {
             .collect()
     }
 
+    /// What `[shadow]` says.
+    ///
+    /// # Errors
+    /// A key and what is wrong with its value.
+    pub fn shadow_wish(&self) -> Result<ShadowWish, String> {
+        let Shadow { share, commands, prefixes } = &self.shadow;
+        if !(0.0..=1.0).contains(share) {
+            return Err(format!("shadow.share: {share} does not lie between 0 and 1"));
+        }
+        let row = |name: &str| {
+            let name = name.to_ascii_uppercase();
+            let command = Table::get().named(&name).filter(|_| can_be_shadowed(&name));
+            command.map(|command| command.index).ok_or(format!("shadow.commands: `{name}` is no read whose replies can be compared"))
+        };
+        let prefixes: Vec<Vec<u8>> = names(prefixes).map(|prefix| prefix.as_bytes().to_vec()).collect();
+        if prefixes.len() > SHADOW_PREFIXES_MAX {
+            return Err(format!("shadow.prefixes: at most {SHADOW_PREFIXES_MAX}"));
+        }
+        Ok(ShadowWish {
+            per_million: (share * f64::from(MILLION)).round() as u32,
+            commands: names(commands).map(row).collect::<Result<_, _>>()?,
+            prefixes,
+        })
+    }
+
     /// `wait_ms` of the primary as a duration.
     #[must_use]
     pub fn primary_wait(&self) -> Duration {
@@ -390,6 +431,7 @@ impl Default for Config {
             scripts: Scripts::default(),
             cutover: Cutover::default(),
             verify: Verify::default(),
+            shadow: Shadow::default(),
             primary: Primary::default(),
             limits: Limits::default(),
             commands: Commands::default(),

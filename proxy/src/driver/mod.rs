@@ -344,6 +344,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         scripts: config.scripts.modes(),
         verify_rate_max: config.verify.rate_max,
         verify_large_bytes: config.verify.large_bytes,
+        shadow: config.shadow_wish().map_err(anyhow::Error::msg)?,
         seed: random()?,
         new_data: if record.new_data == NewData::Keep { sequencer::NewData::Keep } else { sequencer::NewData::Ours },
         ..Settings::default()

@@ -10,6 +10,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use twinlane_core::endpoint::Endpoint;
+use twinlane_core::shadow::{ShadowCounts, Skip};
 use twinlane_core::status::{Counters, Latency, Level, Status};
 
 /// One exported metric.
@@ -203,6 +204,24 @@ pub static METRICS: &[Metric] = &[
             .map(|(kind, count)| (label(kind), count_of(count)))
             .into()
     }),
+    row("twinlane_shadow_share_ratio", "gauge", &[], "Share of the clients' reads that is drawn to be compared", |s, _| one(s.shadow.share)),
+    row(
+        "twinlane_shadow_reads_total",
+        "counter",
+        &["command", "result"],
+        "Reads compared at their position, by result (equal, explained, differing, unexplained)",
+        |s, _| {
+            let sample = |(command, counts): (&&'static str, &ShadowCounts)| {
+                let ShadowCounts { equal, explained, differing, unexplained, .. } = *counts;
+                [("equal", equal), ("explained", explained), ("differing", differing), ("unexplained", unexplained)]
+                    .map(|(result, count)| (labels(&[command, result]), count_of(count)))
+            };
+            s.shadow.by_command.iter().flat_map(sample).collect()
+        },
+    ),
+    row("twinlane_shadow_skipped_total", "counter", &["reason"], "Reads drawn and not compared, by reason", |s, _| {
+        Skip::ALL.map(|skip| (label(skip.word()), count_of(s.shadow.total.skipped[skip as usize]))).into()
+    }),
     row("twinlane_mirror_refusals_total", "counter", &["error"], "Refusals of the whole mirror, by the first word of its error", |_, c| {
         c.side_refusals.iter().map(|(word, count)| (label(word), count_of(*count))).collect()
     }),
@@ -344,6 +363,7 @@ fn histogram(latency: &Latency) -> proto::Histogram {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use twinlane_core::shadow::ShadowStatus;
     use twinlane_core::status::{ExpiryStatus, Finding, MirrorStatus, ScriptStatus, SideStatus};
 
     /// A snapshot in which every label set has a row.
@@ -383,6 +403,7 @@ pub(crate) mod tests {
                 remedy: "load it".into(),
             }],
             verify: twinlane_core::divergence::VerifyStatus { state: "idle", ..Default::default() },
+            shadow: ShadowStatus { by_command: [("GET", ShadowCounts { equal: 1, ..ShadowCounts::default() })].into(), ..ShadowStatus::default() },
             flip: "idle",
         };
         let mut counters = Counters {

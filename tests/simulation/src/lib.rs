@@ -61,6 +61,8 @@ pub struct Summary {
     pub restarts: [u64; 2],
     /// Verifies that ended, and planted differences that they found.
     pub verified: [u64; 2],
+    /// Reads that were compared at their position, and planted differences that they found.
+    pub shadowed: [u64; 2],
 }
 
 /// A history that broke an invariant.

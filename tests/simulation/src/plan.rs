@@ -3,6 +3,7 @@
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::journal::RING_BYTES_MIN;
 use twinlane_core::sequencer::{Ack, Faults, Settings};
+use twinlane_core::shadow::MILLION;
 use twinlane_model::Rng;
 use twinlane_model::server::implements;
 
@@ -118,6 +119,8 @@ pub struct Plan {
     pub probe_us: u64,
     /// When all is quiet, differences are planted, and a verify must find these and no other.
     pub verified: bool,
+    /// It is not a verify that finds them then, but a client that reads every planted key once.
+    pub read_back: bool,
 }
 
 /// Rows that the model carries and the generators make for it.
@@ -205,6 +208,7 @@ impl Plan {
             save_us: if r.one_in(5) { 400_000 } else { 15_000 },
             probe_us: 50_000 + r.below(950_000),
             verified: false,
+            read_back: false,
         };
         let count = r.index(7);
         for _ in 0..count {
@@ -246,6 +250,8 @@ impl Plan {
         self.settings.verify_large_bytes = if r.one_in(2) { 60 + r.index(100) } else { 1 << 20 };
         // More dirty keys than the bound are a doubt of the whole database, which heals what was planted unseen.
         self.verified = r.one_in(3) && !self.kill_refused && self.settings.dirty_keys_max > 6;
+        self.read_back = r.one_in(3);
+        self.settings.shadow.per_million = [0, 0, MILLION / 100, MILLION / 3, MILLION, MILLION][r.index(6)];
         if r.one_in(3) && !self.kill_refused && !self.faults.iter().any(|(_, fault)| *fault == Fault::Evict) {
             for _ in 0..1 + r.index(3) {
                 let at = r.below(self.traffic_us);

@@ -1,10 +1,13 @@
-//! I7: what verifies tell. During a history none may report a difference that nothing explains. When all is quiet, differences are planted on
-//! the mirror by nobody the proxy knows of, and a verify must find these, by their kinds, and no other; what is not extra then heals by
-//! itself, and what is extra goes by the operator's word.
+//! I7: what verifies and shadow reads tell. During a history none may report a difference that nothing explains. When all is quiet, differences
+//! are planted on the mirror by nobody the proxy knows of, and a verify, or the shadow reads of one client, must find these, by their
+//! kinds, and no other; what is not extra then heals by itself, and what is extra goes by the operator's word.
 
 use crate::world::World;
 use std::collections::BTreeSet;
 use twinlane_core::divergence::DivergenceKind;
+use twinlane_core::resp::encode::push_request;
+use twinlane_core::sequencer::{Addresses, SessionId};
+use twinlane_core::shadow::{MILLION, ShadowChange};
 use twinlane_core::status::Operation;
 use twinlane_model::Rng;
 use twinlane_model::server::Value;
@@ -23,6 +26,8 @@ pub enum Finale {
     Before,
     /// These were planted, and the pass must find them.
     Verifying(Found),
+    /// These were planted, and the shadow reads of this session must find them.
+    Reading(Found, SessionId),
     /// What was found heals.
     Healing,
 }
@@ -67,6 +72,13 @@ impl World<'_> {
                 }
                 self.summary.verified[0] += u64::from(status.verify.state == "done");
                 let planted = self.plant();
+                if self.plan.read_back {
+                    self.ask_aside(Operation::Shadow(ShadowChange { per_million: Some(MILLION), ..ShadowChange::default() }));
+                    let clock = self.clock();
+                    let session = self.core.handle_client_open(Addresses::default(), clock);
+                    self.finale = Finale::Reading(planted, session);
+                    return false;
+                }
                 self.finale = Finale::Verifying(planted);
                 self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false });
                 false
@@ -77,9 +89,22 @@ impl World<'_> {
                     return false;
                 }
                 self.judge_verify(&planted);
-                let extra = planted.iter().filter(|(_, _, kind)| *kind == DivergenceKind::Extra).count() as u64;
-                self.ask_aside(Operation::RepairExtras { confirm: Some(extra) });
+                self.confirm_extras(&planted);
                 self.finale = Finale::Healing;
+                false
+            }
+            Finale::Reading(planted, session) => {
+                let found = self.found();
+                if planted.is_subset(&found) {
+                    self.summary.shadowed[1] += planted.len() as u64;
+                    self.confirm_extras(&planted);
+                    self.finale = Finale::Healing;
+                } else {
+                    if status.shadow.total.examining == 0 {
+                        self.read_planted(&planted, session);
+                    }
+                    self.finale = Finale::Reading(planted, session);
+                }
                 false
             }
             Finale::Healing => {
@@ -90,10 +115,42 @@ impl World<'_> {
         }
     }
 
+    fn found(&self) -> Found {
+        self.core.divergences().items.iter().map(|item| (usize::from(item.db), item.key.to_vec(), item.kind)).collect()
+    }
+
+    fn confirm_extras(&mut self, planted: &Found) {
+        let extra = planted.iter().filter(|(_, _, kind)| *kind == DivergenceKind::Extra).count() as u64;
+        self.ask_aside(Operation::RepairExtras { confirm: Some(extra) });
+    }
+
+    /// A client reads every planted key, in every way that its type on the primary has.
+    fn read_planted(&mut self, planted: &Found, session: SessionId) {
+        let primary = self.core.primary().index();
+        let mut bytes = Vec::new();
+        for (db, key, _) in planted {
+            let mut push = |words: &[&[u8]]| push_request(&mut bytes, words);
+            push(&[b"SELECT", db.to_string().as_bytes()]);
+            push(&[b"TYPE", key]);
+            push(&[b"PTTL", key]);
+            match self.sites[primary].server.dbs[*db].get(key).map(|entry| &entry.value) {
+                Some(Value::Str(_)) => push(&[b"GET", key]),
+                Some(Value::List(_)) => push(&[b"LRANGE", key, b"0", b"-1"]),
+                Some(Value::Set(_)) => push(&[b"SMEMBERS", key]),
+                Some(Value::Hash(_)) => push(&[b"HGETALL", key]),
+                Some(Value::Zset(_)) => push(&[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"]),
+                Some(Value::Stream(_)) => push(&[b"XRANGE", key, b"-", b"+"]),
+                None => {}
+            }
+        }
+        self.note(|| format!("the reader -> proxy: {}", bytes.escape_ascii()));
+        let clock = self.clock();
+        self.core.handle_client_bytes(session, &bytes, clock);
+        self.flush();
+    }
+
     fn judge_verify(&mut self, planted: &Found) {
-        let result = self.core.status().verify.result;
-        let items = &self.core.divergences().items;
-        let found: Found = items.iter().map(|item| (usize::from(item.db), item.key.to_vec(), item.kind)).collect();
+        let (result, found) = (self.core.status().verify.result, self.found());
         self.summary.verified[0] += 1;
         self.summary.verified[1] += planted.len() as u64;
         let shown = |found: &Found| {

@@ -266,6 +266,7 @@ impl<'t> World<'t> {
         self.summary.virtual_us = self.now;
         self.summary.replies = self.rules.replies;
         (self.summary.heard, self.summary.served, self.summary.watched) = (self.rules.heard, self.rules.served, self.rules.watched);
+        self.summary.shadowed[0] += self.core.status().shadow.total.compared();
         (self.summary.images, self.summary.effects) = (self.summary.images + counters.images, self.summary.effects + counters.effects);
         match self.broken {
             None => Ok(self.summary),
@@ -811,6 +812,7 @@ impl<'t> World<'t> {
             self.durable = record;
         }
         let counters = self.core.counters();
+        self.summary.shadowed[0] += self.core.status().shadow.total.compared();
         self.summary.images += counters.images;
         self.summary.effects += counters.effects;
         self.pending = None;

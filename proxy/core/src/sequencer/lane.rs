@@ -117,6 +117,8 @@ pub(super) enum What {
     Learn(Box<str>),
     /// A reading of verify.
     Verify(Box<super::verify::Flight>),
+    /// A client's read, asked of the mirror too.
+    Shadow(super::shadow::Read),
     /// A command of ours whose reply says nothing.
     Silent,
     /// CLIENT TRACKING ON or OFF.
@@ -303,9 +305,9 @@ impl Lane {
         }
     }
 
-    /// Requests in flight, without readings of verify.
+    /// Requests in flight, without what only reads.
     pub fn effects(&self) -> usize {
-        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_))).count()
+        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_) | What::Shadow(_))).count()
     }
 
     /// Age of the oldest request in flight.

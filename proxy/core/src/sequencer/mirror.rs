@@ -840,6 +840,7 @@ impl Sequencer {
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
             What::ScriptLoad(name) | What::ScriptExists(name) => return self.lose_script(name),
             What::Verify(reading) => return self.lose_verify(reading),
+            What::Shadow(read) => return self.lose_shadow(read),
             What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
             What::Block(_)
             | What::ImageRead { .. }

@@ -33,6 +33,7 @@ mod report;
 mod scan;
 mod scripts;
 mod session;
+mod shadow;
 mod sides;
 mod track;
 mod transaction;
@@ -44,6 +45,7 @@ pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
 pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
+pub use shadow::can_be_shadowed;
 pub use sides::{Bypassing, Probe, SideUp};
 
 use crate::doubt::Ledger;
@@ -165,6 +167,8 @@ pub struct Settings {
     pub verify_large_bytes: usize,
     /// See [`limits::VERIFY_SEEN_SLOTS`].
     pub verify_seen_slots: usize,
+    /// Which reads of clients are compared, until the operator says otherwise.
+    pub shadow: crate::shadow::ShadowWish,
     /// Switches that turn a rule off, so that tests can show that they would notice.
     pub faults: Faults,
 }
@@ -240,6 +244,7 @@ impl Default for Settings {
             verify_rate_max: 0,
             verify_large_bytes: 1024 * 1024,
             verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
+            shadow: crate::shadow::ShadowWish::default(),
             faults: Faults::default(),
         }
     }
@@ -413,6 +418,7 @@ pub struct Sequencer {
     intents: intents::Intents,
     findings: Vec<crate::status::Finding>,
     verify: verify::Verify,
+    shadow: shadow::Shadow,
 }
 
 /// Buffers that are used again and again.
@@ -439,6 +445,7 @@ impl Sequencer {
             synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
             ledger: Ledger::new(settings.seed),
             scans: Scans::default(),
+            shadow: shadow::Shadow::new(settings.shadow.clone()),
             settings,
             now: Now::default(),
             record,
@@ -550,6 +557,7 @@ impl Sequencer {
             Operation::VerifyPause => self.pause_verify(ticket, true),
             Operation::VerifyResume => self.pause_verify(ticket, false),
             Operation::VerifyCancel => self.cancel_verify(ticket),
+            Operation::Shadow(change) => self.change_shadow(ticket, change),
             Operation::RepairExtras { confirm } => self.repair_extras(ticket, confirm),
             Operation::RepairKey { db, key } => self.repair_key(ticket, db, key),
         }
@@ -599,6 +607,7 @@ impl Sequencer {
             moved |= self.pump_repairs();
             moved |= self.pump_scans();
             moved |= self.pump_verify();
+            moved |= self.pump_shadow();
             moved |= self.pump_flip();
             if !moved {
                 break;

@@ -130,6 +130,9 @@ impl Sequencer {
             && command.rule == Rule::None
         {
             self.answer_read(id, session, command, reply, resp3, len);
+            if self.shadow.draws() {
+                self.shadow_read(id, command, reply, len);
+            }
             if !id.is_shared() {
                 self.end_own_writes(session);
             }
@@ -182,6 +185,7 @@ impl Sequencer {
             What::Remember(session) => self.end_remembering(session),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
             What::Verify(reading) => self.answer_verify(id, *reading, lent.frame(), reply, flight.at),
+            What::Shadow(read) => self.answer_shadow(id, read, lent.frame(), reply, flight.at),
             What::Silent => {}
             What::Track(on) => self.answer_tracking(id, on, reply),
             What::Sync => self.judge_flushes(id, true),

@@ -28,6 +28,7 @@ impl Sequencer {
             findings: self.findings(),
             alarms: self.alarms.clone(),
             verify: self.verify_status(),
+            shadow: self.shadow_status(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),
         }
     }

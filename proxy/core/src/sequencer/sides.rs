@@ -552,6 +552,7 @@ impl Sequencer {
             What::ImageRead { key, .. } => return self.lose_image(id.db, key),
             What::Functions => return self.lose_functions(),
             What::Verify(reading) => return self.lose_verify(reading),
+            What::Shadow(read) => return self.lose_shadow(read),
             What::Client { .. } | What::Block(_) | What::Attempt(_) | What::LastId { .. } => {}
             _ => return,
         }

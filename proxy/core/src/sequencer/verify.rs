@@ -18,6 +18,9 @@ mod plants;
 mod repair;
 mod walk;
 
+pub(super) use crate::divergence::DivergenceKind;
+pub(super) use exam::{Step, Task};
+pub(super) use judge::Fate;
 pub(super) use repair::Asked as RepairAsked;
 
 use super::lane::{LaneId, What};
@@ -27,7 +30,6 @@ use crate::divergence::{Divergences, VerifyResult, VerifyStatus};
 use crate::endpoint::{Db, Endpoint};
 use crate::resp::reply::Reply;
 use digest::Digester;
-use exam::Task;
 use judge::Pair;
 use plants::Plants;
 use std::collections::VecDeque;
@@ -38,19 +40,29 @@ use walk::Walk;
 /// A reading in flight on a lane.
 #[derive(Debug)]
 pub(super) struct Flight {
-    /// The pass it belongs to; an earlier one's answer means nothing.
-    pass: u64,
+    of: Of,
     job: Job,
 }
 
+/// What a reading belongs to, by its number: the answer of an earlier one means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// A pass.
+    Pass(u64),
+    /// Keys that a shadow read found to differ.
+    Exam(u64),
+}
+
 #[derive(Debug)]
-enum Job {
+pub(super) enum Job {
     /// `INFO keyspace` of a side.
     Census,
     /// A page of SCAN of the side that is being walked.
     Keys,
     /// How large these keys are.
     Sizes { keys: Vec<Arc<[u8]>>, sizes: Vec<Option<i64>> },
+    /// How large one key is.
+    Size(Box<Task>),
     /// A page of the members of a large set or the fields of a large hash.
     Members(Box<Task>),
     /// Keys that are being compared.
@@ -259,7 +271,7 @@ impl Sequencer {
             plants: Plants::default(),
             extras: Vec::new(),
             seen: Seen { slots, state: state(0x5eed) },
-            digester: Digester { state: state(0xd16e), newer: self.sides.iter().all(|side| side.major >= 7) },
+            digester: self.digester(),
             waits_for: None,
             measured: (us, 0, 0),
         }));
@@ -267,6 +279,7 @@ impl Sequencer {
 
     /// What was found so far speaks of servers, or databases, that are not there any more.
     pub(super) fn restart_verify(&mut self) {
+        self.drop_exams();
         if let Some(pass) = self.verify.pass.take() {
             self.begin_pass(pass.wish, pass.restarts + 1, 0);
             if let Some(anew) = &mut self.verify.pass {
@@ -309,8 +322,25 @@ impl Sequencer {
         }
     }
 
-    /// Why nothing can be compared now.
+    fn digester(&self) -> Digester {
+        let seed = self.settings.seed;
+        let state = ahash::RandomState::with_seeds(seed[0] ^ 0xd16e, seed[1], !seed[0], seed[1].wrapping_add(0xd16e));
+        Digester { state, newer: self.sides.iter().all(|side| side.major >= 7) }
+    }
+
+    /// Why the pass cannot compare anything now.
     fn verify_waits(&mut self) -> Option<String> {
+        let pass = self.verify.pass.as_ref();
+        let walked = pass.and_then(|pass| pass.walk.as_ref().map(|walk| walk.db));
+        let next = walked.or_else(|| pass?.databases.front().copied());
+        if let Some(db) = next.filter(|db| lacks_lane(&self.sides, *db)) {
+            return Some(format!("a connection for database {db} could not be opened"));
+        }
+        self.comparison_waits(walked.unwrap_or(0))
+    }
+
+    /// Why nothing can be compared in this database now.
+    pub(super) fn comparison_waits(&mut self, db: Db) -> Option<String> {
         if !self.record.mirroring {
             return Some("mirroring is off".into());
         }
@@ -329,12 +359,9 @@ impl Sequencer {
         if self.flip.is_some() || self.holding {
             return Some("a flip is under way".into());
         }
-        let pass = self.verify.pass.as_ref();
-        let walked = pass.and_then(|pass| pass.walk.as_ref().map(|walk| walk.db));
-        if let Some(db) = walked.or_else(|| pass?.databases.front().copied()).filter(|db| lacks_lane(&self.sides, *db)) {
+        if lacks_lane(&self.sides, db) {
             return Some(format!("a connection for database {db} could not be opened"));
         }
-        let db = walked.unwrap_or(0);
         if self.settings.backfill && self.scans.doubts(db) {
             return Some(format!("database {db} is being copied"));
         }
@@ -365,12 +392,17 @@ impl Sequencer {
                 || self.end_walk())
     }
 
-    /// Appends a reading to a shared lane.
+    /// Appends a reading of the pass to a shared lane.
     fn push_reading(&mut self, side: Endpoint, db: Db, frame: &[u8], replies: u32, job: Job) {
-        let (now, pass) = (self.now.us, self.verify.serial);
+        self.push_reading_of(Of::Pass(self.verify.serial), side, db, frame, replies, job);
+    }
+
+    /// Appends a reading to a shared lane.
+    pub(super) fn push_reading_of(&mut self, of: Of, side: Endpoint, db: Db, frame: &[u8], replies: u32, job: Job) {
+        let now = self.now.us;
         let id = LaneId::shared(side, db);
         if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[frame], What::Verify(Box::new(Flight { pass, job })), replies, now);
+            lane.push(&[frame], What::Verify(Box::new(Flight { of, job })), replies, now);
         }
         self.touch_lane(id);
     }
@@ -378,7 +410,11 @@ impl Sequencer {
     /// The last reply of a reading; `frame` is what was asked.
     pub(super) fn answer_verify(&mut self, id: LaneId, mut flight: Flight, frame: &[u8], reply: Reply<'_>, at: u64) {
         flight.take(reply);
-        let current = flight.pass == self.verify.serial && self.verify.pass.is_some();
+        let of = flight.of;
+        let current = match of {
+            Of::Pass(serial) => serial == self.verify.serial && self.verify.pass.is_some(),
+            Of::Exam(serial) => self.is_exam_current(serial),
+        };
         match flight.job {
             Job::Plants { db, planted } => self.answer_plants(id.side, db, planted, reply, current),
             Job::Repair(asked) => self.answer_repair(asked, reply),
@@ -386,8 +422,9 @@ impl Sequencer {
             Job::Census => self.answer_census_of_keys(id.side, reply),
             Job::Keys => self.answer_keys(id.side, reply),
             Job::Sizes { keys, sizes } => self.answer_sizes(keys, &sizes),
-            Job::Members(task) => self.answer_members(id.db, *task, reply),
-            Job::Pair(pair) => self.answer_pair(id, pair, frame, at),
+            Job::Size(task) => self.answer_exam_size(id, *task, reply.integer()),
+            Job::Members(task) => self.answer_members(id.db, of, *task, reply),
+            Job::Pair(pair) => self.answer_pair(id, of, pair, frame, at),
         }
     }
 

@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 
 /// A type, as far as a read told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Kind {
+pub(in crate::sequencer) enum Kind {
     /// There is no such key.
     #[default]
     Absent,
@@ -43,7 +43,7 @@ impl Kind {
 
 /// A read, by what of its reply counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(in crate::sequencer) enum Ask {
     /// DUMP: the payload without the version and the checksum behind it.
     Dump,
     /// PTTL; it is compared with a tolerance, not by digest.
@@ -78,7 +78,7 @@ pub(super) enum Ask {
 
 /// What one side said in one reading of one key.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(in crate::sequencer) struct Seen {
     pub kind: Kind,
     pub pttl: i64,
     pub size: i64,
@@ -98,7 +98,7 @@ pub(super) struct Seen {
 
 /// Makes digests. `newer`: both sides are 7.0 or later, which tell more of a stream.
 #[derive(Debug, Clone)]
-pub(super) struct Digester {
+pub(in crate::sequencer) struct Digester {
     pub state: ahash::RandomState,
     pub newer: bool,
 }

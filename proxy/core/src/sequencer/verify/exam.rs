@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// One key on its way through a pass.
 #[derive(Debug)]
-pub(super) struct Task {
+pub(in crate::sequencer) struct Task {
     pub key: Arc<[u8]>,
     pub step: Step,
     /// Its value is read in pieces.
@@ -53,7 +53,7 @@ impl Task {
 
 /// What is read next. Each step is read at one position on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
+pub(in crate::sequencer) enum Step {
     /// The serialised value, and the time to live.
     Screen,
     /// Type and time to live.
@@ -81,7 +81,7 @@ pub(super) enum Step {
 }
 
 /// What follows an equal reading.
-pub(super) enum Next {
+pub(in crate::sequencer) enum Next {
     /// Another one.
     Step(Step),
     /// The key is equal.

@@ -4,16 +4,17 @@ use super::super::Sequencer;
 use super::super::lane::LaneId;
 use super::digest::{Digester, Kind, Seen};
 use super::exam::{Next, Step, Task};
-use super::{Job, Pass};
+use super::{Job, Of, Pass};
 use crate::divergence::{Divergence, DivergenceKind, Until};
 use crate::doubt::{Cause, State};
 use crate::endpoint::Db;
 use crate::limits;
 use crate::resp::reply::Reply;
+use std::sync::Arc;
 
 /// Keys that are read on both sides.
 #[derive(Debug)]
-pub(super) struct Pair {
+pub(in crate::sequencer) struct Pair {
     tasks: Vec<Task>,
     digester: Digester,
     /// Replies of each task.
@@ -29,6 +30,20 @@ pub(super) struct Pair {
 }
 
 impl Pair {
+    fn new(room: usize, digester: Digester) -> Pair {
+        Pair {
+            tasks: Vec::with_capacity(room),
+            digester,
+            replies: Vec::with_capacity(room),
+            primary: Vec::new(),
+            mirror: Vec::new(),
+            on_mirror: false,
+            at: (0, 0),
+            read_at: 0,
+            bytes: 0,
+        }
+    }
+
     /// The next reply.
     pub fn take(&mut self, reply: Reply<'_>) {
         let (task, number) = self.at;
@@ -54,6 +69,30 @@ enum Verdict {
     Refused,
 }
 
+/// What becomes of a key behind a reading.
+#[derive(Debug)]
+pub(in crate::sequencer) enum Fate {
+    /// It has been read to its end, and is equal.
+    Equal,
+    /// It is read on.
+    Next,
+    /// The same reading at a later position.
+    Again,
+    /// Nothing was learnt: from the beginning, later. Why.
+    Later(String),
+    /// It cannot be judged. Why.
+    GivenUp(String),
+    /// It differs.
+    Differs(DivergenceKind),
+}
+
+impl Fate {
+    /// Of a key that has been read to its end, and whose value is equal.
+    pub fn end_of(task: &Task) -> Fate {
+        if task.ttl_differs { Fate::Differs(DivergenceKind::Ttl) } else { Fate::Equal }
+    }
+}
+
 /// Readings in a row, at positions of their own, in which an examination must differ.
 const CONFIRMATIONS: u8 = 2;
 
@@ -73,17 +112,7 @@ impl Sequencer {
         if pass.ready.is_empty() || room == 0 {
             return false;
         }
-        let mut pair = Pair {
-            tasks: Vec::with_capacity(room),
-            digester: pass.digester.clone(),
-            replies: Vec::with_capacity(room),
-            primary: Vec::new(),
-            mirror: Vec::new(),
-            on_mirror: false,
-            at: (0, 0),
-            read_at: 0,
-            bytes: 0,
-        };
+        let mut pair = Pair::new(room, pass.digester.clone());
         let (mut frame, mut fenced) = (Vec::with_capacity(room * 80), Vec::new());
         let mut scan = None;
         while pair.tasks.len() < room && (pair.tasks.is_empty() || pair.bytes < limits::VERIFY_BATCH_BYTES) {
@@ -125,24 +154,50 @@ impl Sequencer {
         moved
     }
 
+    /// The next reading of one key that a shadow read found to differ.
+    pub(in crate::sequencer) fn push_exam(&mut self, of: Of, db: Db, task: Task) {
+        let primary = self.primary();
+        let many = self.sides.iter().all(|side| side.is_since(Some((6, 2)), Some((7, 0))));
+        let mut frame = Vec::new();
+        if task.step.wants_page() {
+            task.step.push_scan(&mut frame, &task.key);
+            return self.push_reading_of(of, primary, db, &frame, 1, Job::Members(Box::new(task)));
+        }
+        let mut pair = Pair::new(1, self.digester());
+        let replies = task.step.push_reads(&mut frame, &task.key, many);
+        pair.replies.push(replies);
+        pair.primary = vec![Seen::default()];
+        pair.tasks.push(task);
+        self.push_reading_of(of, primary, db, &frame, replies, Job::Pair(Box::new(pair)));
+    }
+
+    /// Readings of so many keys, and so many bytes, are not on the lanes any more.
+    pub(super) fn end_readings(&mut self, of: Of, keys: usize, bytes: usize) {
+        match (of, &mut self.verify.pass) {
+            (Of::Exam(_), _) => self.end_reading(),
+            (Of::Pass(_), Some(pass)) => {
+                pass.in_flight = pass.in_flight.saturating_sub(keys);
+                pass.bytes = pass.bytes.saturating_sub(bytes);
+            }
+            (Of::Pass(_), None) => {}
+        }
+    }
+
     /// One side has answered a batch.
-    pub(super) fn answer_pair(&mut self, id: LaneId, mut pair: Box<Pair>, frame: &[u8], at: u64) {
+    pub(super) fn answer_pair(&mut self, id: LaneId, of: Of, mut pair: Box<Pair>, frame: &[u8], at: u64) {
         let db = id.db;
         if pair.on_mirror {
-            return self.judge_batch(db, *pair);
+            return self.judge_batch(db, of, *pair);
         }
         let waited = self.now.us.saturating_sub(at);
-        if let Some(pass) = &mut self.verify.pass {
+        if let (Of::Pass(_), Some(pass)) = (of, &mut self.verify.pass) {
             pass.pace.waited = pass.pace.waited.max(waited);
         }
         if self.mirror_owes() || self.mirror_refuses(db).is_some() {
             // The reads would not stand at the same position there.
             let Pair { tasks, bytes, .. } = *pair;
-            if let Some(pass) = &mut self.verify.pass {
-                pass.in_flight = pass.in_flight.saturating_sub(tasks.len());
-                pass.bytes = pass.bytes.saturating_sub(bytes);
-                pass.ready.extend(tasks);
-            }
+            self.end_readings(of, tasks.len(), bytes);
+            tasks.into_iter().for_each(|task| self.settle_task(db, of, task, Fate::Next, None));
             return;
         }
         if !self.ledger.is_empty() || self.is_unreported(db) {
@@ -157,7 +212,7 @@ impl Sequencer {
         (pair.on_mirror, pair.at) = (true, (0, 0));
         pair.mirror = vec![Seen::default(); pair.tasks.len()];
         let (side, replies) = (self.mirror_side(), pair.replies.iter().sum());
-        self.push_reading(side, db, frame, replies, Job::Pair(pair));
+        self.push_reading_of(of, side, db, frame, replies, Job::Pair(pair));
     }
 
     /// What the proxy knows that may make the key differ.
@@ -173,74 +228,68 @@ impl Sequencer {
         self.is_unreported(db).then_some("what scripts wrote was not reported whenever it was read")
     }
 
-    fn judge_batch(&mut self, db: Db, pair: Pair) {
+    fn judge_batch(&mut self, db: Db, of: Of, pair: Pair) {
         let Pair { tasks, primary, mirror, read_at, bytes, .. } = pair;
-        let Some(pass) = &mut self.verify.pass else { return };
-        pass.in_flight = pass.in_flight.saturating_sub(tasks.len());
-        pass.bytes = pass.bytes.saturating_sub(bytes);
+        self.end_readings(of, tasks.len(), bytes);
         let tolerance = self.ttl_tolerance_ms(read_at);
-        for ((task, primary), mirror) in tasks.into_iter().zip(&primary).zip(&mirror) {
+        for ((mut task, primary), mirror) in tasks.into_iter().zip(&primary).zip(&mirror) {
             let verdict = judge(&task.step, primary, mirror, tolerance);
-            self.settle_task(db, task, &verdict, primary, mirror);
+            let fate = self.weigh(db, &mut task, &verdict, primary, mirror);
+            self.settle_task(db, of, task, fate, Some(primary));
         }
     }
 
     /// How far remaining times may lie apart: the margin that the mirror's carry, what a late effect or image adds, the error of the clocks, and
     /// the time from one reading to the other.
-    fn ttl_tolerance_ms(&self, read_at: u64) -> i64 {
+    pub(in crate::sequencer) fn ttl_tolerance_ms(&self, read_at: u64) -> i64 {
         let late = self.expiry.delay_max_us + self.now.us.saturating_sub(read_at);
         3 * self.settings.expiry_margin_ms + 100 + (late / 1000) as i64
     }
 
-    fn settle_task(&mut self, db: Db, mut task: Task, verdict: &Verdict, primary: &Seen, mirror: &Seen) {
+    /// What a verdict means for its key, which is prepared for its next reading.
+    fn weigh(&self, db: Db, task: &mut Task, verdict: &Verdict, primary: &Seen, mirror: &Seen) -> Fate {
         let field_times = self.sides.iter().all(|side| side.is_since(Some((7, 4)), Some((9, 0))));
         match verdict {
             Verdict::Equal => {
                 task.differed = 0;
                 match task.step.next(primary, task.large, field_times) {
-                    _ if task.extra => self.pass_key(db, task),
-                    Next::Done => self.pass_key(db, task),
+                    _ if task.extra => Fate::Equal,
+                    Next::Done => Fate::end_of(task),
                     Next::Step(step) => {
                         task.step = step;
-                        self.requeue(task);
+                        Fate::Next
                     }
-                    Next::Anew => {
-                        let why = format!("its type cannot be read: {:?}", primary.kind);
-                        self.give_up(db, &task, &why);
-                    }
+                    Next::Anew => Fate::GivenUp(format!("its type cannot be read: {:?}", primary.kind)),
                 }
             }
             Verdict::Unlike => {
                 task.step = Step::Look;
-                self.requeue(task);
+                Fate::Next
             }
-            Verdict::Moved => self.read_later(db, task, "it changed or died whenever it was read"),
+            Verdict::Moved => Fate::Later("it changed or died whenever it was read".into()),
             Verdict::Refused => {
                 let why = primary.refused.as_ref().or(mirror.refused.as_ref()).map_or("", |why| why);
-                let why = format!("a server refuses to be asked: {}", why.split(' ').next().unwrap_or_default());
-                self.read_later(db, task, &why);
+                Fate::Later(format!("a server refuses to be asked: {}", why.split(' ').next().unwrap_or_default()))
             }
             // It came to be while the primary was walked, or the walk forgot it: it is there, and that was the question.
-            Verdict::Ttl | Verdict::Differs(DivergenceKind::Type) if task.extra => self.pass_key(db, task),
+            Verdict::Ttl | Verdict::Differs(DivergenceKind::Type) if task.extra => Fate::Equal,
             Verdict::Ttl | Verdict::Differs(_) => {
                 if let Some(why) = task.excused.or_else(|| self.excuse(db, &task.key)) {
-                    return self.read_later(db, task, why);
+                    return Fate::Later(why.into());
                 }
                 task.differed += 1;
-                if task.differed < CONFIRMATIONS {
-                    return self.read_again(task);
-                }
                 match verdict {
-                    Verdict::Differs(kind) => self.report(db, &task, *kind, primary),
+                    _ if task.differed < CONFIRMATIONS => Fate::Again,
+                    Verdict::Differs(kind) => Fate::Differs(*kind),
                     _ => {
                         // Its value may differ too, and that weighs more.
                         (task.ttl_differs, task.differed) = (true, 0);
                         match Step::into_value(primary.kind, task.large) {
                             Some(step) => {
                                 task.step = step;
-                                self.requeue(task);
+                                Fate::Next
                             }
-                            None => self.report(db, &task, DivergenceKind::Ttl, primary),
+                            None => Fate::Differs(DivergenceKind::Ttl),
                         }
                     }
                 }
@@ -248,18 +297,28 @@ impl Sequencer {
         }
     }
 
-    fn requeue(&mut self, mut task: Task) {
+    /// What follows a reading; `primary`: what was seen there, where that is of use.
+    pub(super) fn settle_task(&mut self, db: Db, of: Of, mut task: Task, fate: Fate, primary: Option<&Seen>) {
+        if let Of::Exam(_) = of {
+            return self.settle_exam(db, task, fate);
+        }
         task.excused = None;
-        if let Some(pass) = &mut self.verify.pass {
-            // A key that has been begun is ended before others are begun: its pieces hold memory.
-            if task.large { pass.ready.push_front(task) } else { pass.ready.push_back(task) }
+        match fate {
+            Fate::Equal => self.pass_key(db, &task),
+            Fate::Next => {
+                if let Some(pass) = &mut self.verify.pass {
+                    // A key that has been begun is ended before others are begun: its pieces hold memory.
+                    if task.large { pass.ready.push_front(task) } else { pass.ready.push_back(task) }
+                }
+            }
+            Fate::Again => self.read_at(self.now.us + AGAIN_US, task),
+            Fate::Later(why) => self.read_later(db, task, &why),
+            Fate::GivenUp(why) => self.give_up(db, &task, &why),
+            Fate::Differs(kind) => self.report(db, &task, kind, primary.map_or(-1, |primary| primary.pttl)),
         }
     }
 
-    /// The same reading at a later position.
-    fn read_again(&mut self, mut task: Task) {
-        let at = self.now.us + AGAIN_US;
-        task.excused = None;
+    fn read_at(&mut self, at: u64, task: Task) {
         if let Some(pass) = &mut self.verify.pass {
             pass.later.push((at, task));
         }
@@ -278,10 +337,7 @@ impl Sequencer {
             // A server that refuses DUMP may answer other reads.
             task.step = Step::Look;
         }
-        let at = self.now.us + (AGAIN_US * u64::from(task.tries)).min(AGAIN_MAX_US);
-        if let Some(pass) = &mut self.verify.pass {
-            pass.later.push((at, task));
-        }
+        self.read_at(self.now.us + (AGAIN_US * u64::from(task.tries)).min(AGAIN_MAX_US), task);
     }
 
     fn give_up(&mut self, db: Db, task: &Task, why: &str) {
@@ -297,11 +353,7 @@ impl Sequencer {
         }
     }
 
-    /// The key has been read to its end, and its value is equal.
-    pub(super) fn pass_key(&mut self, db: Db, task: Task) {
-        if task.ttl_differs {
-            return self.report(db, &task, DivergenceKind::Ttl, &Seen::default());
-        }
+    fn pass_key(&mut self, db: Db, task: &Task) {
         let Some(pass) = &mut self.verify.pass else { return };
         if !task.extra && !pass.plants.is_planted(db, &task.key) {
             self.verify.totals.compared += 1;
@@ -309,8 +361,8 @@ impl Sequencer {
         }
     }
 
-    /// A confirmed difference: counted, kept for people, and healed if that is ours to do.
-    fn report(&mut self, db: Db, task: &Task, kind: DivergenceKind, primary: &Seen) {
+    /// A confirmed difference: counted, kept for people, and healed if that is ours to do. `pttl`: of the primary, where it was read last.
+    fn report(&mut self, db: Db, task: &Task, kind: DivergenceKind, pttl: i64) {
         let (synced, now) = (!task.unsynced, self.now.unix_ms);
         let Some(pass) = &mut self.verify.pass else { return };
         let Pass { plants, result, extras, .. } = &mut **pass;
@@ -322,20 +374,47 @@ impl Sequencer {
         self.verify.totals.compared += 1;
         self.verify.totals.differing.add(kind);
         if kind == DivergenceKind::Missing {
-            let until = if primary.pttl < 0 { Until::Never } else { Until::At(now + primary.pttl) };
+            let until = if pttl < 0 { Until::Never } else { Until::At(now + pttl) };
             result.primary_only_until = result.primary_only_until.max(Some(until));
         }
-        let cause = if synced { "unexplained" } else { "unsynced" };
-        let key = task.key.clone();
-        self.verify.divergences.note(Divergence { db, key: key.clone(), kind, cause, first_seen: now, command: None });
-        if kind == DivergenceKind::Extra {
-            if extras.len() < limits::EXTRAS_MAX {
-                extras.push((db, key));
-            }
-        } else if synced {
-            let position = self.next_position();
-            self.mark_dirty(db, &key, Cause::Verifier, position);
+        if kind == DivergenceKind::Extra && extras.len() < limits::EXTRAS_MAX {
+            extras.push((db, task.key.clone()));
         }
+        self.note_divergence(db, &task.key, kind, if synced { "unexplained" } else { "unsynced" }, None);
+        if kind != DivergenceKind::Extra && synced {
+            self.doubt_verified(db, &task.key);
+        }
+    }
+
+    /// Keeps a confirmed difference for people.
+    pub(in crate::sequencer) fn note_divergence(
+        &mut self,
+        db: Db,
+        key: &Arc<[u8]>,
+        kind: DivergenceKind,
+        cause: &'static str,
+        command: Option<&'static str>,
+    ) {
+        let first_seen = self.now.unix_ms;
+        self.verify.divergences.note(Divergence { db, key: key.clone(), kind, cause, first_seen, command });
+    }
+
+    /// A key that differs is healed by an image.
+    pub(in crate::sequencer) fn doubt_verified(&mut self, db: Db, key: &[u8]) {
+        let position = self.next_position();
+        self.mark_dirty(db, key, Cause::Verifier, position);
+    }
+
+    /// A key that only the mirror has stays there until the operator says otherwise (I5).
+    pub(in crate::sequencer) fn note_extra(&mut self, db: Db, key: &Arc<[u8]>) {
+        if self.verify.extras.len() < limits::EXTRAS_MAX && !self.is_extra(db, key) {
+            self.verify.extras.push((db, key.clone()));
+        }
+    }
+
+    /// Whether the key is known to be on the mirror alone.
+    pub(in crate::sequencer) fn is_extra(&self, db: Db, key: &[u8]) -> bool {
+        self.verify.extras.iter().any(|(home, extra)| *home == db && **extra == *key)
     }
 }
 

@@ -4,7 +4,8 @@
 use super::super::Sequencer;
 use super::super::lane::{LaneId, LaneState};
 use super::exam::{Step, Task};
-use super::{Job, Pass};
+use super::judge::Fate;
+use super::{Job, Of, Pass};
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::{number, push_request};
@@ -173,21 +174,18 @@ impl Sequencer {
     }
 
     /// A page of a large set or hash: its members are compared next.
-    pub(super) fn answer_members(&mut self, db: Db, mut task: Task, reply: Reply<'_>) {
-        let Some(pass) = &mut self.verify.pass else { return };
-        pass.in_flight = pass.in_flight.saturating_sub(1);
+    pub(super) fn answer_members(&mut self, db: Db, of: Of, mut task: Task, reply: Reply<'_>) {
+        self.end_readings(of, 1, 0);
         let Step::Page { hash, cursor, items } = &mut task.step else { return };
         let mut parts = reply.elements();
         let (Some(next), Some(page)) = (parts.next(), parts.next()) else {
             // It changed its type, or the server did not answer.
-            return self.read_later(db, task, "it could not be read");
+            return self.settle_task(db, of, task, Fate::Later("it could not be read".into()), None);
         };
         *cursor = next.text().to_vec();
         *items = page.elements().step_by(if *hash { 2 } else { 1 }).map(|item| item.text().into()).collect();
-        if items.is_empty() && cursor == b"0" {
-            return self.pass_key(db, task);
-        }
-        pass.ready.push_front(task);
+        let fate = if items.is_empty() && cursor == b"0" { Fate::end_of(&task) } else { Fate::Next };
+        self.settle_task(db, of, task, fate, None);
     }
 
     /// Ends a database of which everything has been read.
