@@ -55,18 +55,8 @@ pub enum Skip {
 
 impl Skip {
     /// All reasons.
-    pub const ALL: [Skip; 10] = [
-        Skip::Off,
-        Skip::Down,
-        Skip::Behind,
-        Skip::Flip,
-        Skip::Large,
-        Skip::Doubt,
-        Skip::Kind,
-        Skip::Own,
-        Skip::Refused,
-        Skip::Lost,
-    ];
+    pub const ALL: [Skip; 10] =
+        [Skip::Off, Skip::Down, Skip::Behind, Skip::Flip, Skip::Large, Skip::Doubt, Skip::Kind, Skip::Own, Skip::Refused, Skip::Lost];
 
     /// The word of metrics and answers.
     #[must_use]

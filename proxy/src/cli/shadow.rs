@@ -59,8 +59,7 @@ pub(super) fn page(now: &Value) -> String {
 }
 
 fn line(name: &str, counts: &Value) -> String {
-    let skipped: Vec<String> =
-        counts["skipped"].as_object().into_iter().flatten().map(|(why, count)| format!("{count} {why}")).collect();
+    let skipped: Vec<String> = counts["skipped"].as_object().into_iter().flatten().map(|(why, count)| format!("{count} {why}")).collect();
     format!(
         "{name:<14}{} compared: {} equal, {} explained, {} differing, {} unexplained, {} being examined   skipped: {}\n",
         counts["compared"],
@@ -87,7 +86,8 @@ mod tests {
 
     #[test]
     fn the_page_says_what_came_of_it() {
-        let counts = json!({"compared": 9, "equal": 8, "explained": 0, "differing": 1, "unexplained": 0, "examining": 0, "skipped": {"doubt": 2}});
+        let counts =
+            json!({"compared": 9, "equal": 8, "explained": 0, "differing": 1, "unexplained": 0, "examining": 0, "skipped": {"doubt": 2}});
         let now = json!({"share": 0.01, "commands": [], "prefixes": ["user:"], "compared": 9, "equal": 8, "explained": 0, "differing": 1,
             "unexplained": 0, "examining": 0, "skipped": {}, "by_command": {"GET": counts}, "by_prefix": {}});
         let page = page(&now);

@@ -204,7 +204,9 @@ pub static METRICS: &[Metric] = &[
             .map(|(kind, count)| (label(kind), count_of(count)))
             .into()
     }),
-    row("twinlane_shadow_share_ratio", "gauge", &[], "Share of the clients' reads that is drawn to be compared", |s, _| one(s.shadow.share)),
+    row("twinlane_shadow_share_ratio", "gauge", &[], "Share of the clients' reads that is drawn to be compared", |s, _| {
+        one(s.shadow.share)
+    }),
     row(
         "twinlane_shadow_reads_total",
         "counter",
@@ -403,7 +405,10 @@ pub(crate) mod tests {
                 remedy: "load it".into(),
             }],
             verify: twinlane_core::divergence::VerifyStatus { state: "idle", ..Default::default() },
-            shadow: ShadowStatus { by_command: [("GET", ShadowCounts { equal: 1, ..ShadowCounts::default() })].into(), ..ShadowStatus::default() },
+            shadow: ShadowStatus {
+                by_command: [("GET", ShadowCounts { equal: 1, ..ShadowCounts::default() })].into(),
+                ..ShadowStatus::default()
+            },
             flip: "idle",
         };
         let mut counters = Counters {

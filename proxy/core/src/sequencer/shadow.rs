@@ -13,10 +13,10 @@
 mod compare;
 mod examine;
 
+use super::Sequencer;
 use super::lane::{LaneId, LaneState, What};
 use super::mirror::Mode;
 use super::reply::each_request;
-use super::Sequencer;
 use crate::command::{Command, Table};
 use crate::endpoint::Db;
 use crate::limits;
@@ -29,6 +29,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) use examine::Exams;
+use examine::Case;
 
 /// Whether replies to a command can be compared, by its name in upper case.
 #[must_use]
@@ -286,16 +287,22 @@ impl Sequencer {
         if self.comparison_waits(db).is_some() || keys.iter().any(|key| self.explains_read(db, key)) {
             return self.shadow.count(command, prefix, |counts| counts.explained += 1);
         }
+        let all = keys.len();
+        keys.retain(|key| !self.shadow.exams.has(db, key));
+        let begun = keys.len() < all;
+        if begun && keys.is_empty() {
+            return self.shadow.count(command, prefix, |counts| counts.explained += 1);
+        }
         let room = limits::SHADOW_EXAMS_MAX.saturating_sub(self.shadow.exams.len());
         if keys.is_empty() || keys.len() > room {
             return self.shadow.count(command, prefix, |counts| counts.unexplained += 1);
         }
         self.shadow.count(command, prefix, |counts| counts.examining += 1);
-        self.shadow.exams.begin(db, command, prefix, keys);
+        self.shadow.exams.begin(db, Case::new(command, prefix, keys.len(), begun), keys);
     }
 
     fn explains_read(&self, db: Db, key: &[u8]) -> bool {
-        self.doubts_read(db, key) || self.is_copied(db) || self.is_unreported(db) || self.shadow.exams.has(db, key) || self.is_extra(db, key)
+        self.doubts_read(db, key) || self.is_copied(db) || self.is_unreported(db) || self.is_extra(db, key)
     }
 
     /// How shadow reads stand.

@@ -14,13 +14,21 @@ use std::sync::Arc;
 
 /// A read whose keys are examined.
 #[derive(Debug)]
-struct Case {
+pub(super) struct Case {
     command: &'static Command,
     prefix: Option<u8>,
     /// Keys that have not been judged.
     open: usize,
     /// One of them differs.
     differs: bool,
+    /// It names keys that were examined already, which may be why it differed.
+    explained: bool,
+}
+
+impl Case {
+    pub fn new(command: &'static Command, prefix: Option<u8>, open: usize, explained: bool) -> Case {
+        Case { command, prefix, open, differs: false, explained }
+    }
 }
 
 /// A key that waits for its next reading.
@@ -62,9 +70,10 @@ impl Exams {
         !self.keys.is_empty() && self.keys.contains_key(&(db, key.into()))
     }
 
-    pub fn begin(&mut self, db: Db, command: &'static Command, prefix: Option<u8>, keys: BTreeSet<Arc<[u8]>>) {
+    /// Examines these keys, none of which is examined already.
+    pub fn begin(&mut self, db: Db, case: Case, keys: BTreeSet<Arc<[u8]>>) {
         self.next_case += 1;
-        self.cases.insert(self.next_case, Case { command, prefix, open: keys.len(), differs: false });
+        self.cases.insert(self.next_case, case);
         for key in keys {
             self.keys.insert((db, key.clone()), self.next_case);
             self.waiting.push_back(Waiting { due: 0, db, task: Task::new(key, Step::Look), sized: false });
@@ -185,10 +194,14 @@ impl Sequencer {
         if case.open > 0 {
             return;
         }
-        let Some(Case { command, prefix, differs, .. }) = exams.cases.remove(&number) else { return };
+        let Some(Case { command, prefix, differs, explained, .. }) = exams.cases.remove(&number) else { return };
         self.shadow.count(command, prefix, |counts| {
             counts.examining -= 1;
-            if differs { counts.differing += 1 } else { counts.unexplained += 1 }
+            match () {
+                () if differs => counts.differing += 1,
+                () if explained => counts.explained += 1,
+                () => counts.unexplained += 1,
+            }
         });
     }
 }
