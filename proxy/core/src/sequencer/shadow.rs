@@ -28,8 +28,7 @@ use compare::{Kept, Way};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-pub(super) use examine::Exams;
-use examine::Case;
+use examine::{Case, Exams};
 
 /// Whether replies to a command can be compared, by its name in upper case.
 #[must_use]

@@ -44,7 +44,7 @@ struct Waiting {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(in crate::sequencer) struct Exams {
+pub(super) struct Exams {
     cases: BTreeMap<u64, Case>,
     /// Keys that are examined, each for one case.
     keys: BTreeMap<(Db, Arc<[u8]>), u64>,
