@@ -8,6 +8,7 @@ pub mod commands_page;
 pub mod compare;
 pub mod crash;
 pub mod pair;
+pub mod planted;
 pub mod proxy;
 pub mod reader;
 pub mod resp;

@@ -7,6 +7,10 @@
 //!   a walk over the keyspace.
 //! - `prove flips --flips 200`: a constant rate of commands, flips in turn; how long a request was held, beside what a direct
 //!   connection suffers in the same windows.
+//! - `prove contended --watched-by shadow` (or `verify`): the same with all reads compared, or with one verify after the other; no difference is
+//!   reported. `prove verify-quiet` is ten minutes of the latter without flips.
+//! - `prove verify-finds`: a thousand differences planted at random, one element of a million among them; a verify finds exactly these.
+//! - `prove shadow-price`: CPU of the proxy per read with all reads compared, and with none.
 //! - `prove verify-speed`: keys per second of verify, beside a plain pipelined reader of both servers.
 //!
 //! The load itself comes from the `loadtest` program beside this one.
@@ -19,6 +23,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use twinlane_tests::compare::{self, Report, compare, digest_check};
 use twinlane_tests::pair::{PATIENCE, until};
+use twinlane_tests::planted;
 use twinlane_tests::proxy::{Options as ProxyOptions, Proxy};
 use twinlane_tests::resp::Value;
 use twinlane_tests::servers::{Options as ServerOptions, Server, Version};
@@ -58,6 +63,33 @@ enum What {
         /// Families that are left out, to narrow a failure down.
         #[arg(long, default_value = "")]
         without: String,
+        /// What looks for differences meanwhile, and must find none.
+        #[arg(long, value_enum, default_value_t = Watch::Nobody)]
+        watched_by: Watch,
+        /// No flips.
+        #[arg(long)]
+        no_flips: bool,
+    },
+    /// One verify after the other under contended traffic on an equal pair: none reports a difference.
+    VerifyQuiet {
+        /// How long.
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+    },
+    /// A verify finds every planted difference, and nothing else.
+    VerifyFinds {
+        /// Ordinary keys.
+        #[arg(long, default_value_t = 100_000)]
+        keys: u64,
+        /// Elements of each of the four large keys.
+        #[arg(long, default_value_t = 1_000_000)]
+        elements: u64,
+        /// Differences.
+        #[arg(long, default_value_t = 1_000)]
+        differences: usize,
+        /// How often, with other differences each time.
+        #[arg(long, default_value_t = 1)]
+        rounds: u32,
     },
     /// `kill -9` of the proxy at random moments.
     Crashes {
@@ -67,6 +99,12 @@ enum What {
         /// Chooses the moments.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+    },
+    /// What comparing all reads costs the proxy's CPU per read, in turns with comparing none.
+    ShadowPrice {
+        /// How often each runs.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
     },
     /// The speed of verify beside a plain pipelined reader of both servers, in turns.
     VerifySpeed {
@@ -86,6 +124,29 @@ enum What {
         #[arg(long, default_value_t = 20_000)]
         rate: u32,
     },
+}
+
+/// What looks for differences under the contended load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Watch {
+    /// Only the comparison at the end.
+    Nobody,
+    /// Every read is compared at its position.
+    Shadow,
+    /// One verify after the other.
+    Verify,
+}
+
+/// One contended run.
+#[derive(Debug, Clone, Copy)]
+struct Run<'a> {
+    seconds: u32,
+    clients: u32,
+    pair: [Version; 2],
+    events: Events,
+    without: &'a str,
+    watched_by: Watch,
+    flips: bool,
 }
 
 /// Whether servers send keyspace events.
@@ -110,12 +171,22 @@ const SHORT_TTL_MS: i64 = 5_000;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().what {
-        What::Contended { runs, seconds, clients, old, new, events, first, without } => {
-            (first..first + runs).try_for_each(|seed| contended(seed, seconds, clients, [old, new], events, &without)).map(|()| {
+        What::Contended { runs, seconds, clients, old, new, events, first, without, watched_by, no_flips } => {
+            let run = Run { seconds, clients, pair: [old, new], events, without: &without, watched_by, flips: !no_flips };
+            (first..first + runs).try_for_each(|seed| contended(seed, &run)).map(|()| {
                 println!("contended: {runs} runs of {runs} held");
             })
         }
+        What::VerifyQuiet { seconds } => {
+            // A verify begins anew whenever a database is emptied or swapped, and would not end.
+            let (pair, without) = ([Version::Redis70; 2], "databases");
+            contended(1, &Run { seconds, clients: 24, pair, events: Events::On, without, watched_by: Watch::Verify, flips: false })
+        }
+        What::VerifyFinds { keys, elements, differences, rounds } => {
+            (1..=rounds).try_for_each(|seed| verify_finds(&planted::Plan { keys, elements, differences, seed: u64::from(seed) }))
+        }
         What::Crashes { kills, seed } => crashes(kills, seed),
+        What::ShadowPrice { rounds } => shadow_price(rounds),
         What::VerifySpeed { keys, rounds } => verify_speed(keys, rounds),
         What::Flips { flips, rate } => flip(flips, rate),
     };
@@ -128,8 +199,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// One contended run with four flips.
-fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: Events, without: &str) -> Result<()> {
+/// One contended run with four flips, or none.
+fn contended(seed: u32, run: &Run<'_>) -> Result<()> {
+    let Run { seconds, clients, pair, events, without, watched_by, flips } = *run;
     let followed = events == Events::On || (events == Events::InTurn && seed % 2 == 1);
     let start = |version| {
         let args = if followed { vec!["--notify-keyspace-events".into(), "KEA".into()] } else { Vec::new() };
@@ -140,9 +212,18 @@ fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: 
     let flips: Vec<String> = ["cutover", "rollback", "cutover", "rollback"]
         .iter()
         .enumerate()
+        .filter(|_| flips)
         .map(|(at, flip)| format!("{flip}@{}", f64::from((at as u32 + 1) * seconds) / 5.0))
         .collect();
     let admin = proxy.admin_url().trim_start_matches("http://").to_owned();
+    match watched_by {
+        Watch::Nobody => {}
+        Watch::Shadow => drop(proxy.post("/v1/shadow", &serde_json::json!({"share": 1.0}))?),
+        Watch::Verify => {
+            proxy_settles(&proxy)?;
+            proxy.post("/v1/verify", &serde_json::json!({"continuous": true}))?;
+        }
+    }
     let status = loadtest()?
         .args(["contended", "--target", &proxy.address(), "--admin", &admin, "--flips", &flips.join(",")])
         .args(["--seconds", &seconds.to_string(), "--clients", &clients.to_string(), "--seed", &seed.to_string()])
@@ -150,6 +231,7 @@ fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: 
         .status()?;
     ensure!(status.success(), "seed {seed}: the load saw something unexpected");
     proxy_settles(&proxy)?;
+    no_differences(&proxy, watched_by).with_context(|| format!("seed {seed}"))?;
     // Each server ends keys by its own clock, and the mirror's times carry the margin.
     for server in [&old, &new] {
         until("the keys with a short time to live to die", PATIENCE, || Ok(dying(server)? == 0))?;
@@ -164,6 +246,61 @@ fn contended(seed: u32, seconds: u32, clients: u32, pair: [Version; 2], events: 
     }
     let digest = if same { ", by digest too" } else { "" };
     println!("seed {seed}, expiry {mode}: {} keys compared, equal{digest}\n", report.keys_compared);
+    Ok(())
+}
+
+/// What looked for differences looked, and reported none.
+fn no_differences(proxy: &Proxy, watched_by: Watch) -> Result<()> {
+    let found = proxy.get("/v1/divergences?reveal=true")?.body;
+    ensure!(found["total"] == 0, "differences are reported on an equal pair: {found}");
+    match watched_by {
+        Watch::Nobody => {}
+        Watch::Shadow => {
+            let told = proxy.get("/v1/shadow")?.body;
+            ensure!(told["equal"].as_u64() > Some(1000) && told["differing"] == 0, "{told}");
+            let part = |name: &str| told[name].to_string();
+            println!(
+                "shadow reads: {} compared, {} alike, {} explained, {} not reproduced by an exam, none differing; skipped {}",
+                part("compared"),
+                part("equal"),
+                part("explained"),
+                part("unexplained"),
+                part("skipped")
+            );
+        }
+        Watch::Verify => {
+            let status = proxy.get("/v1/verify")?.body;
+            let last = &status["last"];
+            let text = proxy.get("/metrics")?.body;
+            let sample = |name: &str| {
+                text.as_str().and_then(|text| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok()))
+            };
+            let [passes, keys] = ["twinlane_verify_passes_total ", "twinlane_verify_keys_total "].map(|name| sample(name).unwrap_or(0.0));
+            ensure!(passes >= 1.0 && last["alive"] == true, "no verify ended: {status}");
+            println!("{passes} verifies compared {keys} keys under the load, and reported no difference; the last: {last}");
+        }
+    }
+    Ok(())
+}
+
+fn verify_finds(plan: &planted::Plan) -> Result<()> {
+    let (old, new) = (Server::plain(Version::Redis70)?, Server::plain(Version::Redis70)?);
+    planted::fill(&old, plan)?;
+    let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
+    proxy_settles(&proxy)?;
+    let found = planted::plant_and_find(&proxy, &new, plan)?;
+    println!(
+        "seed {}: {} differences planted among {} keys and {} elements, {} found, none besides, in {:.1} s: {:?}, {} of them one element of {}",
+        plan.seed,
+        plan.differences,
+        plan.keys,
+        4 * plan.elements,
+        plan.differences,
+        found.took.as_secs_f64(),
+        found.by_kind,
+        found.elements,
+        plan.elements
+    );
     Ok(())
 }
 
@@ -182,6 +319,55 @@ fn crashes(kills: u32, seed: u64) -> Result<()> {
         named[named.len() - 1]
     );
     Ok(())
+}
+
+/// Reads of eight clients at depth 1 and 16, with and without shadow reads in turns: CPU time of the proxy's process.
+fn shadow_price(rounds: u32) -> Result<()> {
+    const CLIENTS: usize = 8;
+    let (old, new) = (Server::plain(Version::Redis70)?, Server::plain(Version::Redis70)?);
+    let proxy = Proxy::start(&old.address(), &new.address(), ProxyOptions::default())?;
+    proxy_settles(&proxy)?;
+    let mut client = proxy.client()?;
+    let filling: Vec<_> = (0..1000).map(|n| twinlane_tests::resp::command(&format!("SET key:{n:04} {}", "v".repeat(64)))).collect();
+    client.pipeline(&filling)?;
+    proxy_settles(&proxy)?;
+    let pid = proxy.pid().context("the proxy does not run")?;
+    for (depth, pipelines) in [(1usize, 20_000usize), (16, 4_000)] {
+        let mut spent = [0u64; 2];
+        for _ in 0..rounds {
+            for (at, share) in [0.0, 1.0].into_iter().enumerate() {
+                proxy.post("/v1/shadow", &serde_json::json!({"share": share}))?;
+                let clients = (0..CLIENTS).map(|_| proxy.client()).collect::<Result<Vec<_>, _>>()?;
+                let before = ticks(pid)?;
+                let readers = clients.into_iter().enumerate().map(|(at, mut client)| {
+                    std::thread::spawn(move || -> Result<()> {
+                        let reads: Vec<_> =
+                            (0..depth).map(|n| twinlane_tests::resp::command(&format!("GET key:{:04}", (at * 100 + n) % 1000))).collect();
+                        (0..pipelines / CLIENTS).try_for_each(|_| client.pipeline(&reads).map(drop).map_err(Into::into))
+                    })
+                });
+                for reader in readers.collect::<Vec<_>>() {
+                    reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
+                }
+                spent[at] += ticks(pid)? - before;
+            }
+        }
+        let reads = (pipelines * depth) as f64 * f64::from(rounds);
+        let us = |at: usize| spent[at] as f64 * 10_000.0 / reads;
+        let more = 100.0 * (us(1) / us(0) - 1.0);
+        println!("depth {depth}: {:.2} us of CPU per read without, {:.2} us with all reads compared: {more:.0} % more", us(0), us(1));
+    }
+    let told = proxy.get("/v1/shadow")?.body;
+    println!("{} compared, {} alike; skipped {}", told["compared"], told["equal"], told["skipped"]);
+    Ok(())
+}
+
+/// CPU time of a process in hundredths of a second.
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).context("no such field");
+    Ok(field(11)? + field(12)?)
 }
 
 /// Verify and the plain reader in turns on one pair at rest: strings, hashes, lists and sorted sets, every tenth key with a time to live.

@@ -1,8 +1,9 @@
 //! A fixed script of traffic through the core, between two model servers, for a count of instructions that does not depend on the
 //! machine's mood (`make price`): what one command costs the sequencer, with the journal and without.
 //!
-//! `price COMMANDS DEPTH [--journal]` plays so many commands of 16 sessions, DEPTH in each of their pipelines: half of them reads, the
-//! other half SET, INCR, HSET, SADD and LPUSH on a thousand keys. Under callgrind only the sequencer's own calls are counted
+//! `price COMMANDS DEPTH [--journal] [--reads] [--shadow=N]` plays so many commands of 16 sessions, DEPTH in each of their pipelines: half of
+//! them reads, the other half SET, INCR, HSET, SADD and LPUSH on a thousand keys; with `--reads` all of them reads. Of a million reads
+//! N are compared with the mirror. Under callgrind only the sequencer's own calls are counted
 //! (`--toggle-collect='*counted*'`), so what the model servers do is left out, and so is the preparation, by subtracting a run of half the length.
 
 use std::collections::HashMap;
@@ -11,11 +12,14 @@ use std::process::ExitCode;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::journal::{HEADER_BYTES, Journal, Opening};
 use twinlane_core::sequencer::{Action, Addresses, LaneId, LaneInfo, Now, Record, Sequencer, SessionId, Settings, SideUp};
+use twinlane_core::shadow::ShadowWish;
 use twinlane_model::ConnId;
 use twinlane_model::server::ModelServer;
 
 const SESSIONS: usize = 16;
 const KEYS: usize = 1_000;
+/// Commands that fill the keys before those that are asked for.
+const PREPARED: usize = 4_000;
 
 struct Script {
     core: Sequencer,
@@ -30,24 +34,34 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<usize>().ok());
     let (Some(commands), Some(depth @ 1..)) = (number(0), number(1)) else {
-        eprintln!("price COMMANDS DEPTH [--journal]");
+        eprintln!("price COMMANDS DEPTH [--journal] [--reads] [--shadow=N]");
         return ExitCode::from(2);
     };
-    let mut script = Script::begin(arguments.iter().any(|word| word == "--journal"));
-    script.play(commands, depth);
-    println!("{commands} commands at depth {depth}: {} bytes of replies", script.replies);
+    let has = |flag: &str| arguments.iter().any(|word| word == flag);
+    let shadow = arguments.iter().find_map(|word| word.strip_prefix("--shadow=")?.parse().ok()).unwrap_or(0);
+    let mut script = Script::begin(has("--journal"), shadow);
+    script.play(PREPARED, 16, false);
+    script.play(commands, depth, has("--reads"));
+    let shadow = script.core.status().shadow.total;
+    println!(
+        "{commands} commands at depth {depth}: {} bytes of replies; {} reads compared, {} skipped",
+        script.replies,
+        shadow.compared(),
+        shadow.skips()
+    );
     ExitCode::SUCCESS
 }
 
 impl Script {
-    fn begin(journal: bool) -> Script {
+    fn begin(journal: bool, shadow: u32) -> Script {
         let journal = journal.then(|| {
             let opening = Opening { installation: "price", boot: "once", synced: false };
             Journal::open(Box::new(vec![0u8; HEADER_BYTES + (1 << 20)]), &opening)
         });
         let record = Record { installation: "price".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
         let addresses = ["old:1".into(), "new:2".into()];
-        let core = Sequencer::new(Settings::default(), record, addresses, false, journal.flatten());
+        let shadow = ShadowWish { per_million: shadow, ..ShadowWish::default() };
+        let core = Sequencer::new(Settings { shadow, ..Settings::default() }, record, addresses, false, journal.flatten());
         let servers = [ModelServer::new(1, 1), ModelServer::new(2, 1)];
         let mut script = Script { core, servers, lanes: HashMap::new(), sessions: Vec::new(), now: Now::default(), replies: 0 };
         script.turn();
@@ -58,14 +72,14 @@ impl Script {
         script
     }
 
-    fn play(&mut self, commands: usize, depth: usize) {
+    fn play(&mut self, commands: usize, depth: usize, reads: bool) {
         let mut asked = 0;
         let mut pipeline = String::new();
         while asked < commands {
             for session in 0..SESSIONS {
                 pipeline.clear();
                 for _ in 0..depth {
-                    push_command(&mut pipeline, asked);
+                    push_command(&mut pipeline, asked, reads);
                     asked += 1;
                 }
                 counted_request(&mut self.core, self.sessions[session], pipeline.as_bytes(), self.now);
@@ -165,9 +179,10 @@ fn counted_tick(core: &mut Sequencer, now: Now) {
 }
 
 /// The script's next command.
-fn push_command(out: &mut String, number: usize) {
+fn push_command(out: &mut String, number: usize, reads: bool) {
     let key = (number * 7919) % KEYS;
     let words: Vec<String> = match number % 10 {
+        _ if reads => vec!["GET".into(), format!("text:{key:06}")],
         0..5 => vec!["GET".into(), format!("text:{key:06}")],
         5 | 6 => vec!["SET".into(), format!("text:{key:06}"), "v".repeat(64)],
         7 => vec!["INCR".into(), format!("count:{key:06}")],
