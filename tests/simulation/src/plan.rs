@@ -275,7 +275,7 @@ impl Plan {
 
     /// Drawn apart, for the same reason.
     fn draw_machine(&mut self) {
-        let r = &mut Rng::new(self.seed ^ 0x706f_7765_72);
+        let r = &mut Rng::new(self.seed ^ 0x0070_6f77_6572);
         self.journal_synced = r.one_in(3);
         if !self.import && r.one_in(3) {
             for _ in 0..1 + r.index(2) {
