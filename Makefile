@@ -56,6 +56,9 @@ prove: ## the long proofs: ten contended runs of twenty seconds, two hundred fli
 	$(CARGO) build --release -p twinlane -p twinlane-tests -p twinlane-loadtest --bins
 	$(CARGO_TARGET_DIR)/release/prove contended --runs 10
 	$(CARGO_TARGET_DIR)/release/prove contended --runs 2 --old redis-6.2 --new valkey-8.1
+	$(CARGO_TARGET_DIR)/release/prove contended --runs 1 --seconds 600 --watched-by shadow --without databases
+	$(CARGO_TARGET_DIR)/release/prove verify-quiet
+	$(CARGO_TARGET_DIR)/release/prove verify-finds
 	$(CARGO_TARGET_DIR)/release/prove crashes --kills 100
 	$(CARGO_TARGET_DIR)/release/prove flips --flips 200
 
