@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use twinlane_tests::compare::{self, Report, compare, digest_check};
-use twinlane_tests::pair::{PATIENCE, until};
+use twinlane_tests::pair::{PATIENCE, in_step, until};
 use twinlane_tests::planted;
 use twinlane_tests::proxy::{Options as ProxyOptions, Proxy};
 use twinlane_tests::resp::Value;
@@ -424,14 +424,13 @@ fn flip(flips: u32, rate: u32) -> Result<()> {
     Ok(())
 }
 
-/// Waits until nothing is in doubt and nothing waits for the mirror.
+/// Waits until nothing is in doubt and nothing waits for the mirror, twice in a row: before the sides are connected nothing is known to be.
 fn proxy_settles(proxy: &Proxy) -> Result<()> {
-    let mut status = proxy.status()?;
+    let (mut status, mut calm) = (proxy.status()?, 0);
     until("the mirror to settle", PATIENCE, || {
         status = proxy.status()?;
-        let mirror = &status["mirror"];
-        let synced = mirror["unsynced_databases"].as_array().is_some_and(Vec::is_empty);
-        Ok(mirror["dirty_keys"] == 0 && mirror["queued_effects"] == 0 && synced)
+        calm = if in_step(&status) { calm + 1 } else { 0 };
+        Ok(calm == 2)
     })
     .with_context(|| format!("status: {status}"))
 }
