@@ -156,6 +156,8 @@ pub struct Counters {
     pub repairs: u64,
     /// Images taken, for whatever reason.
     pub images: u64,
+    /// Large keys copied in pieces; see [`CopyCounters`].
+    pub copies: CopyCounters,
     /// Effects applied (confirmed by the mirror).
     pub effects: u64,
     /// Replies delivered before the mirror had confirmed under `ack = "both"`.
@@ -176,6 +178,19 @@ pub struct Counters {
     pub verify: VerifyCounters,
     /// Bytes read from clients and written to clients.
     pub client_bytes: (u64, u64),
+}
+
+/// Large keys since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CopyCounters {
+    /// Pieces asked of the primary.
+    pub pieces: u64,
+    /// Copies in pieces that came to their end.
+    pub done: u64,
+    /// Copies in pieces that began anew, because of a write or of the mirror.
+    pub restarts: u64,
+    /// Large keys that were copied whole, because they are written all the time.
+    pub whole: u64,
 }
 
 /// What verify did since the start, over all passes.

@@ -119,6 +119,8 @@ pub struct Mirror {
     pub expiry_margin_ms: u64,
     /// Keys in doubt that are remembered by name; past it the database is in doubt as a whole.
     pub dirty_keys_max: usize,
+    /// Keys that take more bytes are copied in pieces; 0: none are.
+    pub image_bytes_max: usize,
     /// FLUSHDB of a client.
     pub flushdb: Flush,
     /// FLUSHALL of a client.
@@ -468,6 +470,7 @@ impl Default for Mirror {
             queue_age_max_ms: 500,
             expiry_margin_ms: 500,
             dirty_keys_max: 1_000_000,
+            image_bytes_max: 1 << 20,
             flushdb: Flush::Mirror,
             flushall: Flush::Mirror,
             swapdb: Flush::Mirror,

@@ -327,6 +327,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         queue_bytes_max: mirror.queue_bytes_max,
         queue_age_max_us: mirror.queue_age_max_ms * 1000,
         dirty_keys_max: mirror.dirty_keys_max,
+        image_bytes_max: mirror.image_bytes_max,
         flush: [policy(mirror.flushdb), policy(mirror.flushall), policy(mirror.swapdb)],
         publish: mirror.publish,
         backfill: mirror.backfill == config::Backfill::Auto,

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::spawn_local;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Bypassing, LaneId, LaneInfo, Probe, Role, SideUp};
+use twinlane_core::sequencer::{Bypassing, Eviction, LaneId, LaneInfo, Probe, Role, SideUp};
 
 /// Longest wait for a step of a handshake.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -320,6 +320,7 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         // A slow answer says little about the clock.
         clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map_or(known, |ms| ms - middle),
         keyspace: Vec::new(),
+        eviction: Eviction::of_policy(field("maxmemory_policy")),
         bypassing: None,
     };
     if field("loading") == "1" {

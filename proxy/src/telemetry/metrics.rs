@@ -177,6 +177,14 @@ pub static METRICS: &[Metric] = &[
     }),
     row("twinlane_effects_total", "counter", &[], "Effects that the mirror confirmed", |_, c| total(c.effects)),
     row("twinlane_images_total", "counter", &[], "Images taken, for whatever reason", |_, c| total(c.images)),
+    row("twinlane_large_key_pieces_total", "counter", &[], "Pieces of large keys read on the primary", |_, c| total(c.copies.pieces)),
+    row(
+        "twinlane_large_keys_total",
+        "counter",
+        &["outcome"],
+        "Large keys: copied in pieces; begun anew because they were written; copied whole because they always are",
+        |_, c| words(&[("copied", c.copies.done), ("begun_anew", c.copies.restarts), ("whole", c.copies.whole)]),
+    ),
     row("twinlane_repairs_total", "counter", &[], "Keys healed by an image", |_, c| total(c.repairs)),
     row("twinlane_dirty_keys_total", "counter", &["cause"], "Keys that came into doubt, by cause", |_, c| words(&c.dirty_by_cause)),
     row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| {

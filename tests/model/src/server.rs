@@ -231,6 +231,8 @@ pub struct ModelServer {
     pub full: bool,
     /// The RDB version in `DUMP` payloads, and the highest that `RESTORE` takes: 10 is Redis 7.0, 9 is 6.2 and before.
     pub rdb_version: u16,
+    /// Elements that a collection may have to be given whole by SSCAN and its like, as the small encodings of Redis are.
+    pub small_value: usize,
     /// Commands executed since creation (queued ones count when EXEC runs them).
     pub executed: u64,
     /// Keys removed by [`ModelServer::evict`].
@@ -263,6 +265,7 @@ impl ModelServer {
             refuse_with: None,
             full: false,
             rdb_version: 10,
+            small_value: 128,
             executed: 0,
             evicted_keys: 0,
             expired_keys: 0,

@@ -125,8 +125,8 @@ pub struct Plan {
 
 /// Rows that the model carries and the generators make for it.
 fn usable_rows() -> Vec<&'static str> {
-    // The last three are here for verify, and clients of a history keep to what they used before there was one.
-    let whole = ["EVAL", "FLUSHALL", "FLUSHDB", "SWAPDB", "MEMORY USAGE", "SSCAN", "HSCAN"];
+    // The last four are here for verify and copies in pieces, and clients of a history keep to what they used before.
+    let whole = ["EVAL", "FLUSHALL", "FLUSHDB", "SWAPDB", "MEMORY USAGE", "SSCAN", "HSCAN", "ZSCAN"];
     let fits = |row: &&&str| implements(&row.to_ascii_lowercase().replace(' ', "|")) && !whole.contains(*row);
     twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
 }
@@ -152,6 +152,7 @@ impl Plan {
             primary_wait_us: if r.one_in(3) { 400_000 } else { 5_000_000 },
             arm_max_us: 1_000_000,
             backfill: !import,
+            image_bytes_max: 0,
             faults: options.faults,
             ..Settings::default()
         };
@@ -236,7 +237,21 @@ impl Plan {
         plan.draw_verifies(options);
         plan.draw_full();
         plan.draw_machine();
+        plan.draw_pieces(options);
         plan
+    }
+
+    /// Small keys are large, and copied in small pieces. Drawn apart for the same reason.
+    fn draw_pieces(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x7069_6563_6573);
+        if (options.is_faulty() && !options.faults.torn_copies) || !r.one_in(2) {
+            return;
+        }
+        // The model says that a key takes 48 bytes and what it has.
+        let most = if r.one_in(2) { 20 } else { 100 };
+        self.settings.image_bytes_max = 50 + r.index(most);
+        self.settings.piece_bytes = 1 + r.index(60);
+        self.settings.piece_items = 1 + r.index(4);
     }
 
     /// Drawn apart, so that a seed's history is what it was before there was a verify. Where a rule is turned off there is none: it would heal

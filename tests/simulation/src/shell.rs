@@ -2,7 +2,7 @@
 
 use crate::world::{Event, World};
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{LaneId, LaneInfo, Probe, RECORD_KEY, Role, SideUp};
+use twinlane_core::sequencer::{Eviction, LaneId, LaneInfo, Probe, RECORD_KEY, Role, SideUp};
 use twinlane_model::server::encode;
 use twinlane_model::{ConnId, ModelServer, Rng};
 
@@ -424,6 +424,7 @@ impl World<'_> {
                 expires: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, volatile(keys))).collect(),
                 clock_offset_ms: site.offset_ms,
                 keyspace: keyspace(&site.server),
+                eviction: Eviction::default(),
                 bypassing: None,
             }
         };

@@ -172,6 +172,9 @@ impl<'t> World<'t> {
         let mut rng = Rng::new(plan.seed);
         let record = Record { installation: "simulation".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
         let mut sites = [0, 1].map(|at| Site::new(&mut rng, plan.databases, plan.offsets_ms[at]));
+        if plan.settings.image_bytes_max > 0 {
+            sites.iter_mut().for_each(|site| site.server.small_value = 3);
+        }
         for (site, filled) in sites.iter_mut().zip([plan.filled, plan.leftover]) {
             let clock = site.clock_ms(0);
             let filling = if filled { commands::fill(&mut rng) } else { Vec::new() };

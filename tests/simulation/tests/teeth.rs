@@ -57,6 +57,11 @@ fn h15_writes_that_hide_a_scripts_write() {
 }
 
 #[test]
+fn h33_writes_between_the_pieces_of_a_copy() {
+    is_noticed("the end of torn copies", &without(Faults { torn_copies: true, ..Faults::default() }));
+}
+
+#[test]
 fn h7_the_gate_behind_the_drain() {
     is_noticed("the second look at the gate", &without(Faults { no_recheck: true, ..Faults::default() }));
 }

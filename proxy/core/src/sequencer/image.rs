@@ -4,51 +4,93 @@
 //! on the mirror's lane. So an image can neither overwrite something newer nor be crossed by something older. Where the mirror's
 //! version refuses the payload, the key is read type by type in one block instead: wrong types are errors inside EXEC and abort
 //! nothing (H34).
+//!
+//! How large the key is, is asked first: what is above `mirror.image_bytes_max` is copied in pieces (`copy.rs`), and so are hashes whose fields
+//! have times to live, since a payload carries those as absolute times of the primary's clock (H32).
+
+mod copy;
+mod page;
+mod stream;
+mod typed;
+
+pub(super) use copy::{Copies, PieceFlight};
+pub(super) use typed::field;
 
 use super::lane::{LaneId, What};
 use super::{
     Sequencer,
     mirror::{Mode, is_protocol_error, unmirrorable},
     opening::lacks_lane,
+    sides::Eviction,
 };
 use crate::doubt::{Cause, State};
-use crate::endpoint::Db;
+use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How a key is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// `MULTI DUMP PTTL EXEC`.
-    Block,
+    /// `MULTI DUMP PTTL EXEC`, with how the key was used before, where that is asked for.
+    Block(Option<Heat>),
     /// `PTTL DUMP PTTL`: a full primary queues nothing in a block. Both times must agree, or the key may have been replaced between.
     Plain,
     /// Type by type, in a block.
     Typed,
 }
 
+/// How a server that evicts by use knows a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heat {
+    /// Seconds since its last use.
+    Idle,
+    /// A logarithmic count of its uses.
+    Frequency,
+}
+
+impl Heat {
+    /// The subcommand of OBJECT that tells it, and the option of RESTORE that sets it.
+    fn word(self) -> &'static [u8] {
+        if self == Heat::Idle { b"IDLETIME" } else { b"FREQ" }
+    }
+
+}
+
+/// An image on the mirror that is not confirmed.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub key: Arc<[u8]>,
+    pub position: u64,
+    /// Of a copy in pieces: how large its twin must be.
+    pub size: Option<i64>,
+}
+
+const NO_TOUCH_ON: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nNO-TOUCH\r\n$2\r\nON\r\n";
+const NO_TOUCH_OFF: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nNO-TOUCH\r\n$3\r\nOFF\r\n";
+
 impl Sequencer {
     /// The key is to be imaged: at once where that is possible, else as a dirty key that the repair finds.
     pub(super) fn want_image(&mut self, db: Db, key: &[u8], cause: Cause) {
         match self.ledger.state(db, key) {
-            Some(State::Asked | State::Unmirrorable) => return,
-            Some(State::Dirty) => {}
+            Some(State::Unmirrorable) => return,
+            Some(State::Asked) if !self.disturb_copy(db, key) => return,
+            Some(State::Asked | State::Dirty) => {}
             Some(State::Restoring(_)) | None => {
                 let position = self.next_position();
                 self.mark_dirty(db, key, cause, position);
             }
         }
-        if self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror_refuses(db).is_none() {
+        let rests = self.copies.rests(db, key, self.now.us);
+        if self.ledger.asked() < limits::IMAGES_ASKED_MAX && !rests && self.mirror_refuses(db).is_none() {
             self.ask_image(db, key);
         }
     }
 
-    /// Reads the key on the primary's lane. False when that cannot be done now.
+    /// Asks the primary for the key: how large it is, and then what it holds. False when that cannot be done now.
     fn ask_image(&mut self, db: Db, key: &[u8]) -> bool {
-        if !self.may_ask() || self.fences.keeps_out(db, key, self.holding) || self.ledger.state(db, key) != Some(State::Dirty) {
+        if !self.may_read(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
             return false;
         }
         let id = LaneId::shared(self.primary(), db);
@@ -56,21 +98,95 @@ impl Sequencer {
             self.open_lane(id);
             return false;
         }
-        let now = self.now.us;
-        let form = match () {
-            () if self.mirror.typed_images => Form::Typed,
-            () if now < self.mirror.plain_images_until => Form::Plain,
-            () => Form::Block,
-        };
-        let mut frame = Vec::with_capacity(128 + key.len() * 2);
-        let replies = push_reads(&mut frame, key, form);
-        if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[&frame], What::ImageRead { key: key.into(), form }, replies, now);
-        }
         self.ledger.set_state(db, key, State::Asked);
-        self.totals.images += 1;
+        if self.settings.image_bytes_max == 0 || self.mirror.sizes_refused {
+            self.read_image(db, key.into());
+            return true;
+        }
+        let mut frame = Vec::with_capacity(48 + key.len());
+        push_request(&mut frame, &[b"MEMORY", b"USAGE", key]);
+        let now = self.now.us;
+        if let Some(lane) = self.lane_mut(id) {
+            lane.push(&[&frame], What::ImageSize(key.into()), 1, now);
+        }
         self.touch_lane(id);
         true
+    }
+
+    /// Whether our reads of this key have a place in the order now.
+    fn may_read(&self, db: Db, key: &[u8]) -> bool {
+        self.may_ask() && !self.fences.keeps_out(db, key, self.holding)
+    }
+
+    /// The primary told how large the key is.
+    pub(super) fn answer_size(&mut self, db: Db, key: Arc<[u8]>, reply: Reply<'_>) {
+        if self.ledger.state(db, &key) != Some(State::Asked) {
+            return;
+        }
+        if reply.is_error() && reply.error_word() != Some(b"NOPERM") && !reply.text().starts_with(b"ERR unknown") {
+            // Busy with a script, or loading.
+            self.mirror.images_rest_until = self.now.us + IMAGES_REST_US;
+            self.ledger.set_state(db, &key, State::Dirty);
+            return self.release_image_acks(db, &key);
+        }
+        if reply.is_error() && !self.mirror.sizes_refused {
+            let text = String::from_utf8_lossy(reply.text()).into_owned();
+            self.log(true, format!("`{}` does not tell how large keys are: large ones are copied whole: {text}", self.primary()));
+            self.mirror.sizes_refused = true;
+        }
+        if self.mirror_refuses(db).is_some() || !self.may_read(db, &key) {
+            self.ledger.set_state(db, &key, State::Dirty);
+            return self.release_image_acks(db, &key);
+        }
+        let bytes = reply.integer().unwrap_or(0).max(0) as usize;
+        if !(bytes > self.settings.image_bytes_max && self.begin_copy(db, &key, bytes)) {
+            self.read_image(db, key);
+        }
+    }
+
+    /// Reads the whole key on the primary's lane.
+    fn read_image(&mut self, db: Db, key: Arc<[u8]>) {
+        let form = match () {
+            () if self.mirror.typed_images => Form::Typed,
+            () if self.now.us < self.mirror.plain_images_until => Form::Plain,
+            () => Form::Block(self.asked_heat()),
+        };
+        let mut frame = Vec::with_capacity(128 + key.len() * 2);
+        let replies = push_reads(&mut frame, &key, form);
+        self.totals.images += 1;
+        self.push_untouched(LaneId::shared(self.primary(), db), &frame, What::ImageRead { key, form }, replies);
+    }
+
+    /// Appends reads of ours to a lane of the primary, so that they do not count as uses of the keys where the primary evicts by use (H58).
+    pub(super) fn push_untouched(&mut self, id: LaneId, frame: &[u8], what: What, replies: u32) {
+        let now = self.now.us;
+        let bracketed = self.hides_reads(id.side);
+        let Some(lane) = self.lane_mut(id) else { return };
+        if bracketed {
+            lane.push(&[NO_TOUCH_ON], What::Silent, 1, now);
+        }
+        lane.push(&[frame], what, replies, now);
+        if bracketed {
+            lane.push(&[NO_TOUCH_OFF], What::Silent, 1, now);
+        }
+        self.touch_lane(id);
+    }
+
+    /// Whether this side would take our reads for uses, and can be told not to: from 7.2 on.
+    fn hides_reads(&self, side: Endpoint) -> bool {
+        let side = &self.sides[side.index()];
+        side.eviction != Eviction::ByNothing && side.can_hide_reads()
+    }
+
+    /// What the mirror is to be told of how a key was used: RESTORE takes it from 5.0 on, where both evict by the same.
+    fn asked_heat(&self) -> Option<Heat> {
+        let [primary, mirror] = [self.primary(), self.mirror_side()].map(|side| &self.sides[side.index()]);
+        let since = mirror.is_since(Some((5, 0)), Some((7, 2)));
+        match (primary.eviction, mirror.eviction) {
+            (Eviction::ByRecency, Eviction::ByRecency) if since => Some(Heat::Idle),
+            (Eviction::ByFrequency, Eviction::ByFrequency) if since => Some(Heat::Frequency),
+            _ => None,
+        }
     }
 
     /// The primary told what the key holds.
@@ -79,7 +195,7 @@ impl Sequencer {
             return;
         }
         self.ledger.set_state(db, key, State::Dirty);
-        if form == Form::Block && failed.is_some_and(|error| Reply(error).error_word() == Some(b"OOM")) {
+        if matches!(form, Form::Block(_)) && failed.is_some_and(|error| Reply(error).error_word() == Some(b"OOM")) {
             self.mirror.plain_images_until = self.now.us + PLAIN_IMAGES_US;
             return self.release_image_acks(db, key);
         }
@@ -91,28 +207,90 @@ impl Sequencer {
         if refused || torn || self.mirror_refuses(db).is_some() {
             return self.release_image_acks(db, key);
         }
+        if self.has_mortal_fields(form, reply) {
+            return self.read_fields(db, key, form, reply);
+        }
         let mut frame = Vec::new();
         let margin = self.settings.expiry_margin_ms;
         let newer = self.sides[self.mirror_side().index()].major >= 7;
         let written = match form {
-            Form::Typed => push_typed(&mut frame, key, reply, margin, newer),
-            Form::Block => push_restore(&mut frame, key, reply, margin),
-            Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, pttl, margin)),
+            Form::Typed => typed::push_typed(&mut frame, key, reply, margin, newer),
+            Form::Block(heat) => push_restore(&mut frame, key, reply, heat, margin),
+            Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, None, pttl, margin)),
         };
         match written {
-            Some(replies) => self.append_image(db, key, &frame, replies),
+            Some(replies) => {
+                self.note_script_image(db, key, frame.len());
+                self.append_image(db, key, &frame, replies, None);
+            }
             None => self.image_failed(db, key, "it has a type that cannot be copied"),
         }
     }
 
-    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32) {
+    /// Whether the key is a hash whose fields may have times to live: neither its payload nor its fields and values alone carry them rightly.
+    fn has_mortal_fields(&self, form: Form, reply: Reply<'_>) -> bool {
+        if !self.sides[self.primary().index()].has_field_times() {
+            return false;
+        }
+        match form {
+            Form::Typed => reply.elements().next().is_some_and(|kind| kind.text() == b"hash"),
+            // rdb.h, RDB_TYPE_HASH_METADATA and its kin: 22 to 25 in Redis 7.4, 22 in Valkey 9.
+            Form::Block(_) | Form::Plain => {
+                reply.elements().any(|part| !part.is_aggregate() && part.text().first().is_some_and(|kind| (22..=25).contains(kind)))
+            }
+        }
+    }
+
+    /// Reads a hash with the times to live of its fields, whose names are told by a reading of it by type.
+    fn read_fields(&mut self, db: Db, key: &Arc<[u8]>, form: Form, reply: Reply<'_>) {
+        self.ledger.set_state(db, key, State::Asked);
+        let mut frame = Vec::new();
+        let names = if form == Form::Typed { typed::field_names(reply) } else { Vec::new() };
+        let id = LaneId::shared(self.primary(), db);
+        if names.is_empty() {
+            let replies = push_reads(&mut frame, key, Form::Typed);
+            return self.push_untouched(id, &frame, What::ImageRead { key: key.clone(), form: Form::Typed }, replies);
+        }
+        let replies = typed::push_field_reads(&mut frame, key, &names);
+        self.push_untouched(id, &frame, What::FieldsRead { key: key.clone(), names }, replies);
+    }
+
+    /// The primary told what a hash holds, and how long these of its fields still live.
+    pub(super) fn answer_fields(&mut self, db: Db, key: &Arc<[u8]>, names: &[Box<[u8]>], reply: Reply<'_>) {
+        if self.ledger.state(db, key) != Some(State::Asked) {
+            return;
+        }
+        self.ledger.set_state(db, key, State::Dirty);
+        if self.mirror_refuses(db).is_some() {
+            return self.release_image_acks(db, key);
+        }
+        let mirror_knows = self.sides[self.mirror_side().index()].has_field_times();
+        let mut frame = Vec::new();
+        match typed::push_fields(&mut frame, key, names, reply, self.settings.expiry_margin_ms) {
+            // It has other fields by now, or is no hash any more: in pieces, where fields that come meanwhile are followed.
+            None => {
+                self.ledger.set_state(db, key, State::Asked);
+                if !self.begin_copy(db, key, 0) {
+                    self.ledger.set_state(db, key, State::Dirty);
+                    self.release_image_acks(db, key);
+                }
+            }
+            Some((_, true)) if !mirror_knows => {
+                self.set_aside(db, key, FIELDS_UNKNOWN);
+                self.release_image_acks(db, key);
+            }
+            Some((replies, _)) => self.append_image(db, key, &frame, replies, None),
+        }
+    }
+
+    /// Appends an image to the mirror's lane. `size`: its first answer inside EXEC must be this.
+    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32, size: Option<i64>) {
         let position = self.next_position();
         let id = LaneId::shared(self.mirror_side(), db);
         let now = self.now.us;
         let Some(lane) = self.lane_mut(id) else { return };
-        lane.push(&[frame], What::Restore { key: key.clone(), position }, replies, now);
+        lane.push(&[frame], What::Restore(Image { key: key.clone(), position, size }), replies, now);
         self.mirror.image_bytes += frame.len();
-        self.note_script_image(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
         if self.ledger.take_again(db, key) {
             let again = self.next_position();
@@ -123,14 +301,21 @@ impl Sequencer {
     }
 
     /// The mirror answered an image.
-    pub(super) fn confirm_image(&mut self, db: Db, key: &Arc<[u8]>, position: u64, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
+    pub(super) fn confirm_image(&mut self, db: Db, image: &Image, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
+        let Image { key, position, size } = image;
         self.mirror.image_bytes = self.mirror.image_bytes.saturating_sub(len as usize);
         let error =
             failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
+        let torn = size.is_some() && reply.is_aggregate() && reply.elements().next().and_then(Reply::integer) != *size;
         match error {
+            _ if torn => {
+                self.ledger.set_state(db, key, State::Dirty);
+                self.copy_is_torn(db, key);
+            }
             None => {
-                if self.ledger.state(db, key) == Some(State::Restoring(position)) {
+                if self.ledger.state(db, key) == Some(State::Restoring(*position)) {
                     self.ledger.remove(db, key);
+                    self.copies.forget(db, key);
                     self.totals.repairs += 1;
                 }
             }
@@ -144,7 +329,7 @@ impl Sequencer {
         self.release_image_acks(db, key);
     }
 
-    fn image_refused(&mut self, db: Db, key: &Arc<[u8]>, error: Reply<'_>) {
+    pub(super) fn image_refused(&mut self, db: Db, key: &Arc<[u8]>, error: Reply<'_>) {
         let text = String::from_utf8_lossy(error.text()).into_owned();
         if text.contains("DUMP payload version or checksum") || text.contains("Bad data format") {
             if !self.mirror.typed_images {
@@ -160,7 +345,7 @@ impl Sequencer {
     }
 
     /// No image can carry the key: it is named, and shuts the gate.
-    fn set_aside(&mut self, db: Db, key: &Arc<[u8]>, why: &str) {
+    pub(super) fn set_aside(&mut self, db: Db, key: &Arc<[u8]>, why: &str) {
         self.ledger.set_state(db, key, State::Unmirrorable);
         self.alarm(&format!("{} cannot be copied to `{}`: {why}", unmirrorable(db, key), self.mirror_side()));
     }
@@ -188,13 +373,13 @@ impl Sequencer {
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
         while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
-            let (fences, sides) = (&self.fences, &self.sides);
+            let (fences, sides, copies, now) = (&self.fences, &self.sides, &self.copies, self.now.us);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
                 let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
-                lost.is_none_or(|position| entry.position > position) && !stands
+                lost.is_none_or(|position| entry.position > position) && !stands && !copies.rests(db, key, now)
             };
             let found = self.ledger.next_dirty(|db| lacks_lane(sides, db), wanted);
             if fenced.get() {
@@ -234,11 +419,16 @@ fn push_reads(frame: &mut Vec<u8>, key: &[u8], form: Form) -> u32 {
     }
     push_request(frame, &[b"MULTI"]);
     let reads = if form == Form::Typed {
-        push_typed_reads(frame, key)
+        typed::push_typed_reads(frame, key)
     } else {
+        let heat = if let Form::Block(heat) = form { heat } else { None };
+        // Before DUMP, which may count as a use.
+        if let Some(heat) = heat {
+            push_request(frame, &[b"OBJECT", heat.word(), key]);
+        }
         push_request(frame, &[b"DUMP", key]);
         push_request(frame, &[b"PTTL", key]);
-        2
+        2 + u32::from(heat.is_some())
     };
     push_request(frame, &[b"EXEC"]);
     reads + 2
@@ -258,6 +448,9 @@ fn agreed(reply: Reply<'_>) -> Option<(Option<Reply<'_>>, i64)> {
     }
 }
 
+/// Why a hash cannot be copied.
+const FIELDS_UNKNOWN: &str = "fields of it have a time to live, which this version does not know";
+
 /// How long images are read without MULTI behind a refusal to queue them, microseconds; then the block is tried again.
 const PLAIN_IMAGES_US: u64 = 1_000_000;
 
@@ -274,195 +467,36 @@ fn mirror_ttl(pttl: i64, margin_ms: i64) -> i64 {
 /// ended long ago (7.0, cluster.c restoreCommand). Such a key gets the last moment there is as its absolute end.
 const REMAINING_MAX: i64 = i64::MAX - 10_000_000_000_000;
 
-/// `RESTORE k ttl payload REPLACE`, or `DEL k` when the key is absent.
-fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64) -> Option<u32> {
+/// `RESTORE k ttl payload REPLACE`, or `UNLINK k` when the key is absent.
+fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, heat: Option<Heat>, margin_ms: i64) -> Option<u32> {
     let mut parts = reply.elements();
+    let heat = match heat {
+        // An error: the policy has changed meanwhile.
+        Some(heat) => parts.next()?.integer().map(|value| (heat, value)),
+        None => None,
+    };
     let (dump, pttl) = (parts.next()?, parts.next()?);
     if dump.is_error() {
         return None;
     }
     let pttl = if dump.is_null() { -2 } else { pttl.integer()? };
-    Some(push_dumped(frame, key, (!dump.is_null()).then_some(dump), pttl, margin_ms))
+    Some(push_dumped(frame, key, (!dump.is_null()).then_some(dump), heat, pttl, margin_ms))
 }
 
-fn push_dumped(frame: &mut Vec<u8>, key: &[u8], dump: Option<Reply<'_>>, pttl: i64, margin_ms: i64) -> u32 {
+fn push_dumped(frame: &mut Vec<u8>, key: &[u8], dump: Option<Reply<'_>>, heat: Option<(Heat, i64)>, pttl: i64, margin_ms: i64) -> u32 {
     let Some(dump) = dump else {
-        push_request(frame, &[b"DEL", key]);
+        push_request(frame, &[b"UNLINK", key]);
         return 1;
     };
     let ttl = mirror_ttl(pttl, margin_ms);
+    let (time, heat_value) = (number(if ttl > REMAINING_MAX { i64::MAX } else { ttl }), heat.map(|(_, value)| number(value)));
+    let mut command: Vec<&[u8]> = vec![b"RESTORE", key, &time, dump.text(), b"REPLACE"];
     if ttl > REMAINING_MAX {
-        push_request(frame, &[b"RESTORE", key, &number(i64::MAX), dump.text(), b"REPLACE", b"ABSTTL"]);
-    } else {
-        push_request(frame, &[b"RESTORE", key, &number(ttl), dump.text(), b"REPLACE"]);
+        command.push(b"ABSTTL");
     }
+    if let (Some((heat, _)), Some(value)) = (heat, &heat_value) {
+        command.extend([heat.word(), value]);
+    }
+    push_request(frame, &command);
     1
-}
-
-/// Reads that fit every type; those of the wrong type fail inside EXEC and abort nothing.
-fn push_typed_reads(frame: &mut Vec<u8>, key: &[u8]) -> u32 {
-    let reads: [&[&[u8]]; 9] = [
-        &[b"TYPE", key],
-        &[b"PTTL", key],
-        &[b"GET", key],
-        &[b"LRANGE", key, b"0", b"-1"],
-        &[b"SMEMBERS", key],
-        &[b"ZRANGE", key, b"0", b"-1", b"WITHSCORES"],
-        &[b"HGETALL", key],
-        &[b"XRANGE", key, b"-", b"+"],
-        &[b"XINFO", b"STREAM", key, b"FULL", b"COUNT", b"0"],
-    ];
-    reads.iter().for_each(|read| push_request(frame, read));
-    reads.len() as u32
-}
-
-/// Elements per command of a typed image, well below every server's bound.
-const TYPED_CHUNK: usize = 512;
-
-/// `MULTI DEL k; <commands that build it>; PEXPIRE k; EXEC`. `newer`: the mirror is a 7.0 or later.
-fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64, newer: bool) -> Option<u32> {
-    let parts: Vec<Reply<'_>> = reply.elements().collect();
-    let [kind, pttl, string, list, set, zset, hash, entries, info] = parts[..] else { return None };
-    let mut commands = 1;
-    push_request(frame, &[b"MULTI"]);
-    push_request(frame, &[b"DEL", key]);
-    let mut chunked = |name: &[u8], items: &[&[u8]], frame: &mut Vec<u8>| {
-        for chunk in items.chunks(TYPED_CHUNK) {
-            let mut command = vec![name, key];
-            command.extend_from_slice(chunk);
-            push_request(frame, &command);
-            commands += 1;
-        }
-    };
-    let leaves = |reply: Reply<'_>| -> Vec<Vec<u8>> { reply.elements().map(|item| item.text().to_vec()).collect() };
-    match kind.text() {
-        b"none" => {}
-        b"string" => {
-            push_request(frame, &[b"SET", key, string.text()]);
-            commands += 1;
-        }
-        b"list" | b"set" | b"hash" => {
-            let (name, items): (&[u8], Vec<Vec<u8>>) = match kind.text() {
-                b"list" => (b"RPUSH", leaves(list)),
-                b"set" => (b"SADD", leaves(set)),
-                _ => (b"HSET", leaves(hash)),
-            };
-            let items: Vec<&[u8]> = items.iter().map(Vec::as_slice).collect();
-            chunked(name, &items, frame);
-        }
-        b"zset" => {
-            let mut pairs: Vec<&[u8]> = Vec::new();
-            let flat: Vec<Reply<'_>> =
-                zset.elements().flat_map(|item| if item.is_aggregate() { item.elements().collect() } else { vec![item] }).collect();
-            for pair in flat.chunks(2) {
-                pairs.extend([pair.get(1)?.text(), pair[0].text()]);
-            }
-            chunked(b"ZADD", &pairs, frame);
-        }
-        b"stream" => commands += push_stream(frame, key, entries, info, newer)?,
-        _ => return None,
-    }
-    let ttl = mirror_ttl(pttl.integer()?, margin_ms);
-    if ttl > 0 && kind.text() != b"none" {
-        let (name, time): (&[u8], i64) = if ttl > REMAINING_MAX { (b"PEXPIREAT", i64::MAX) } else { (b"PEXPIRE", ttl) };
-        push_request(frame, &[name, key, &number(time)]);
-        commands += 1;
-    }
-    push_request(frame, &[b"EXEC"]);
-    Some(commands + 2)
-}
-
-/// The value behind `name` in a map or flat array.
-pub(super) fn field<'a>(map: Reply<'a>, name: &str) -> Option<Reply<'a>> {
-    let mut parts = map.elements();
-    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
-        if key.text() == name.as_bytes() {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// Entries, last id, groups with their pending entries and consumers.
-///
-/// Pending entries may have been deleted from the stream since, and XCLAIM refuses those: they are put in at their place among
-/// the entries and deleted again at the end.
-fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<'_>, newer: bool) -> Option<u32> {
-    let mut commands = 0;
-    let mut push = |frame: &mut Vec<u8>, command: &[&[u8]]| {
-        push_request(frame, command);
-        commands += 1;
-    };
-    let groups: Vec<Reply<'_>> = field(info, "groups").into_iter().flat_map(Reply::elements).collect();
-    let mut present: BTreeMap<(u64, u64), Option<Reply<'_>>> = BTreeMap::new();
-    for entry in entries.elements() {
-        let mut parts = entry.elements();
-        let (id, fields) = (parts.next()?, parts.next()?);
-        present.insert(stream_id(id.text())?, Some(fields));
-    }
-    for id in groups.iter().flat_map(|group| pending(*group)).map(|entry| entry.0) {
-        present.entry(stream_id(id)?).or_insert(None);
-    }
-    if present.is_empty() {
-        // A stream may be empty: make it with an entry that is taken away again.
-        present.insert((0, 1), None);
-    }
-    for ((ms, seq), fields) in &present {
-        let id = format!("{ms}-{seq}");
-        let mut command: Vec<&[u8]> = vec![b"XADD", key, id.as_bytes()];
-        match fields {
-            Some(fields) => command.extend(fields.elements().map(Reply::text)),
-            None => command.extend([b"x".as_slice(), b"x"]),
-        }
-        push(frame, &command);
-    }
-    for group in &groups {
-        let name = field(*group, "name")?.text();
-        let mut create: Vec<&[u8]> = vec![b"XGROUP", b"CREATE", key, name, field(*group, "last-delivered-id")?.text()];
-        let read = field(*group, "entries-read").filter(|read| newer && read.integer().is_some());
-        let read = read.and_then(Reply::integer).map(number);
-        create.extend(read.iter().flat_map(|read| [b"ENTRIESREAD".as_slice(), read]));
-        push(frame, &create);
-        for consumer in field(*group, "consumers").into_iter().flat_map(Reply::elements) {
-            // Reading its own history makes a consumer, on every version, and delivers nothing.
-            let consumer = field(consumer, "name")?.text();
-            push(frame, &[b"XREADGROUP", b"GROUP", name, consumer, b"COUNT", b"1", b"STREAMS", key, b"0"]);
-        }
-        for (id, consumer, delivered, count) in pending(*group) {
-            let (delivered, count) = (number(delivered), number(count));
-            push(frame, &[b"XCLAIM", key, name, consumer, b"0", id, b"TIME", &delivered, b"RETRYCOUNT", &count, b"FORCE", b"JUSTID"]);
-        }
-    }
-    let kept = present.values().flatten().count();
-    let trimmed = newer && field(info, "max-deleted-entry-id").is_some_and(|id| id.text() == b"0-0");
-    if trimmed && kept < present.len() {
-        // Nothing was ever deleted there, only trimmed, and XSETID cannot say so behind an XDEL.
-        push(frame, &[b"XTRIM", key, b"MAXLEN", b"=", &number(kept as i64)]);
-    } else {
-        for (ms, seq) in present.iter().filter(|(_, fields)| fields.is_none()).map(|(id, _)| id) {
-            push(frame, &[b"XDEL", key, format!("{ms}-{seq}").as_bytes()]);
-        }
-    }
-    let last_id = field(info, "last-generated-id")?.text();
-    let counted = field(info, "entries-added").and_then(Reply::integer).zip(field(info, "max-deleted-entry-id"));
-    match counted.filter(|_| newer) {
-        Some((added, deleted)) => push(frame, &[b"XSETID", key, last_id, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted.text()]),
-        None => push(frame, &[b"XSETID", key, last_id]),
-    }
-    Some(commands)
-}
-
-/// A group's pending entries: id, consumer, time of delivery, deliveries.
-fn pending(group: Reply<'_>) -> Vec<(&[u8], &[u8], i64, i64)> {
-    let entries = field(group, "pel").or_else(|| field(group, "pending")).into_iter().flat_map(Reply::elements);
-    let parts = entries.map(|entry| entry.elements().collect::<Vec<Reply<'_>>>());
-    parts
-        .filter_map(|parts| Some((parts.first()?.text(), parts.get(1)?.text(), parts.get(2)?.integer()?, parts.get(3)?.integer()?)))
-        .collect()
-}
-
-/// `5-1` as numbers.
-fn stream_id(text: &[u8]) -> Option<(u64, u64)> {
-    let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
-    Some((ms.parse().ok()?, seq.parse().ok()?))
 }

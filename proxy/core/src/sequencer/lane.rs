@@ -77,6 +77,14 @@ pub(super) enum What {
     LastId { session: SessionId, at: usize },
     /// Whether a key that somebody waits for was written by others.
     Look(Box<super::parked::Look>),
+    /// How large a key is that is to be copied.
+    ImageSize(Arc<[u8]>),
+    /// What a hash holds, with times to live of these fields.
+    FieldsRead { key: Arc<[u8]>, names: Vec<Box<[u8]>> },
+    /// A piece of a large key, for this copy.
+    CopyRead(u64),
+    /// A piece of a large key on the mirror.
+    Piece(super::image::PieceFlight),
     /// What a key holds.
     ImageRead { key: Arc<[u8]>, form: super::image::Form },
     /// A page of SCAN on the primary, with its number: a walk that began anew does not count the pages of the one before.
@@ -90,7 +98,7 @@ pub(super) enum What {
     /// A block of effects on the mirror.
     EffectBlock(Box<EffectBlock>),
     /// An image on the mirror.
-    Restore { key: Arc<[u8]>, position: u64 },
+    Restore(super::image::Image),
     /// The mirror's part of a barrier.
     Barrier,
     /// The mark in the reserved key.
@@ -180,7 +188,7 @@ impl InFlight {
         let plain = match &what {
             What::Block(block) => block.plain,
             What::ImageRead { form, .. } => *form == super::image::Form::Plain,
-            What::ScanTimes(_) => true,
+            What::ScanTimes(_) | What::CopyRead(_) => true,
             _ => false,
         };
         let gathered = plain.then(|| {
@@ -305,9 +313,9 @@ impl Lane {
         }
     }
 
-    /// Requests in flight, without what only reads.
+    /// Requests in flight, without what only reads and what belongs to it.
     pub fn effects(&self) -> usize {
-        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_) | What::Shadow(_))).count()
+        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_) | What::Shadow(_) | What::Silent)).count()
     }
 
     /// Age of the oldest request in flight.

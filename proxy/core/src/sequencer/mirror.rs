@@ -63,6 +63,8 @@ pub(super) struct Mirror {
     pub plain_images_until: u64,
     /// Bytes of images that are not confirmed.
     pub image_bytes: usize,
+    /// The primary does not tell how large keys are.
+    pub sizes_refused: bool,
     /// The mirror's version refuses the primary's DUMP: images go type by type.
     pub typed_images: bool,
     /// A client gave a key a time to live in this database.
@@ -144,6 +146,9 @@ impl Sequencer {
         frames: &[u8],
         ack: Option<(SessionId, u64)>,
     ) -> bool {
+        if let Some(pending) = self.follow_copy(db, command, request, effect, frames, ack) {
+            return pending;
+        }
         let way = self.way(db, command, request, effect, ack);
         let (bytes, frames, expect, total) = match (way, effect) {
             (Way::Done(pending), effect) => {
@@ -184,6 +189,9 @@ impl Sequencer {
         frames: &[u8],
         ack: Option<(SessionId, u64)>,
     ) -> bool {
+        if let Some(pending) = self.follow_copy(outgoing.db, command, request, effect, frames, ack) {
+            return pending;
+        }
         let way = self.way(outgoing.db, command, request, effect, ack);
         match (way, effect) {
             (Way::Done(pending), effect) => {
@@ -297,6 +305,7 @@ impl Sequencer {
 
     /// The key is replaced or deleted as a whole at this position: that heals it, unless an image is under way, which comes later.
     fn replaced(&mut self, db: Db, key: &[u8]) {
+        self.drop_copy(db, key);
         match self.ledger.state(db, key) {
             Some(State::Dirty) => self.ledger.remove(db, key),
             Some(State::Unmirrorable) => {
@@ -308,7 +317,7 @@ impl Sequencer {
         self.synced.insert(db, key);
     }
 
-    fn note_volatile(&mut self, db: Db, command: &Command, request: &Request<'_>) {
+    pub(super) fn note_volatile(&mut self, db: Db, command: &Command, request: &Request<'_>) {
         let rules = [Rule::Set, Rule::SetEx, Rule::GetEx, Rule::Expire, Rule::Restore, Rule::Image, Rule::Script];
         if rules.contains(&command.rule) && (command.rule != Rule::Set || request.len() > 3) {
             self.mirror.volatile.insert(db);
@@ -347,7 +356,7 @@ impl Sequencer {
             self.want_image(db, &key, cause);
             let under_way = matches!(self.ledger.state(db, &key), Some(State::Asked | State::Restoring(_)));
             if let (true, Some(ack)) = (under_way, ack) {
-                self.mirror.image_acks.entry((db, key)).or_default().push(ack);
+                self.wait_for_image(db, key, ack);
                 pending = true;
             }
         }
@@ -359,6 +368,11 @@ impl Sequencer {
         if command.rule == Rule::Script && matches!(effect, Effect::Replay(_)) && self.record.mirroring {
             self.doubt_unreplayed(LaneId::shared(self.primary(), db), db);
         }
+    }
+
+    /// A reply waits for the key's image under `ack = "both"`.
+    pub(super) fn wait_for_image(&mut self, db: Db, key: Arc<[u8]>, ack: (SessionId, u64)) {
+        self.mirror.image_acks.entry((db, key)).or_default().push(ack);
     }
 
     /// Sessions that waited for this key's image need not wait any longer.
@@ -406,6 +420,7 @@ impl Sequencer {
 
     /// A database was emptied on the primary: what was known and doubted of it has no meaning any more.
     fn flushed(&mut self, db: Db) {
+        self.end_copies(|copied| copied == db);
         self.ledger.flush(db);
         self.synced.forget(db);
         self.synced.set_whole(db);
@@ -451,6 +466,8 @@ impl Sequencer {
         self.note_keyspace(a);
         self.note_keyspace(b);
         self.swap_scripted(a, b);
+        self.end_copies(|db| db == a || db == b);
+        self.copies.forget_resting([a, b]);
         self.ledger.swap(a, b);
         self.renumber_doubts([a, b]);
         self.synced.swap(a, b);
@@ -500,6 +517,7 @@ impl Sequencer {
         for db in &all {
             self.synced.forget(*db);
         }
+        self.end_copies(|db| all.contains(&db));
         self.intents.distrust(&all);
         if databases.is_empty() { self.scans.want_all(extras) } else { databases.iter().for_each(|db| self.scans.want(*db, extras)) }
     }
@@ -675,6 +693,10 @@ impl Sequencer {
             return;
         }
         self.note_keyspace(db);
+        // What happened on the mirror alone is healed by the copy's end; anything else is a write between its pieces.
+        if !matches!(cause, Cause::Mismatch | Cause::Late | Cause::Contagion | Cause::Verifier | Cause::Extra) {
+            self.disturb_copy(db, key);
+        }
         if self.ledger.len() >= self.settings.dirty_keys_max && self.ledger.get(db, key).is_none() {
             self.alarm("more dirty keys than the bound `mirror.dirty_keys_max`: databases are copied anew");
             self.ledger.collapse(db);
@@ -828,13 +850,14 @@ impl Sequencer {
         let (position, ack) = match what {
             What::Effect(effect) => (effect.position, effect.ack),
             What::EffectBlock(block) => (block.position, block.ack),
-            What::Restore { key, .. } => {
+            What::Restore(super::image::Image { key, .. }) => {
                 let db = self.db_now(id.db);
                 self.ledger.set_state(db, key, State::Dirty);
                 self.note_zombie(db, key);
                 self.release_image_acks(db, key);
                 return;
             }
+            What::Piece(piece) => return self.note_zombie(self.db_now(id.db), &piece.key),
             What::Barrier => return self.lose_barrier(),
             What::ScanExtras(_) => return self.scans.lost_page(id.db),
             What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
@@ -844,6 +867,9 @@ impl Sequencer {
             What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
             What::Block(_)
             | What::ImageRead { .. }
+            | What::ImageSize(_)
+            | What::CopyRead(_)
+            | What::FieldsRead { .. }
             | What::ScanPage(_)
             | What::ScanTimes(_)
             | What::Mark
@@ -919,7 +945,9 @@ impl Sequencer {
             return;
         }
         let mut keys: Vec<(Db, Arc<[u8]>)> = Vec::new();
-        if !matches!(what, What::Mark | What::Trial | What::Barrier) {
+        if let What::Piece(piece) = what {
+            keys.push((db, piece.key.clone()));
+        } else if !matches!(what, What::Mark | What::Trial | What::Barrier) {
             each_request(frame, |command, request| {
                 keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())));
             });

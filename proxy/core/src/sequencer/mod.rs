@@ -46,7 +46,7 @@ pub use lane::{LaneId, LaneInfo, Role};
 pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
 pub use shadow::can_be_shadowed;
-pub use sides::{Bypassing, Probe, SideUp};
+pub use sides::{Bypassing, Eviction, Probe, SideUp};
 
 use crate::doubt::Ledger;
 use crate::endpoint::{Db, Endpoint};
@@ -161,6 +161,12 @@ pub struct Settings {
     pub new_data: NewData,
     /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds (H1).
     pub zombie_grace_us: u64,
+    /// Keys that take more bytes than this on the primary are copied in pieces; 0: none are.
+    pub image_bytes_max: usize,
+    /// Bytes of one piece, and elements.
+    pub piece_bytes: usize,
+    /// See `piece_bytes`.
+    pub piece_items: usize,
     /// Keys that a verify compares per second at most; 0: as fast as the servers allow.
     pub verify_rate_max: u64,
     /// Values that take more bytes than this on the primary are compared in pieces.
@@ -196,6 +202,8 @@ pub struct Faults {
     pub no_boundary: bool,
     /// Nothing is written into the journal before a request leaves.
     pub no_intents: bool,
+    /// A write between two pieces of a large key does not end its copy (H33).
+    pub torn_copies: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
     pub late_retries: bool,
 }
@@ -241,6 +249,9 @@ impl Default for Settings {
             synced_slots: limits::SYNCED_SLOTS,
             new_data: NewData::Ours,
             zombie_grace_us: 60_000_000,
+            image_bytes_max: 1024 * 1024,
+            piece_bytes: limits::COPY_PIECE_BYTES,
+            piece_items: limits::COPY_PIECE_ITEMS,
             verify_rate_max: 0,
             verify_large_bytes: 1024 * 1024,
             verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
@@ -370,6 +381,7 @@ pub struct Sequencer {
     sides: [Side; 2],
     mirror: Mirror,
     ledger: Ledger,
+    copies: image::Copies,
     synced: Synced,
     scans: Scans,
     flip: Option<Flip>,
@@ -444,6 +456,7 @@ impl Sequencer {
         let mut sequencer = Sequencer {
             synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
             ledger: Ledger::new(settings.seed),
+            copies: image::Copies::default(),
             scans: Scans::default(),
             shadow: shadow::Shadow::new(settings.shadow.clone()),
             settings,
@@ -604,6 +617,7 @@ impl Sequencer {
             moved |= self.pump_mirror();
             moved |= self.pump_scripts();
             moved |= self.pump_reports();
+            moved |= self.pump_copies();
             moved |= self.pump_repairs();
             moved |= self.pump_scans();
             moved |= self.pump_verify();

@@ -64,6 +64,9 @@ impl Sequencer {
                     lane.state = if info.is_some() { LaneState::Open } else { LaneState::Refused };
                     lane.info = info;
                 }
+                if id.is_shared() {
+                    self.remove_twins(id);
+                }
                 if !matches!(id.role, Role::Own(_)) {
                     self.sides[id.side.index()].unopened.remove(&id.slot());
                 }

@@ -140,7 +140,7 @@ impl Sequencer {
         }
         let Some(lane) = self.lane_mut(id) else { return };
         let lent = lane.tape.lend_front(len);
-        if matches!(flight.what, What::Restore { .. }) {
+        if matches!(flight.what, What::Restore(_)) {
             self.note_delay(flight.at);
         }
         match flight.what {
@@ -162,13 +162,17 @@ impl Sequencer {
             What::Attempt(attempt) => self.answer_attempt(id, &attempt, lent.frame(), reply, resp3, flight.failed.as_deref()),
             What::LastId { session, at } => self.answer_last_id(session, at, reply),
             What::Look(look) => self.answer_look(&look, reply),
+            What::ImageSize(key) => self.answer_size(id.db, key, reply),
+            What::FieldsRead { key, names } => self.answer_fields(id.db, &key, &names, reply),
+            What::CopyRead(copy) => self.answer_piece(copy, reply),
+            What::Piece(piece) => self.confirm_piece(self.db_now(id.db), &piece, reply, flight.failed.as_deref()),
             What::ImageRead { key, form } => self.answer_image(id.db, &key, form, reply, flight.failed.as_deref()),
             What::ScanPage(page) => self.answer_scan(id.db, page, reply),
             What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
             What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
             What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
-            What::Restore { key, position } => self.confirm_image(self.db_now(id.db), &key, position, len, reply, flight.failed.as_deref()),
+            What::Restore(image) => self.confirm_image(self.db_now(id.db), &image, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
             What::Mark => self.check_mark(id.side, reply),
             What::Census => self.answer_census(reply),

@@ -109,6 +109,7 @@ impl Sequencer {
             dirty_by_cause: Cause::ALL.iter().map(|cause| (cause.word(), totals.dirty[*cause as usize])).collect(),
             repairs: totals.repairs,
             images: totals.images,
+            copies: self.copies.totals,
             effects: totals.effects,
             ack_degraded: totals.ack_degraded,
             side_refusals: totals.refusals.iter().map(|(word, n)| (word.clone(), *n)).collect(),

@@ -352,6 +352,7 @@ impl Sequencer {
             return;
         }
         self.scripts.reported += u64::from(cause == Cause::Reported);
+        self.disturb_copy(db, key);
         let position = self.next_position();
         if aside && self.ledger.mark_from_aside(db, key, cause, position) {
             self.note_doubt(db, key);

@@ -67,6 +67,8 @@ pub struct Probe {
     pub clock_offset_ms: i64,
     /// Databases that hold keys, the reserved key left out.
     pub keyspace: Vec<Db>,
+    /// By what it evicts keys.
+    pub eviction: Eviction,
     /// Connections that are not this proxy's; None when it was not looked for, or the server does not tell.
     pub bypassing: Option<Bypassing>,
 }
@@ -80,6 +82,30 @@ pub struct Bypassing {
     pub publishers: usize,
     /// Those that are subscribed.
     pub subscribers: usize,
+}
+
+/// By what a server that reaches its memory limit chooses the keys that go (`maxmemory-policy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Eviction {
+    /// By nothing that reading a key changes: none go, or those that end soonest, or any.
+    #[default]
+    ByNothing,
+    /// The longest unused (LRU).
+    ByRecency,
+    /// The least used (LFU).
+    ByFrequency,
+}
+
+impl Eviction {
+    /// Of `maxmemory_policy` in INFO.
+    #[must_use]
+    pub fn of_policy(policy: &str) -> Eviction {
+        match policy {
+            policy if policy.ends_with("-lru") => Eviction::ByRecency,
+            policy if policy.ends_with("-lfu") => Eviction::ByFrequency,
+            _ => Eviction::ByNothing,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +156,8 @@ pub(super) struct Side {
     pub marked: bool,
     /// Who bypasses the proxy there.
     pub bypassing: Bypassing,
+    /// By what it evicts keys.
+    pub eviction: Eviction,
 }
 
 impl Side {
@@ -161,6 +189,7 @@ impl Side {
             keyspace: BTreeSet::new(),
             marked: false,
             bypassing: Bypassing::default(),
+            eviction: Eviction::default(),
         }
     }
 
@@ -188,6 +217,16 @@ impl Side {
     pub fn is_since(&self, redis: Option<(u32, u32)>, valkey: Option<(u32, u32)>) -> bool {
         let (is_valkey, major, minor) = self.release();
         (if is_valkey { valkey } else { redis }).is_some_and(|since| (major, minor) >= since)
+    }
+
+    /// Fields of hashes may have times to live of their own.
+    pub fn has_field_times(&self) -> bool {
+        self.is_since(Some((7, 4)), Some((9, 0)))
+    }
+
+    /// It has CLIENT NO-TOUCH.
+    pub fn can_hide_reads(&self) -> bool {
+        self.is_since(Some((7, 2)), Some((7, 2)))
     }
 
     pub fn lane(&self, id: LaneId) -> Option<&Lane> {
@@ -288,6 +327,7 @@ impl Sequencer {
             expires: side.expires.clone(),
             clock_offset_ms: side.clock_offset_ms,
             keyspace: side.keyspace.iter().copied().collect(),
+            eviction: side.eviction,
             bypassing: None,
         }
     }
@@ -345,8 +385,10 @@ impl Sequencer {
         let missed = std::mem::replace(&mut side.marked, marked) && !marked;
         side.lanes.clear();
         side.unopened.clear();
+        let mut opened = Vec::new();
         for (db, info) in up.lanes {
             side.put_lane(LaneId::shared(endpoint, db), Some(Lane { state: LaneState::Open, info: Some(info), ..Lane::new() }));
+            opened.push(LaneId::shared(endpoint, db));
         }
         for (db, error) in up.unopened {
             self.leave_unopened(LaneId::shared(endpoint, db), error);
@@ -359,6 +401,7 @@ impl Sequencer {
         } else {
             self.mirror_is_up(first, changed, marked);
         }
+        opened.into_iter().for_each(|id| self.remove_twins(id));
         self.write_marks();
         self.sessions.resume = true;
         self.settle();
@@ -367,6 +410,7 @@ impl Sequencer {
     fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool) {
         self.scripts.primary_is_new();
         self.scans.restart();
+        self.mirror.sizes_refused = false;
         if !first && !marked && self.lost.is_none() {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
             self.primary_lost_data(&format!("{text}, without the key that this proxy keeps there"));
@@ -486,6 +530,7 @@ impl Sequencer {
             }
         }
         lanes.extend(own.into_values().map(|own| (own.id, own.lane)));
+        self.end_copies(|_| true);
         self.scans.restart();
         self.note_gap();
         let primary = endpoint == self.primary();
@@ -549,7 +594,7 @@ impl Sequencer {
         again: &mut Vec<(LaneId, super::lane::InFlight, Vec<u8>)>,
     ) {
         match &flight.what {
-            What::ImageRead { key, .. } => return self.lose_image(id.db, key),
+            What::ImageRead { key, .. } | What::FieldsRead { key, .. } | What::ImageSize(key) => return self.lose_image(id.db, key),
             What::Functions => return self.lose_functions(),
             What::Verify(reading) => return self.lose_verify(reading),
             What::Shadow(read) => return self.lose_shadow(read),
@@ -703,6 +748,7 @@ impl Sequencer {
         let side = &mut self.sides[endpoint.index()];
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
+        side.eviction = probe.eviction;
         side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);
         side.clock_offset_ms = probe.clock_offset_ms;

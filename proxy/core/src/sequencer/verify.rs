@@ -399,12 +399,7 @@ impl Sequencer {
 
     /// Appends a reading to a shared lane.
     pub(super) fn push_reading_of(&mut self, of: Of, side: Endpoint, db: Db, frame: &[u8], replies: u32, job: Job) {
-        let now = self.now.us;
-        let id = LaneId::shared(side, db);
-        if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[frame], What::Verify(Box::new(Flight { of, job })), replies, now);
-        }
-        self.touch_lane(id);
+        self.push_untouched(LaneId::shared(side, db), frame, What::Verify(Box::new(Flight { of, job })), replies);
     }
 
     /// The last reply of a reading; `frame` is what was asked.

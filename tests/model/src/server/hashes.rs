@@ -37,9 +37,10 @@ pub(super) fn rows() -> Vec<Row> {
             keys::scan_cursor(a[2])?;
             let Some(fields) = cx.s.hash(cx.at, a[1])?.map(|hash| hash.clone()) else { return keys::empty_scan(cx) };
             let pattern = keys::scan_options(&a[3..])?;
-            let found: Vec<_> = fields.iter().filter(|(field, _)| pattern.is_none_or(|pattern| glob(pattern, field))).collect();
+            let (next, page) = keys::scan_page(cx, a, fields, |(field, _)| field)?;
+            let found: Vec<_> = page.iter().filter(|(field, _)| pattern.is_none_or(|pattern| glob(pattern, field))).collect();
             cx.c.out.array(2);
-            cx.c.out.bulk(b"0");
+            cx.c.out.bulk(next.to_string().as_bytes());
             cx.c.out.array(found.len() * 2);
             for (field, value) in found {
                 cx.c.out.bulk(field);

@@ -264,6 +264,27 @@ pub(super) fn empty_scan(cx: &mut Ctx) -> Done {
     Ok(())
 }
 
+/// A page of SSCAN, HSCAN or ZSCAN behind the cursor, and the next cursor. A small value is given at once, whatever COUNT says; a large one
+/// in the order of this server's hashes, so that what is there throughout is always given.
+pub(super) fn scan_page<T>(cx: &Ctx, a: &[&[u8]], items: Vec<T>, name: impl Fn(&T) -> &[u8]) -> Result<(u64, Vec<T>), Fail> {
+    let cursor = scan_cursor(a[2])?;
+    let given = a[3..].chunks(2).find(|option| is(option[0], "COUNT")).and_then(|option| option.get(1));
+    let count = given.map_or(Ok(10), |count| int(count))?.max(1) as usize;
+    if items.len() <= cx.s.small_value {
+        return Ok((0, items));
+    }
+    let salt = cx.s.salt;
+    let mut placed: Vec<(u64, T)> = items.into_iter().map(|item| (place(salt, name(&item)), item)).collect();
+    placed.retain(|(place, _)| *place >= cursor);
+    placed.sort_by(|x, y| x.0.cmp(&y.0).then_with(|| name(&x.1).cmp(name(&y.1))));
+    let mut end = placed.len().min(count);
+    while end > 0 && end < placed.len() && placed[end].0 == placed[end - 1].0 {
+        end += 1;
+    }
+    let next = placed.get(end).map_or(0, |(place, _)| *place);
+    Ok((next, placed.into_iter().take(end).map(|(_, item)| item).collect()))
+}
+
 /// COUNT and MATCH; the pattern, if there is one.
 pub(super) fn scan_options<'a>(options: &[&'a [u8]]) -> Result<Option<&'a [u8]>, Fail> {
     let mut pattern = None;

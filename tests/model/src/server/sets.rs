@@ -47,9 +47,10 @@ pub(super) fn rows() -> Vec<Row> {
             keys::scan_cursor(a[2])?;
             let Some(set) = cx.s.members(cx.at, a[1])?.map(|set| set.clone()) else { return keys::empty_scan(cx) };
             let pattern = keys::scan_options(&a[3..])?;
-            let found: Vec<&Vec<u8>> = set.iter().filter(|member| pattern.is_none_or(|pattern| glob(pattern, member))).collect();
+            let (next, page) = keys::scan_page(cx, a, set, |member| member)?;
+            let found: Vec<&Vec<u8>> = page.iter().filter(|member| pattern.is_none_or(|pattern| glob(pattern, member))).collect();
             cx.c.out.array(2);
-            cx.c.out.bulk(b"0");
+            cx.c.out.bulk(next.to_string().as_bytes());
             cx.c.out.array(found.len());
             found.iter().for_each(|member| cx.c.out.bulk(member));
             Ok(())

@@ -34,6 +34,21 @@ pub(super) fn rows() -> Vec<Row> {
             }
             Ok(())
         }),
+        row("zscan", -3, 0, |cx, a| {
+            keys::scan_cursor(a[2])?;
+            let Some(zset) = cx.s.zset(cx.at, a[1])?.map(|zset| zset.clone()) else { return keys::empty_scan(cx) };
+            let pattern = keys::scan_options(&a[3..])?;
+            let (next, page) = keys::scan_page(cx, a, zset, |(_, member)| member)?;
+            let found: Vec<_> = page.iter().filter(|(_, member)| pattern.is_none_or(|pattern| glob(pattern, member))).collect();
+            cx.c.out.array(2);
+            cx.c.out.bulk(next.to_string().as_bytes());
+            cx.c.out.array(found.len() * 2);
+            for (score, member) in found {
+                cx.c.out.bulk(member);
+                cx.c.out.bulk(crate::reply::format_g17(*score).as_bytes());
+            }
+            Ok(())
+        }),
         row("zcard", 2, 0, |cx, a| {
             let len = cx.s.zset(cx.at, a[1])?.map_or(0, |zset| zset.len());
             cx.c.out.len(len);

@@ -248,7 +248,7 @@ impl Sequencer {
 
     /// What a verdict means for its key, which is prepared for its next reading.
     fn weigh(&self, db: Db, task: &mut Task, verdict: &Verdict, primary: &Seen, mirror: &Seen) -> Fate {
-        let field_times = self.sides.iter().all(|side| side.is_since(Some((7, 4)), Some((9, 0))));
+        let field_times = self.sides.iter().all(super::super::sides::Side::has_field_times);
         match verdict {
             Verdict::Equal => {
                 task.differed = 0;
