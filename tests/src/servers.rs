@@ -94,6 +94,8 @@ pub struct Options {
     pub appendonly: bool,
     /// Further arguments for the server, as on its command line: `["--maxmemory", "10mb"]`.
     pub args: Vec<String>,
+    /// Another program than the version's own, which then says no more than what the program is like.
+    pub program: Option<PathBuf>,
 }
 
 /// One running (or killed, or frozen) server. Dropping it ends it and removes its folder.
@@ -198,7 +200,7 @@ impl Server {
     }
 
     fn launch(&mut self) -> Result<()> {
-        let program = self.version.program()?;
+        let program = self.options.program.clone().map_or_else(|| self.version.program(), Ok)?;
         let log = File::create(self.log_path())?;
         let mut command = Command::new(&program);
         command

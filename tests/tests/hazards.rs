@@ -869,3 +869,40 @@ fn thread_number() -> u32 {
     thread_local!(static MINE: u32 = NEXT.fetch_add(1, Ordering::Relaxed) % 15 + 1);
     MINE.with(|mine| *mine)
 }
+
+/// H58: the proxy's own reads are no uses. A primary that evicts the longest unused key must still know which that is when every key has
+/// been copied and verified; and the mirror must know it too, or it would evict blindly behind the flip.
+#[test]
+fn h58_images_and_verify_are_no_uses() {
+    let policy = ["--maxmemory-policy", "allkeys-lru", "--maxmemory", "500mb"];
+    let setup = Setup::of(Version::Valkey81, Version::Valkey81).old_args(&policy).new_args(&policy);
+    let (old, new) = (Server::start(setup.old.0, setup.old.1).unwrap(), Server::start(setup.new.0, setup.new.1).unwrap());
+    let mut direct = old.client().unwrap();
+    ok(&mut direct, "SET small value");
+    for chunk in 0..40 {
+        let fields: Vec<String> = (0..500).map(|n| format!("f{} value", chunk * 500 + n)).collect();
+        ok(&mut direct, &format!("HSET large {}", fields.join(" ")));
+    }
+    let idle = |client: &mut Client, key: &str| client.cmd(&format!("OBJECT IDLETIME {key}")).unwrap().int().unwrap();
+    until("the keys to be unused for three seconds", PATIENCE, || Ok(idle(&mut direct, "small") >= 3 && idle(&mut direct, "large") >= 3))
+        .unwrap();
+    let options = Options { args: vec!["--set".into(), "mirror.image_bytes_max=65536".into()], ..Options::default() };
+    let pair = Pair { proxy: Proxy::start(&old.address(), &new.address(), options).unwrap(), old, new };
+    pair.settle().unwrap();
+    pair.proxy.post("/v1/verify", &json!({})).unwrap();
+    until("the verify to end", PATIENCE, || Ok(pair.proxy.get("/v1/verify").unwrap().body["state"] == "done")).unwrap();
+    assert!(idle(&mut direct, "small") >= 3 && idle(&mut direct, "large") >= 3, "a read of ours counts as a use");
+    assert!(idle(&mut pair.new.client().unwrap(), "small") >= 3, "the mirror takes a key for used that was not");
+    assert!(!readiness(&pair).contains("reads-count-as-uses"), "{}", readiness(&pair));
+}
+
+/// H58: below 7.2 the primary cannot be told, so the operator is.
+#[test]
+fn h58_a_primary_that_counts_our_reads_is_named() {
+    let pair = Pair::start(Setup::with_args(&[]).old_args(&["--maxmemory-policy", "allkeys-lfu"])).unwrap();
+    until("the finding", PATIENCE, || Ok(readiness(&pair).contains("reads-count-as-uses"))).unwrap();
+}
+
+fn readiness(pair: &Pair) -> String {
+    pair.proxy.get("/v1/readiness").unwrap().body.to_string()
+}

@@ -108,7 +108,8 @@ fn h18_clients_are_served_between_the_pieces_of_a_large_key() {
     let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
     fill(&mut old.client().unwrap(), 20_000);
     let (on_old, on_new) = (watch(&old), watch(&new));
-    let options = Options { args: vec!["--set".into(), "mirror.backfill=off".into()], ..Options::default() };
+    let args = ["--set", "mirror.backfill=off", "--set", "mirror.image_bytes_max=65536"].map(String::from).into();
+    let options = Options { args, ..Options::default() };
     let proxy = Proxy::start(&old.address(), &new.address(), options).unwrap();
     let pair = Pair { old, new, proxy };
     let (counting, stop) = count(&pair);
@@ -139,8 +140,7 @@ fn h18_clients_are_served_between_the_pieces_of_a_large_key() {
         assert!(between * 4 > pieces, "{kind}: {between} commands of another client between {pieces} pieces");
     }
     let built = |line: &&String| line.contains("__twinlane:image:");
-    let (first, last) =
-        (new_ran.iter().position(|line| built(&line)).unwrap(), new_ran.iter().rposition(|line| built(&line)).unwrap());
+    let (first, last) = (new_ran.iter().position(|line| built(&line)).unwrap(), new_ran.iter().rposition(|line| built(&line)).unwrap());
     let between = new_ran[first..last].iter().filter(|line| line.contains("\"INCR\" \"counter\"")).count();
     assert!(between > 20, "{between} effects between the pieces on the mirror");
     for kind in kinds {
@@ -185,7 +185,8 @@ fn h33_writes_between_the_pieces_are_in_the_copy() {
                 lines.push("SPOP big:set 3".into());
             }
             write(&mut client, lines.into_iter());
-            Ok(large_keys(&pair, "copied") >= 6.0)
+            // The set has a time to live, so nothing written on it is followed: it may end as one that goes whole.
+            Ok(large_keys(&pair, "copied") >= 5.0 && large_keys(&pair, "copied") + large_keys(&pair, "whole") >= 6.0)
         })
         .unwrap_or_else(|error| panic!("{error:#}\n{}", pair.proxy.log_tail()));
         let report = pair.assert_equal().unwrap();

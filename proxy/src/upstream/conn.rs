@@ -347,6 +347,8 @@ pub struct ServerInfo {
     pub role: String,
     /// It is reading its data from disk.
     pub loading: bool,
+    /// `maxmemory_policy`.
+    pub maxmemory_policy: String,
     /// It is a cluster node.
     pub cluster: bool,
 }
@@ -360,7 +362,8 @@ impl ServerInfo {
         let own = fields.get("valkey_version").map(|version| ("valkey".to_owned(), (*version).to_owned()));
         let (product, version) = own.unwrap_or_else(|| ("redis".to_owned(), field("redis_version")));
         let (loading, cluster) = (field("loading") == "1", field("cluster_enabled") == "1");
-        ServerInfo { run_id: field("run_id"), product, version, role: field("role"), loading, cluster }
+        let maxmemory_policy = field("maxmemory_policy");
+        ServerInfo { run_id: field("run_id"), product, version, role: field("role"), loading, maxmemory_policy, cluster }
     }
 
     /// For people: `7.0.15`, `valkey 8.0.1`.

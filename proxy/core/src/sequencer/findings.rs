@@ -48,6 +48,7 @@ impl Sequencer {
         self.script_findings(&mut found);
         self.expiry_findings(&mut found);
         self.bypass_findings(&mut found);
+        self.use_findings(&mut found);
         found.sort_by(|a, b| (a.level, a.code, &a.subject).cmp(&(b.level, b.code, &b.subject)));
         found
     }

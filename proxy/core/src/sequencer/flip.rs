@@ -172,7 +172,8 @@ impl Sequencer {
         let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
         let few = self.ledger.dirty() <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
-        let quiet = !self.fences.has_barrier() && few && self.copies.is_empty() && self.mirror.mode == Mode::Following && !self.mirror_owes();
+        let quiet =
+            !self.fences.has_barrier() && few && self.copies.is_empty() && self.mirror.mode == Mode::Following && !self.mirror_owes();
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;

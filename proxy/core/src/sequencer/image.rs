@@ -28,6 +28,7 @@ use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
+use crate::status::{Finding, Level};
 use std::sync::Arc;
 
 /// How a key is read.
@@ -55,7 +56,6 @@ impl Heat {
     fn word(self) -> &'static [u8] {
         if self == Heat::Idle { b"IDLETIME" } else { b"FREQ" }
     }
-
 }
 
 /// An image on the mirror that is not confirmed.
@@ -408,6 +408,27 @@ impl Sequencer {
             && self.mirror.mode == Mode::Following
             && self.sides.iter().all(super::sides::Side::is_up)
             && !self.mirror_can_pay()
+    }
+}
+
+impl Sequencer {
+    /// A primary that evicts by use and takes our reads for uses (H58).
+    pub(super) fn use_findings(&self, found: &mut Vec<Finding>) {
+        let side = &self.sides[self.primary().index()];
+        if side.eviction == Eviction::ByNothing || side.can_hide_reads() || !self.record.mirroring {
+            return;
+        }
+        found.push(Finding {
+            level: Level::Warn,
+            code: "reads-count-as-uses",
+            subject: String::new(),
+            text: format!(
+                "`{}` ({}) evicts keys by their use, and takes every key that is copied or verified for one that was just used",
+                self.primary(),
+                side.version
+            ),
+            remedy: "copy and verify while it is far from `maxmemory`; from 7.2 on the proxy's reads are hidden (CLIENT NO-TOUCH)".into(),
+        });
     }
 }
 

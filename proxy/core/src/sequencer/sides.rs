@@ -40,6 +40,8 @@ pub struct SideUp {
     pub commands: Vec<String>,
     /// The line in which the server describes one of our connections: the fields of its CLIENT LIST, in their order.
     pub client_line: String,
+    /// By what it evicts keys.
+    pub eviction: Eviction,
     /// What the reserved key holds.
     pub mark: Option<Vec<u8>>,
     /// Databases that hold keys, the reserved key left out.
@@ -361,7 +363,7 @@ impl Sequencer {
         side.error = None;
         side.run_id = Some(up.run_id);
         (side.version, side.major, side.resp, side.eager_consumers) = (up.version, up.major, up.resp, up.eager_consumers);
-        (side.databases, side.client_line) = (up.databases, up.client_line);
+        (side.databases, side.client_line, side.eviction) = (up.databases, up.client_line, up.eviction);
         side.keyspace = up.keyspace.into_iter().collect();
         side.strangers = super::learn::strangers(&up.commands);
         side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands, side.release()));
@@ -421,6 +423,8 @@ impl Sequencer {
     /// The primary came back without its data: the mirror holds the better copy (H12). Nothing is deleted there to match.
     pub(super) fn primary_lost_data(&mut self, how: &str) {
         self.lost = Some(self.position);
+        // What the next piece would tell is the loss.
+        self.end_copies(|_| true);
         self.note_gap();
         self.synced.forget_all();
         let side = self.primary();

@@ -20,10 +20,10 @@ use crate::limits;
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
 use crate::resp::request::Request;
+use crate::sequencer::Sequencer;
 use crate::sequencer::lane::{LaneId, What};
 use crate::sequencer::reply::each_request;
 use crate::sequencer::session::SessionId;
-use crate::sequencer::Sequencer;
 use crate::status::CopyCounters;
 use std::sync::Arc;
 
@@ -296,11 +296,7 @@ impl Sequencer {
     }
 
     fn terms(&self) -> Terms {
-        Terms {
-            margin_ms: self.settings.expiry_margin_ms,
-            newer: self.sides[self.mirror_side().index()].major >= 7,
-            now_us: self.now.us,
-        }
+        Terms { margin_ms: self.settings.expiry_margin_ms, newer: self.sides[self.mirror_side().index()].major >= 7, now_us: self.now.us }
     }
 
     /// Commands for the twin, at this position.

@@ -126,8 +126,7 @@ pub(super) fn push_fields(frame: &mut Vec<u8>, key: &[u8], names: &[Box<[u8]>], 
         .collect();
     commands.extend(mortal.iter().map(|(name, left)| vec![b"HPEXPIRE".as_slice(), key, left, b"FIELDS", b"1", name]));
     let ttl = mirror_ttl(pttl, margin_ms);
-    let (name, time): (&[u8], Vec<u8>) =
-        if ttl > REMAINING_MAX { (b"PEXPIREAT", number(i64::MAX)) } else { (b"PEXPIRE", number(ttl)) };
+    let (name, time): (&[u8], Vec<u8>) = if ttl > REMAINING_MAX { (b"PEXPIREAT", number(i64::MAX)) } else { (b"PEXPIRE", number(ttl)) };
     if ttl > 0 {
         commands.push(vec![name, key, &time]);
     }
