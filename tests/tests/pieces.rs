@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use serde_json::json;
 use twinlane_tests::asking::ok;
-use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::pair::{PATIENCE, Pair, until};
 use twinlane_tests::proxy::{Options, Proxy};
 use twinlane_tests::resp::{Client, Command, command};
 use twinlane_tests::servers::{Server, Version};
