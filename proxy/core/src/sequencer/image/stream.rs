@@ -197,7 +197,13 @@ impl StreamCopy {
         }
         match (self.added, &self.max_deleted) {
             (Some(added), Some(deleted)) if terms.newer => {
-                piece.push(&[b"XSETID", twin, &self.last, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted]);
+                // XSETID refuses a last id below the highest deleted one; clients can bring that about all the same, in two steps.
+                let below = stream_id(&self.last) < stream_id(deleted);
+                let first = if below { deleted } else { &self.last };
+                piece.push(&[b"XSETID", twin, first, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted]);
+                if below {
+                    piece.push(&[b"XSETID", twin, &self.last]);
+                }
             }
             _ => piece.push(&[b"XSETID", twin, &self.last]),
         }

@@ -209,7 +209,15 @@ fn push_stream(frame: &mut Vec<u8>, key: &[u8], entries: Reply<'_>, info: Reply<
     let last_id = field(info, "last-generated-id")?.text();
     let counted = field(info, "entries-added").and_then(Reply::integer).zip(field(info, "max-deleted-entry-id"));
     match counted.filter(|_| newer) {
-        Some((added, deleted)) => push(frame, &[b"XSETID", key, last_id, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted.text()]),
+        Some((added, deleted)) => {
+            // XSETID refuses a last id below the highest deleted one; clients can bring that about all the same, in two steps.
+            let below = stream_id(last_id) < stream_id(deleted.text());
+            let first = if below { deleted.text() } else { last_id };
+            push(frame, &[b"XSETID", key, first, b"ENTRIESADDED", &number(added), b"MAXDELETEDID", deleted.text()]);
+            if below {
+                push(frame, &[b"XSETID", key, last_id]);
+            }
+        }
         None => push(frame, &[b"XSETID", key, last_id]),
     }
     Some(commands)
