@@ -910,6 +910,8 @@ impl<'t> World<'t> {
     fn settle(&mut self) -> bool {
         if !std::mem::replace(&mut self.over, true) {
             self.note(|| "traffic and faults end".into());
+            // A death that waits for a sync would strike in the middle of what is planted.
+            self.dies_in_sync = false;
             for site in &mut self.sites {
                 (site.frozen_until, site.away_until, site.full_until) = (self.now, self.now, self.now);
                 (site.server.refuse_with, site.server.full) = (None, false);
