@@ -7,6 +7,8 @@ pub mod asking;
 pub mod commands_page;
 pub mod compare;
 pub mod crash;
+pub mod forward;
+pub mod outage;
 pub mod pair;
 pub mod planted;
 pub mod proxy;

@@ -89,7 +89,7 @@ fn a_journal_that_cannot_be_read_costs_a_walk_and_no_more() {
     bytes[8] = 250;
     std::fs::write(&path, bytes).unwrap();
     pair.proxy.restart().unwrap();
-    assert!(pair.proxy.log().contains("it has format 250, and this version reads format 1"), "{}", pair.proxy.log_tail());
+    assert!(pair.proxy.log().contains("it has format 250, and this version reads format 2"), "{}", pair.proxy.log_tail());
     pair.assert_equal().unwrap();
 }
 

@@ -39,11 +39,13 @@ pub enum Cause {
     Expired,
     /// Verify found that it differs, or the operator asked for it to be copied anew.
     Verifier,
+    /// Written shortly before a server was lost that may have forgotten it (H11).
+    Failover,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 14] = [
+    pub const ALL: [Cause; 15] = [
         Cause::MirrorDown,
         Cause::QueueFull,
         Cause::MirrorRefuses,
@@ -58,6 +60,7 @@ impl Cause {
         Cause::Reported,
         Cause::Expired,
         Cause::Verifier,
+        Cause::Failover,
     ];
 
     /// The word of metrics and status.
@@ -78,6 +81,7 @@ impl Cause {
             Cause::Reported => "reported",
             Cause::Expired => "expired",
             Cause::Verifier => "verifier",
+            Cause::Failover => "failover",
         }
     }
 }

@@ -125,6 +125,8 @@ pub struct Journal {
     /// Records carry sums.
     summed: bool,
     facts: Facts,
+    /// From here on nothing is missing between the records.
+    floor: u64,
     /// Times a bound was reached.
     overflows: u64,
     records: u64,
@@ -227,7 +229,10 @@ impl Journal {
         let summed = opening.synced;
         let seals = newest_seal(memory).map_or(0, |at| number(memory, at));
         let capacity = capacity as u64;
-        Some((Journal { pages, capacity, head, tail, full: false, summed, facts, overflows: 0, records: 0, changes: 1, seals }, left))
+        Some((
+            Journal { pages, capacity, head, tail, full: false, summed, facts, floor: head, overflows: 0, records: 0, changes: 1, seals },
+            left,
+        ))
     }
 
     /// A request that may write this key leaves for the primary next.
@@ -293,6 +298,7 @@ impl Journal {
     /// Behind an overflow: the ring is empty and takes records again. It is complete when the caller says so.
     pub fn begin_anew(&mut self) {
         self.tail = self.head;
+        self.floor = self.head;
         let memory = (*self.pages).as_mut();
         put(memory, AT_TAIL, self.tail);
         self.full = false;
@@ -387,6 +393,35 @@ impl Journal {
         compiler_fence(Ordering::SeqCst);
         let tail = self.tail;
         put((*self.pages).as_mut(), AT_TAIL, tail);
+    }
+
+    /// The oldest place from which [`Journal::recent`] reads.
+    #[must_use]
+    pub fn recent_from(&self) -> u64 {
+        if self.full { self.head } else { self.floor.max(self.head.saturating_sub(self.capacity)) }
+    }
+
+    /// Tells `each` what the records from one place up to another name, retired ones too: a key, or None for any key of the database.
+    /// `from` is a place at which [`Journal::head`] once was. False when some of them are overwritten, or a bound was reached.
+    #[must_use]
+    pub fn recent(&mut self, from: u64, to: u64, mut each: impl FnMut(Db, Option<&[u8]>)) -> bool {
+        if self.full || from < self.recent_from() {
+            return false;
+        }
+        let memory = (*self.pages).as_mut();
+        let mut place = from;
+        while place < to.min(self.head) {
+            let at = place & (self.capacity - 1);
+            let rest = self.capacity - at;
+            let record = (rest >= RECORD as u64).then(|| Record::read(&memory[HEADER_BYTES + at as usize..])).flatten();
+            let Some(record) = record.filter(|record| record.kind != Kind::Pad) else {
+                place += rest;
+                continue;
+            };
+            each(record.db, (record.kind != Kind::Wide).then_some(record.key));
+            place += (RECORD + record.key.len()) as u64;
+        }
+        true
     }
 
     /// Whether these are the facts that it holds already.

@@ -136,6 +136,20 @@ pub const UNCONFIRMED_KEYS_MAX: usize = 65_536;
 /// and a restart copies everything.
 pub const INTENTS_RETIRED_MAX: usize = 8192;
 
+/// Least time between two counts that are raised on the servers, microseconds (H11): what a failover may have forgotten is known as
+/// exactly as this.
+pub const RECENT_EVERY_US: u64 = 100_000;
+
+/// A count is raised without a write after this, microseconds: where a server does not list its clients, that it rises is the one
+/// sign by which another proxy knows that this one lives (H10).
+pub const RECENT_BEAT_US: u64 = 5_000_000;
+
+/// Counts remembered: a minute of them. A server that comes back with an older one is copied as a whole, or has lost its data.
+pub const RECENT_COUNTS_MAX: usize = 600;
+
+/// Keys of a loss that are named to people.
+pub const RECENT_SAMPLES: usize = 8;
+
 /// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
 pub const ZOMBIE_KEYS_MAX: usize = 65_536;
 

@@ -36,6 +36,10 @@ pub struct Status {
     pub expiry: ExpiryStatus,
     /// What a restart would know; None: there is no journal.
     pub journal: Option<crate::journal::JournalStatus>,
+    /// In which form keys are copied each way.
+    pub images: ImageStatus,
+    /// How much of what was written lately is known, should a server forget it.
+    pub recent: RecentStatus,
     /// `GET /v1/readiness`; not part of the status page.
     #[serde(skip)]
     pub findings: Vec<Finding>,
@@ -116,6 +120,34 @@ pub struct ExpiryStatus {
     pub probes: u64,
 }
 
+/// How keys are copied, in [`Status`]: `dump` (the receiver takes the sender's DUMP), `typed` (it does not: type by type), `unknown`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ImageStatus {
+    /// From `old` to `new`.
+    pub to_new: &'static str,
+    /// From `new` to `old`.
+    pub to_old: &'static str,
+}
+
+/// What was written lately, in [`Status`] (H11).
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RecentStatus {
+    /// The count in the reserved keys, raised while there are writes.
+    pub count: u64,
+    /// What `old` has confirmed.
+    pub old: Option<u64>,
+    /// What `new` has confirmed.
+    pub new: Option<u64>,
+    /// For so long back the keys written are known, milliseconds. A server that has gone back further is copied as a whole.
+    pub reaches_back_ms: u64,
+    /// Times that a server was found to have gone back to an earlier state.
+    pub forgotten: u64,
+    /// Keys that were doubted because they were written shortly before a server was lost.
+    pub keys: u64,
+    /// Some of them, of the last time, with their databases.
+    pub samples: Vec<String>,
+}
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -176,6 +208,8 @@ pub struct Counters {
     pub latency: [Latency; 2],
     /// What verify did; see [`VerifyCounters`].
     pub verify: VerifyCounters,
+    /// Times that a side was found to have gone back to an earlier state (old, new).
+    pub forgotten: [u64; 2],
     /// Bytes read from clients and written to clients.
     pub client_bytes: (u64, u64),
 }

@@ -53,6 +53,8 @@ pub struct Config {
     pub shadow: Shadow,
     /// What happens when the primary fails.
     pub primary: Primary,
+    /// Connections to both servers.
+    pub upstream: Upstream,
     /// Bounds of memory.
     pub limits: Limits,
     /// What clients may ask for.
@@ -217,6 +219,14 @@ pub struct Primary {
     pub on_loss: OnLoss,
     /// How long commands not yet sent wait for a reconnection.
     pub wait_ms: u64,
+}
+
+/// `[upstream]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// A connection that has carried nothing for so long is asked with PING; 0: never.
+    pub keepalive_s: u64,
 }
 
 /// `[journal]`
@@ -435,6 +445,7 @@ impl Default for Config {
             verify: Verify::default(),
             shadow: Shadow::default(),
             primary: Primary::default(),
+            upstream: Upstream::default(),
             limits: Limits::default(),
             commands: Commands::default(),
             log: Log::default(),
@@ -495,6 +506,12 @@ impl Default for Verify {
 impl Default for Primary {
     fn default() -> Self {
         Primary { on_loss: OnLoss::Hold, wait_ms: 5000 }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Upstream { keepalive_s: 60 }
     }
 }
 

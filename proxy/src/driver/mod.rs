@@ -14,7 +14,8 @@ use crate::config::{self, Config};
 use crate::control::{ControlReceiver, ControlRequest};
 use crate::net::{self, Stream, Target};
 use crate::start::start;
-use crate::store::{NewData, Opened, Record, Store, open_journal};
+use crate::store::{NewData, Opened, Record, Store, instances, note_instances, open_journal};
+use crate::upstream::conn::ServerInfo;
 use anyhow::Context;
 use clients::Clients;
 use lanes::Lanes;
@@ -44,6 +45,10 @@ pub(crate) struct Shell {
     record: RefCell<Record>,
     /// Names this process among the connections to the servers.
     instance: String,
+    /// It, and those that ran on this state directory before.
+    ours: Vec<String>,
+    /// What each side said it is, when it was last connected.
+    met: [RefCell<Option<ServerInfo>>; 2],
     flushing: Cell<bool>,
     /// Told to tasks that wait for a role to move or a side to be lost.
     standing: watch::Sender<Standing>,
@@ -82,7 +87,11 @@ pub async fn run(config: Config, store: Store, control: ControlReceiver) -> anyh
 }
 
 async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
-    let started = start(&config, &mut store, &control).await?;
+    let instance = format!("{:08x}", random()?[0] as u32);
+    let mut ours = instances(store.directory());
+    ours.push(instance.clone());
+    let started = start(&config, &mut store, &ours, &control).await?;
+    note_instances(store.directory(), std::slice::from_ref(&instance)).context("the state directory")?;
     let settings = settings(&config, &started.record)?;
     let record = started.record;
     let addresses = [started.targets[0].address(), started.targets[1].address()];
@@ -106,7 +115,9 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         begun: Instant::now(),
         buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
         record: RefCell::new(record),
-        instance: format!("{:08x}", random()?[0] as u32),
+        instance,
+        ours,
+        met: Default::default(),
         flushing: Cell::new(false),
         standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
@@ -343,6 +354,7 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         scripts: config.scripts.modes(),
+        keepalive_us: config.upstream.keepalive_s * 1_000_000,
         verify_rate_max: config.verify.rate_max,
         verify_large_bytes: config.verify.large_bytes,
         shadow: config.shadow_wish().map_err(anyhow::Error::msg)?,

@@ -6,12 +6,14 @@
 //! [`judge_start`], a plain function. The journal of intents lies beside the record; its layout is the core's.
 
 mod directory;
+mod instances;
 mod journal;
 mod judge;
 mod record;
 mod slots;
 
 pub use directory::{Store, StoreError};
+pub use instances::{instances, note_instances};
 pub use journal::{Opened, open_journal};
 pub use judge::{Facts, SideFacts, Start, judge_start};
 pub use record::{Mark, NewData, Record, new_installation};

@@ -187,6 +187,13 @@ pub static METRICS: &[Metric] = &[
     ),
     row("twinlane_repairs_total", "counter", &[], "Keys healed by an image", |_, c| total(c.repairs)),
     row("twinlane_dirty_keys_total", "counter", &["cause"], "Keys that came into doubt, by cause", |_, c| words(&c.dirty_by_cause)),
+    row(
+        "twinlane_forgotten_total",
+        "counter",
+        &["endpoint"],
+        "Times that the endpoint was found to have gone back to an earlier state: a failover, a snapshot restored",
+        |_, c| Endpoint::BOTH.map(|endpoint| (label(endpoint.name()), Value::Number(c.forgotten[endpoint.index()] as f64))).into(),
+    ),
     row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| {
         words(&c.mismatches)
     }),
@@ -405,6 +412,8 @@ pub(crate) mod tests {
             scripts: ScriptStatus { undeclared: "idle", ..ScriptStatus::default() },
             expiry: ExpiryStatus { mode: "compared", ..ExpiryStatus::default() },
             journal: Some(twinlane_core::journal::JournalStatus::default()),
+            images: twinlane_core::status::ImageStatus::default(),
+            recent: twinlane_core::status::RecentStatus::default(),
             findings: vec![Finding {
                 level: Level::Block,
                 code: "script-missing",

@@ -35,6 +35,10 @@ pub enum Fault {
     ServerCloses(Endpoint),
     /// The server restarts, with its data or without, and is away for a while.
     Restart { side: Endpoint, empty: bool, away_us: u64 },
+    /// The server's state is kept, for [`Fault::GoesBack`].
+    Remember(Endpoint),
+    /// The server restarts with what it held when it was last remembered: a failover, a snapshot restored (H11).
+    GoesBack { side: Endpoint, away_us: u64 },
     /// The server does nothing for a while, but its sockets stay.
     Freeze { side: Endpoint, us: u64 },
     /// The server takes no more connections for a while but those without which the side is not up.
@@ -238,6 +242,7 @@ impl Plan {
         plan.draw_full();
         plan.draw_machine();
         plan.draw_pieces(options);
+        plan.draw_way_back(options);
         plan
     }
 
@@ -252,6 +257,25 @@ impl Plan {
         self.settings.image_bytes_max = 50 + r.index(most);
         self.settings.piece_bytes = 1 + r.index(60);
         self.settings.piece_items = 1 + r.index(4);
+    }
+
+    /// Drawn apart, as [`Plan::draw_verifies`].
+    fn draw_way_back(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x6261_636b);
+        if !options.is_faulty() && r.one_in(3) {
+            self.settings.keepalive_us = 400_000 + r.below(1_000_000);
+        }
+        let wanted = !options.is_faulty() || options.faults.no_recent;
+        if !wanted || self.import || !r.one_in(4) {
+            return;
+        }
+        for _ in 0..1 + r.index(2) {
+            let side = Endpoint::BOTH[r.index(2)];
+            let at = r.below(self.traffic_us);
+            let most = if r.one_in(3) { self.traffic_us } else { 150_000 };
+            self.faults.push((at.saturating_sub(r.below(most)), Fault::Remember(side)));
+            self.faults.push((at, Fault::GoesBack { side, away_us: r.below(300_000) }));
+        }
     }
 
     /// Drawn apart, so that a seed's history is what it was before there was a verify. Where a rule is turned off there is none: it would heal

@@ -670,6 +670,11 @@ impl<'t> World<'t> {
             }
             Fault::ServerCloses(side) => self.server_closes(side),
             Fault::Restart { side, empty, away_us } => self.restart(side, empty, away_us),
+            Fault::Remember(side) => {
+                let site = &mut self.sites[side.index()];
+                site.remembered = Some(site.server.snapshot());
+            }
+            Fault::GoesBack { side, away_us } => self.go_back(side, away_us),
             Fault::Freeze { side, us } => self.sites[side.index()].frozen_until = self.now + us,
             Fault::Full { side, us } => self.sites[side.index()].full_until = self.now + us,
             Fault::Refuse { us } => self.refuse(us),
@@ -729,6 +734,16 @@ impl<'t> World<'t> {
             let at = self.now + self.rng.below(30_000);
             self.at(at, Event::EndOfFile { side, conn });
         }
+    }
+
+    fn go_back(&mut self, side: Endpoint, away_us: u64) {
+        let Some(data) = self.sites[side.index()].remembered.take().filter(|_| self.pending.is_none()) else { return };
+        self.restart(side, false, away_us);
+        let seed = self.rng.next_u64();
+        self.sites[side.index()].server.restart_with(seed, data);
+        // The better copy is on the other side, or is not known any more; what was acknowledged may be gone.
+        self.kept = None;
+        self.rules.own &= side != self.core.primary();
     }
 
     fn refuse(&mut self, us: u64) {

@@ -49,6 +49,7 @@ impl Sequencer {
         self.expiry_findings(&mut found);
         self.bypass_findings(&mut found);
         self.use_findings(&mut found);
+        self.pair_findings(&mut found);
         found.sort_by(|a, b| (a.level, a.code, &a.subject).cmp(&(b.level, b.code, &b.subject)));
         found
     }

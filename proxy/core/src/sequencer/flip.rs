@@ -170,7 +170,7 @@ impl Sequencer {
         // Images under way are drained; keys that wait for theirs are not worth a pause.
         // Unless some are made doubtful all the time: they are healed while everybody is held.
         let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
-        let few = self.ledger.dirty() <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
+        let few = self.dirty_for_flip(force) <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
         let quiet =
             !self.fences.has_barrier() && few && self.copies.is_empty() && self.mirror.mode == Mode::Following && !self.mirror_owes();
@@ -201,7 +201,7 @@ impl Sequencer {
         let up = self.sides.iter().all(super::sides::Side::is_up);
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
-        let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
+        let settled = self.dirty_for_flip(force) == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
         let told = !(up && drained && settled && recheck && self.events_owe());
         if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
@@ -228,6 +228,18 @@ impl Sequencer {
             return true;
         }
         false
+    }
+
+    /// Dirty keys that a flip waits for. Those that the primary has forgotten are right on the mirror, and are copied from there behind it.
+    fn dirty_for_flip(&self, force_primary_lost: bool) -> usize {
+        match self.lost.filter(|_| force_primary_lost) {
+            Some(lost) => {
+                let since =
+                    self.ledger.entries().filter(|(_, _, entry)| entry.state == crate::doubt::State::Dirty && entry.position > lost);
+                since.count()
+            }
+            None => self.ledger.dirty(),
+        }
     }
 
     /// What the drain still waits for, for the operator.
@@ -337,6 +349,7 @@ impl Sequencer {
         } else {
             self.realign();
         }
+        self.level_counts();
         self.write_marks();
         self.turn_feeds(true);
         self.holding = false;
@@ -405,10 +418,13 @@ impl Sequencer {
     pub(super) fn follow_loss(&mut self) {
         self.lost = None;
         self.clear_alarm("PRIMARY LOST DATA");
-        self.synced.forget_all();
-        // Deletions included: that is what the operator said.
-        self.scans.want_all(true);
-        self.refresh_keyspaces();
+        // Where what it lacks is named, it is in the ledger.
+        if !self.recent.named {
+            self.synced.forget_all();
+            // Deletions included: that is what the operator said.
+            self.scans.want_all(true);
+            self.refresh_keyspaces();
+        }
         self.write_marks();
         self.log(true, "the loss of the primary's data is accepted: the mirror is being made equal to it");
     }

@@ -288,6 +288,7 @@ impl Sequencer {
         let position = self.next_position();
         let id = LaneId::shared(self.mirror_side(), db);
         let now = self.now.us;
+        self.note_sent(db, Some(key));
         let Some(lane) = self.lane_mut(id) else { return };
         lane.push(&[frame], What::Restore(Image { key: key.clone(), position, size }), replies, now);
         self.mirror.image_bytes += frame.len();

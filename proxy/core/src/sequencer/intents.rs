@@ -140,6 +140,20 @@ impl Sequencer {
         }
     }
 
+    /// Everything below this place of the journal has been answered by both sides; None: there is no journal.
+    pub(super) fn retired_place(&self) -> Option<u64> {
+        self.intents.journal.as_ref().map(|_| self.intents.retired)
+    }
+
+    /// The mirror is sent what the primary held: from then on it is what a mirror can forget.
+    pub(super) fn note_sent(&mut self, db: Db, key: Option<&[u8]>) {
+        let Some(journal) = &mut self.intents.journal else { return };
+        match key {
+            Some(key) => journal.intend(db, key),
+            None => journal.intend_any(db),
+        }
+    }
+
     /// Two databases changed places: the ledger's keys have other numbers now.
     pub(super) fn renumber_doubts(&mut self, databases: [Db; 2]) {
         if let Some(journal) = &mut self.intents.journal {
@@ -157,11 +171,8 @@ impl Sequencer {
         Some(JournalStatus { complete: status.complete && self.intents.complete_from.is_none(), ..status })
     }
 
-    /// Time passes: facts first, then the round, then the tail.
-    pub(super) fn tick_intents(&mut self) {
-        if self.intents.journal.is_none() {
-            return;
-        }
+    /// The journal is told what it rests on now: a server that is another process, or has lost its data, ends what was known at once.
+    pub(super) fn write_facts(&mut self) {
         // What is still believed of an earlier process's knowledge is all there is until both sides have been met.
         if !self.holds_facts() {
             let facts = self.intents.known.clone().unwrap_or_else(|| self.present_facts());
@@ -169,6 +180,14 @@ impl Sequencer {
                 journal.set_facts(&facts);
             }
         }
+    }
+
+    /// Time passes: facts first, then the round, then the tail.
+    pub(super) fn tick_intents(&mut self) {
+        if self.intents.journal.is_none() {
+            return;
+        }
+        self.write_facts();
         self.begin_anew();
         // Each step looks at what the one before has found; with idle lanes all of them end at once.
         while self.step_round() {}

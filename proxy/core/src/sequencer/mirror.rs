@@ -40,6 +40,8 @@ struct Barrier {
     /// Sending it twice is harmless.
     repeatable: bool,
     databases: Vec<Db>,
+    /// It empties every database.
+    flushes: bool,
 }
 
 /// Replies that wait: session and number.
@@ -402,7 +404,7 @@ impl Sequencer {
             }
             _ => {
                 let frame = request.frame.to_vec();
-                self.push_barrier(Barrier { frame, replies: 1, repeatable: true, databases: vec![] });
+                self.push_barrier(Barrier { frame, replies: 1, repeatable: true, databases: vec![], flushes: false });
                 Way::Done(false)
             }
         }
@@ -434,6 +436,7 @@ impl Sequencer {
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"FLUSHDB"]);
         let id = LaneId::shared(self.mirror_side(), db);
+        self.note_sent(db, None);
         let Some(lane) = self.lane_mut(id) else { return };
         if db == 0 {
             push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
@@ -456,7 +459,7 @@ impl Sequencer {
         push_request(&mut frame, &[b"FLUSHALL"]);
         push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
         push_request(&mut frame, &[b"EXEC"]);
-        self.push_barrier(Barrier { frame, replies: 4, repeatable: true, databases: vec![] });
+        self.push_barrier(Barrier { frame, replies: 4, repeatable: true, databases: vec![], flushes: true });
         Way::Done(false)
     }
 
@@ -483,7 +486,7 @@ impl Sequencer {
         push_request(&mut frame, &[b"SWAPDB", &number(i64::from(a)), &number(i64::from(b))]);
         push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
         push_request(&mut frame, &[b"EXEC"]);
-        self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b] });
+        self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b], flushes: false });
         Way::Done(false)
     }
 
@@ -498,7 +501,7 @@ impl Sequencer {
 
     /// The primary's function libraries go to the mirror, behind what waits for it already.
     pub(super) fn push_libraries(&mut self, frame: Vec<u8>, replies: u32) {
-        self.push_barrier(Barrier { frame, replies, repeatable: true, databases: vec![] });
+        self.push_barrier(Barrier { frame, replies, repeatable: true, databases: vec![], flushes: false });
     }
 
     fn push_barrier(&mut self, barrier: Barrier) {
@@ -543,10 +546,14 @@ impl Sequencer {
         }
         if let Some(barrier) = self.mirror.barriers.front() {
             let (frame, replies, now) = (barrier.frame.clone(), barrier.replies, self.now.us);
+            let databases = if barrier.flushes { (0..limits::DATABASES_MAX as Db).collect() } else { barrier.databases.clone() };
             self.mirror.barrier_sent = true;
+            databases.into_iter().for_each(|db| self.note_sent(db, None));
             if let Some(lane) = self.lane_mut(home) {
                 lane.push(&[&frame], What::Barrier, replies, now);
             }
+            // Its own mark is as old as the command.
+            self.push_mark(side);
             self.touch_lane(home);
             return true;
         }
@@ -793,7 +800,7 @@ impl Sequencer {
     }
 
     fn mirror_mark(&self) -> Vec<u8> {
-        self.record.mark(self.mirror_side())
+        self.mark(self.mirror_side())
     }
 
     /// Something that must reach the mirror before it is in step, and is no key.
@@ -872,7 +879,7 @@ impl Sequencer {
             | What::FieldsRead { .. }
             | What::ScanPage(_)
             | What::ScanTimes(_)
-            | What::Mark
+            | What::Mark(_)
             | What::Census
             | What::Trial
             | What::Watch(_)
@@ -947,7 +954,7 @@ impl Sequencer {
         let mut keys: Vec<(Db, Arc<[u8]>)> = Vec::new();
         if let What::Piece(piece) = what {
             keys.push((db, piece.key.clone()));
-        } else if !matches!(what, What::Mark | What::Trial | What::Barrier) {
+        } else if !matches!(what, What::Mark(_) | What::Trial | What::Barrier) {
             each_request(frame, |command, request| {
                 keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())));
             });

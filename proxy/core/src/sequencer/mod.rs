@@ -26,8 +26,10 @@ mod local;
 mod mirror;
 mod opening;
 mod own;
+mod pair;
 mod parked;
 mod pause;
+mod recent;
 mod reply;
 mod report;
 mod scan;
@@ -43,6 +45,7 @@ mod watch;
 pub use busy::Asked;
 pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
+pub use pair::Memory;
 pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
 pub use shadow::can_be_shadowed;
@@ -60,6 +63,7 @@ use flip::Flip;
 use mirror::Mirror;
 use parked::Parked;
 use pause::Pause;
+use recent::Recent;
 use scan::Scans;
 use session::Sessions;
 use sides::Side;
@@ -167,6 +171,8 @@ pub struct Settings {
     pub piece_bytes: usize,
     /// See `piece_bytes`.
     pub piece_items: usize,
+    /// How long a connection to a server may carry nothing before it is asked with PING, microseconds; 0: for ever.
+    pub keepalive_us: u64,
     /// Keys that a verify compares per second at most; 0: as fast as the servers allow.
     pub verify_rate_max: u64,
     /// Values that take more bytes than this on the primary are compared in pieces.
@@ -204,6 +210,8 @@ pub struct Faults {
     pub no_intents: bool,
     /// A write between two pieces of a large key does not end its copy (H33).
     pub torn_copies: bool,
+    /// What a server may have forgotten is not doubted (H11).
+    pub no_recent: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
     pub late_retries: bool,
 }
@@ -252,6 +260,7 @@ impl Default for Settings {
             image_bytes_max: 1024 * 1024,
             piece_bytes: limits::COPY_PIECE_BYTES,
             piece_items: limits::COPY_PIECE_ITEMS,
+            keepalive_us: 60_000_000,
             verify_rate_max: 0,
             verify_large_bytes: 1024 * 1024,
             verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
@@ -275,11 +284,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// What the reserved key of a side holds. `side` shows at a start that the names were swapped, even where addresses do not.
+    /// What the reserved key of a side holds. `count` is raised while there are writes (H11). `side` shows at a start that the names were swapped, even where addresses do not.
     #[must_use]
-    pub fn mark(&self, side: Endpoint) -> Vec<u8> {
+    pub fn mark(&self, side: Endpoint, count: u64) -> Vec<u8> {
         let Record { installation, epoch, primary, .. } = self;
-        format!(r#"{{"epoch":{epoch},"installation":"{installation}","primary":"{primary}","side":"{side}"}}"#).into_bytes()
+        format!(r#"{{"count":{count},"epoch":{epoch},"installation":"{installation}","primary":"{primary}","side":"{side}"}}"#).into_bytes()
     }
 }
 
@@ -428,6 +437,11 @@ pub struct Sequencer {
     ambiguous: bool,
     expiry: expiry::Expiry,
     intents: intents::Intents,
+    recent: Recent,
+    /// Whether each side's `DUMP` is taken by the other.
+    images_carried: [Option<bool>; 2],
+    /// Idle connections are looked for again then, microseconds.
+    idle_look_at: u64,
     findings: Vec<crate::status::Finding>,
     verify: verify::Verify,
     shadow: shadow::Shadow,
@@ -494,6 +508,9 @@ impl Sequencer {
             ambiguous: false,
             expiry: expiry::Expiry::default(),
             intents: intents::Intents::default(),
+            recent: Recent::default(),
+            images_carried: [None; 2],
+            idle_look_at: 0,
             findings: Vec::new(),
             verify: verify::Verify::default(),
         };
@@ -545,6 +562,8 @@ impl Sequencer {
         self.tick_busy();
         self.tick_verify();
         self.tick_intents();
+        self.tick_recent();
+        self.tick_idle();
         self.settle();
     }
 

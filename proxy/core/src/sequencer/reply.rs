@@ -174,7 +174,7 @@ impl Sequencer {
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::Restore(image) => self.confirm_image(self.db_now(id.db), &image, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
-            What::Mark => self.check_mark(id.side, reply),
+            What::Mark(count) => self.check_mark(id.side, count, reply),
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
@@ -421,7 +421,8 @@ impl Sequencer {
         if let (true, Some(Element::Hidden(Hidden::Silent)), Some(mark)) = (block.plain, block.elements.last(), reply.elements().last()) {
             // What it replaced went with the command before it.
             self.sides[id.side.index()].marked &= !mark.is_error();
-            self.check_mark(id.side, mark);
+            let count = self.recent.sent(id.side);
+            self.check_mark(id.side, count, mark);
         }
         pending |= self.send_outgoing(outgoing, ack);
         let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();

@@ -5,7 +5,7 @@ use super::mirror::Mode;
 use crate::command::Table;
 use crate::doubt::Cause;
 use crate::endpoint::Endpoint;
-use crate::status::{Counters, MirrorStatus, SideStatus, Status};
+use crate::status::{Counters, ImageStatus, MirrorStatus, SideStatus, Status};
 
 impl Sequencer {
     /// The state now, at most one tick old.
@@ -25,6 +25,8 @@ impl Sequencer {
             scripts: self.script_status(),
             expiry: self.expiry_status(),
             journal: self.journal_status(),
+            recent: self.recent_status(),
+            images: ImageStatus { to_new: self.image_words()[0], to_old: self.image_words()[1] },
             findings: self.findings(),
             alarms: self.alarms.clone(),
             verify: self.verify_status(),
@@ -119,6 +121,7 @@ impl Sequencer {
             accepted_sessions: totals.accepted,
             latency: totals.latency.clone(),
             verify: self.verify_counters(),
+            forgotten: self.recent.forgotten,
             client_bytes: (totals.bytes_in, totals.bytes_out),
         }
     }

@@ -9,15 +9,15 @@ use super::intents::{Written, written_by};
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
 use super::opening::Unopened;
 use super::own::{Own, Use, asker};
+use super::pair::Memory;
 use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
-use super::{Action, Now, RECORD_KEY, Sequencer};
+use super::{Action, Now, Sequencer};
 use crate::command::{Command, Rule, Table};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
-use crate::resp::encode::push_request;
 use crate::resp::reply::Reply;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -71,6 +71,8 @@ pub struct Probe {
     pub keyspace: Vec<Db>,
     /// By what it evicts keys.
     pub eviction: Eviction,
+    /// Memory of the server.
+    pub memory: Memory,
     /// Connections that are not this proxy's; None when it was not looked for, or the server does not tell.
     pub bypassing: Option<Bypassing>,
 }
@@ -160,6 +162,7 @@ pub(super) struct Side {
     pub bypassing: Bypassing,
     /// By what it evicts keys.
     pub eviction: Eviction,
+    pub memory: Memory,
 }
 
 impl Side {
@@ -192,6 +195,7 @@ impl Side {
             marked: false,
             bypassing: Bypassing::default(),
             eviction: Eviction::default(),
+            memory: Memory::default(),
         }
     }
 
@@ -330,6 +334,7 @@ impl Sequencer {
             clock_offset_ms: side.clock_offset_ms,
             keyspace: side.keyspace.iter().copied().collect(),
             eviction: side.eviction,
+            memory: side.memory.clone(),
             bypassing: None,
         }
     }
@@ -367,10 +372,8 @@ impl Sequencer {
         side.keyspace = up.keyspace.into_iter().collect();
         side.strangers = super::learn::strangers(&up.commands);
         side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands, side.release()));
-        if changed {
-            // The same process goes on counting: what it evicted while we were away is found by the next look.
-            side.evicted_keys = None;
-        }
+        // The same process goes on counting: what it evicted while we were away is found by the next look.
+        let evicted = side.evicted_keys;
         if up.killed || changed {
             side.predecessors.clear();
         } else {
@@ -383,7 +386,12 @@ impl Sequencer {
             self.zombies.clear();
         }
         let side = &mut self.sides[endpoint.index()];
+        if changed {
+            // What it evicts from its beginning on counts, unless it had evicted before: then everything is copied.
+            side.evicted_keys = evicted.filter(|keys| *keys == 0 && endpoint != self.record.primary);
+        }
         let marked = up.mark.is_some();
+        let count = up.mark.as_deref().map(|mark| super::Record::count_of(mark).unwrap_or(0));
         let missed = std::mem::replace(&mut side.marked, marked) && !marked;
         side.lanes.clear();
         side.unopened.clear();
@@ -399,55 +407,75 @@ impl Sequencer {
         self.check_known(endpoint, marked);
         if endpoint == self.primary() {
             // A full server may have refused the mark: the same process has then lost nothing by not having it.
-            self.primary_is_up(first, changed, marked || !(changed || missed));
+            self.primary_is_up(first, changed, marked || !(changed || missed), count);
         } else {
-            self.mirror_is_up(first, changed, marked);
+            self.mirror_is_up(first, changed, count);
         }
         opened.into_iter().for_each(|id| self.remove_twins(id));
+        self.renew_count(endpoint);
+        self.write_facts();
         self.write_marks();
         self.sessions.resume = true;
         self.settle();
     }
 
-    fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+    fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool, count: Option<u64>) {
         self.scripts.primary_is_new();
         self.scans.restart();
         self.mirror.sizes_refused = false;
-        if !first && !marked && self.lost.is_none() {
+        // A loss of keys that were named may have become one of everything.
+        let known = self.lost.is_some() && !(self.recent.named && changed);
+        if !first && !marked && !known {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
             self.primary_lost_data(&format!("{text}, without the key that this proxy keeps there"));
+        } else if let (Some(count), None) = (count, self.lost) {
+            self.primary_forgot(!first && changed, count);
         }
         self.ask_again();
     }
 
     /// The primary came back without its data: the mirror holds the better copy (H12). Nothing is deleted there to match.
     pub(super) fn primary_lost_data(&mut self, how: &str) {
-        self.lost = Some(self.position);
-        // What the next piece would tell is the loss.
-        self.end_copies(|_| true);
-        self.note_gap();
         self.synced.forget_all();
-        let side = self.primary();
-        self.alarm(&format!(
-            "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
-            side.other()
-        ));
+        self.hold_loss(how);
         if self.settings.follow_loss {
             self.follow_loss();
         }
     }
 
-    fn mirror_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+    /// Doubt from before this is not healed from the primary: the operator decides.
+    pub(super) fn hold_loss(&mut self, how: &str) {
+        self.lost = Some(self.position);
+        // What the next piece would tell is the loss.
+        self.end_copies(|_| true);
+        self.recent.named = false;
+        self.note_gap();
+        self.clear_alarm("PRIMARY LOST DATA");
+        let side = self.primary();
+        self.alarm(&format!(
+            "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
+            side.other()
+        ));
+    }
+
+    fn mirror_is_up(&mut self, first: bool, changed: bool, count: Option<u64>) {
         self.scripts.mirror_is_new();
         self.scans.restart();
         self.mirror.mode = super::mirror::Mode::Following;
         self.mirror.typed_images = false;
         self.mirror.image_bytes = 0;
-        if !first && (changed || !marked) {
+        // A mirror that can evict may have done so between the last look and its end (H14).
+        let side = &self.sides[self.mirror_side().index()];
+        let evicting = changed && (side.evicted_keys != Some(0) || side.memory.can_evict());
+        let unknown = match count {
+            Some(count) => self.mirror_forgot(!first && changed, count) || evicting,
+            None => true,
+        };
+        if !first && unknown {
             self.log(
                 true,
                 format!(
-                    "`{}` is another process, or has lost its keys: nothing is known of it until it has been copied anew",
+                    "`{}` is another process, or has lost keys that nobody can name: nothing is known of it until it has been copied anew",
                     self.mirror_side()
                 ),
             );
@@ -472,11 +500,12 @@ impl Sequencer {
     }
 
     /// A server that is full refuses the mark; without it a restart would take the side for one that lost its data.
-    pub(super) fn check_mark(&mut self, side: Endpoint, reply: Reply<'_>) {
+    pub(super) fn check_mark(&mut self, side: Endpoint, count: u64, reply: Reply<'_>) {
         if reply.is_error() {
             self.marks_due.get_or_insert(self.now.us + 1_000_000);
-        } else {
-            self.sides[side.index()].marked |= reply.text() == b"OK";
+        } else if reply.text() == b"OK" {
+            self.sides[side.index()].marked = true;
+            self.confirm_count(side, count);
         }
     }
 
@@ -488,14 +517,7 @@ impl Sequencer {
             if (endpoint == self.primary() && self.lost.is_some()) || (endpoint == self.mirror_side() && !self.record.mirroring) {
                 continue;
             }
-            let mark = self.record.mark(endpoint);
-            let now = self.now.us;
-            let id = LaneId::shared(endpoint, 0);
-            let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_open()) else { continue };
-            let mut frame = Vec::new();
-            push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
-            lane.push(&[&frame], What::Mark, 1, now);
-            self.touch_lane(id);
+            self.push_mark(endpoint);
         }
     }
 
@@ -537,6 +559,7 @@ impl Sequencer {
         self.end_copies(|_| true);
         self.scans.restart();
         self.note_gap();
+        self.note_lost_at(endpoint);
         let primary = endpoint == self.primary();
         let mut again = Vec::new();
         let mut suspected = false;
@@ -753,6 +776,7 @@ impl Sequencer {
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
         side.eviction = probe.eviction;
+        side.memory = probe.memory;
         side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);
         side.clock_offset_ms = probe.clock_offset_ms;
