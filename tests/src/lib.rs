@@ -13,4 +13,5 @@ pub mod proxy;
 pub mod reader;
 pub mod resp;
 pub mod servers;
+pub mod warm;
 pub mod workload;

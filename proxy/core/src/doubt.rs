@@ -25,8 +25,10 @@ pub enum Cause {
     InDoubt,
     /// The effect was confirmed so late that the mirror's clock may have ended the key before (H2).
     Late,
-    /// Not known to be equal.
+    /// Not known to be equal, and written by a client.
     Unsynced,
+    /// Not known to be equal, and met by a backfill.
+    Backfill,
     /// Read as a source by an effect that came after a doubt (H13).
     Contagion,
     /// The command has no repeatable effect (scripts, SORT STORE...).
@@ -43,7 +45,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 14] = [
+    pub const ALL: [Cause; 15] = [
         Cause::MirrorDown,
         Cause::QueueFull,
         Cause::MirrorRefuses,
@@ -52,6 +54,7 @@ impl Cause {
         Cause::InDoubt,
         Cause::Late,
         Cause::Unsynced,
+        Cause::Backfill,
         Cause::Contagion,
         Cause::Image,
         Cause::Extra,
@@ -72,6 +75,7 @@ impl Cause {
             Cause::InDoubt => "in_doubt",
             Cause::Late => "late",
             Cause::Unsynced => "unsynced",
+            Cause::Backfill => "backfill",
             Cause::Contagion => "contagion",
             Cause::Image => "image",
             Cause::Extra => "extra",
@@ -123,6 +127,8 @@ pub struct Ledger {
     dirty: usize,
     asked: usize,
     unmirrorable: usize,
+    /// Keys on their way to being healed, by cause.
+    healing: [usize; Cause::ALL.len()],
     hasher: ahash::RandomState,
 }
 
@@ -139,6 +145,7 @@ impl Ledger {
             dirty: 0,
             asked: 0,
             unmirrorable: 0,
+            healing: [0; Cause::ALL.len()],
             hasher,
         }
     }
@@ -171,6 +178,12 @@ impl Ledger {
     #[must_use]
     pub fn unmirrorable(&self) -> usize {
         self.unmirrorable
+    }
+
+    /// Keys in doubt for this reason that are on their way to being healed: all but the unmirrorable ones.
+    #[must_use]
+    pub fn healing(&self, cause: Cause) -> usize {
+        self.healing[cause as usize]
     }
 
     /// The key's entry.
@@ -216,6 +229,7 @@ impl Ledger {
                 self.queue.push_back((db, key));
                 self.len += 1;
                 self.dirty += 1;
+                self.healing[cause as usize] += 1;
                 true
             }
             Some(entry) => match entry.state {
@@ -226,7 +240,10 @@ impl Ledger {
                     false
                 }
                 State::Restoring(_) => {
-                    (entry.cause, entry.position) = (cause, position);
+                    let before = std::mem::replace(&mut entry.cause, cause);
+                    entry.position = position;
+                    self.healing[before as usize] -= 1;
+                    self.healing[cause as usize] += 1;
                     self.set_state(db, key, State::Dirty);
                     true
                 }
@@ -257,11 +274,14 @@ impl Ledger {
         let key = key.clone();
         let Some(entry) = self.database(db).get_mut(&key) else { return };
         let before = std::mem::replace(&mut entry.state, state);
+        let cause = entry.cause as usize;
         let queue = state == State::Dirty && !entry.queued;
         entry.queued |= queue;
         if queue {
             self.queue.push_back((db, key));
         }
+        let heals = |state| usize::from(state != State::Unmirrorable);
+        self.healing[cause] = self.healing[cause] + heals(state) - heals(before);
         self.count(before, -1);
         self.count(state, 1);
     }
@@ -274,6 +294,22 @@ impl Ledger {
         })
     }
 
+    /// Keys that no image could carry are tried again.
+    pub fn retry_unmirrorable(&mut self) -> Vec<(Db, Arc<[u8]>)> {
+        if self.unmirrorable == 0 {
+            return Vec::new();
+        }
+        let mut found: Vec<(Db, Arc<[u8]>)> = Vec::new();
+        for (db, database) in self.databases.iter_mut().enumerate() {
+            for (key, entry) in database.iter_mut().filter(|(_, entry)| entry.state == State::Unmirrorable) {
+                entry.attempts = 0;
+                found.push((db as Db, key.clone()));
+            }
+        }
+        found.iter().for_each(|(db, key)| self.set_state(*db, key, State::Dirty));
+        found
+    }
+
     /// The key is healed.
     pub fn remove(&mut self, db: Db, key: &[u8]) {
         if self.len == 0 {
@@ -281,6 +317,7 @@ impl Ledger {
         }
         if let Some(entry) = self.databases.get_mut(usize::from(db)).and_then(|database| database.remove(key)) {
             self.len -= 1;
+            self.healing[entry.cause as usize] -= usize::from(entry.state != State::Unmirrorable);
             self.count(entry.state, -1);
         }
     }
@@ -342,12 +379,15 @@ impl Ledger {
         database.retain(|_, entry| {
             let keep = keep(entry);
             if !keep {
-                gone.push(entry.state);
+                gone.push((entry.state, entry.cause));
             }
             keep
         });
         self.len -= gone.len();
-        gone.into_iter().for_each(|state| self.count(state, -1));
+        for (state, cause) in gone {
+            self.healing[cause as usize] -= usize::from(state != State::Unmirrorable);
+            self.count(state, -1);
+        }
         if self.len == 0 {
             self.queue.clear();
             self.aside.clear();

@@ -6,6 +6,7 @@
 //! This room decides nothing about data; it turns requests into `Operation`s and `Outcome`s into JSON.
 
 mod answer;
+mod backfill;
 mod guard;
 pub(crate) mod shadow;
 mod verify;
@@ -60,6 +61,10 @@ fn router(control: Control) -> io::Result<Router> {
         .route("/v1/cutover", post(cutover))
         .route("/v1/rollback", post(rollback))
         .route("/v1/primary-loss/accept", post(accept_loss))
+        .route("/v1/backfill", get(backfill::show).post(backfill::start))
+        .route("/v1/backfill/rate", post(backfill::rate))
+        .route("/v1/backfill/pause", post(backfill::pause))
+        .route("/v1/backfill/resume", post(backfill::resume))
         .route("/v1/verify", get(verify::show).post(verify::start))
         .route("/v1/verify/pause", post(verify::pause))
         .route("/v1/verify/resume", post(verify::resume))

@@ -158,6 +158,29 @@ fn the_reference_page_names_every_route() {
 }
 
 #[test]
+fn the_backfill_is_begun_slowed_down_and_watched() {
+    let address = serve();
+    let post = |path: &str, body: &str| {
+        let (code, text) = call(&address, "POST", path, "application/json", body);
+        (code, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let done = (200, json!({"done": true}));
+    assert_eq!(post("/v1/backfill", ""), done);
+    assert_eq!(post("/v1/backfill", r#"{"rate":100,"bytes_rate":1000000}"#), done);
+    assert_eq!(post("/v1/backfill/rate", r#"{"rate":0}"#), done);
+    assert_eq!(post("/v1/backfill/pause", ""), done);
+    assert_eq!(post("/v1/backfill/resume", "{}"), done);
+    assert_eq!(post("/v1/backfill", r#"{"speed":1}"#).0, 400);
+    assert_eq!(post("/v1/backfill/rate", r#"{"rate":-1}"#).0, 400);
+    assert_eq!(post("/v1/backfill/pause", r#"{"rate":1}"#).0, 400);
+    let shown = serde_json::from_str::<Value>(&call(&address, "GET", "/v1/backfill", "", "").1).unwrap();
+    assert_eq!(shown["state"], "running");
+    for field in ["keys_done", "keys_estimate", "bytes_done", "rate", "eta_s"] {
+        assert!(shown[field].is_u64(), "{field} in {shown}");
+    }
+}
+
+#[test]
 fn verify_and_what_it_found() {
     let address = serve();
     let post = |path: &str, body: &str| {

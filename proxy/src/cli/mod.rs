@@ -5,6 +5,7 @@
 //! reached, 4 failed or aborted.
 
 mod adopt;
+mod backfill;
 mod client;
 mod shadow;
 mod table;
@@ -59,6 +60,8 @@ pub enum Verb {
     Cutover(FlipArgs),
     /// Move the primary role back to `old`.
     Rollback(FlipArgs),
+    /// Copy what is not known to be equal, or tell the copying that is under way how to go on; with --wait the exit code is 0 done, 4 failed.
+    Backfill(BackfillArgs),
     /// Compare every key of both sides at one position each; with --wait the exit code is 0 clean, 1 differences, 2 it could not tell.
     Verify(VerifyArgs),
     /// Copy one key anew, or delete what the last verify found on the mirror alone.
@@ -108,6 +111,66 @@ pub struct FlipArgs {
     /// Override a gate by its name.
     #[arg(long, value_name = "GATE", value_parser = ["primary-lost"])]
     force: Vec<String>,
+}
+
+/// Options of backfill.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BackfillArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    rates: RateArgs,
+    /// Stay until it has ended; one that is under way already is watched.
+    #[arg(long)]
+    wait: bool,
+    /// The admin port's own JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+    /// What to tell it instead.
+    #[command(subcommand)]
+    action: Option<BackfillAction>,
+}
+
+/// How fast; what is not given stays as it is.
+#[derive(Debug, Args)]
+pub struct RateArgs {
+    /// Keys per second at most; 0: what the configuration says.
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Bytes per second at most; 0: what the configuration says.
+    #[arg(long, value_name = "N")]
+    bytes_rate: Option<u64>,
+}
+
+/// What to tell a backfill.
+#[derive(Debug, Subcommand)]
+pub enum BackfillAction {
+    /// Rest where it is.
+    Pause {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Go on.
+    Resume {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Go on at another rate.
+    Rate {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        rates: RateArgs,
+    },
+    /// Show how it stands.
+    Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Options of verify.
@@ -262,6 +325,7 @@ pub fn run(verb: Verb) -> ExitCode {
         }
         Verb::Cutover(args) => flip("/v1/cutover", &args),
         Verb::Rollback(args) => flip("/v1/rollback", &args),
+        Verb::Backfill(args) => backfill::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Repair(args) => repair(&args),
         Verb::Shadow(args) => shadow::run(&args),

@@ -47,6 +47,8 @@ pub struct Config {
     pub scripts: Scripts,
     /// How a flip is bounded.
     pub cutover: Cutover,
+    /// How fast keys that are not known to be equal are copied.
+    pub backfill: BackfillPace,
     /// How fast both sides are compared.
     pub verify: Verify,
     /// Which reads of clients are compared.
@@ -185,6 +187,16 @@ pub struct Cutover {
     pub pause_budget_ms: u64,
     /// The gate is shut above this lag.
     pub lag_max_ms: u64,
+}
+
+/// `[backfill]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackfillPace {
+    /// Keys copied per second at most; 0: no bound.
+    pub rate_max: u64,
+    /// Bytes of their images per second at most; 0: no bound.
+    pub bytes_rate_max: u64,
 }
 
 /// `[verify]`
@@ -432,6 +444,7 @@ impl Default for Config {
             expiry: Expiry::default(),
             scripts: Scripts::default(),
             cutover: Cutover::default(),
+            backfill: BackfillPace::default(),
             verify: Verify::default(),
             shadow: Shadow::default(),
             primary: Primary::default(),

@@ -343,6 +343,8 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         scripts: config.scripts.modes(),
+        backfill_rate_max: config.backfill.rate_max,
+        backfill_bytes_rate_max: config.backfill.bytes_rate_max,
         verify_rate_max: config.verify.rate_max,
         verify_large_bytes: config.verify.large_bytes,
         shadow: config.shadow_wish().map_err(anyhow::Error::msg)?,

@@ -318,6 +318,7 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         run_id: field("run_id").to_owned(),
         evicted_keys: field("evicted_keys").parse().unwrap_or(0),
         expires: HashMap::new(),
+        keys: HashMap::new(),
         // A slow answer says little about the clock.
         clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map_or(known, |ms| ms - middle),
         keyspace: Vec::new(),
@@ -334,6 +335,7 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         let number = |key: &str| value.split(',').find_map(|part| part.strip_prefix(key)).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         if number("keys=") > 0 {
             probe.keyspace.push(db);
+            probe.keys.insert(db, number("keys="));
         }
         probe.expires.insert(db, number("expires="));
     }

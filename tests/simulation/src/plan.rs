@@ -57,6 +57,21 @@ pub enum Fault {
     ClientsLeave,
     /// The operator begins a verify.
     Verify,
+    /// The operator tells the backfill something.
+    Backfill(Told),
+}
+
+/// What a backfill is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// To begin, at this many keys a second.
+    Start(u64),
+    /// To go on at this many keys and bytes a second.
+    Rate(u64, u64),
+    /// To rest.
+    Pause,
+    /// To go on.
+    Resume,
 }
 
 /// See the module.
@@ -238,6 +253,7 @@ impl Plan {
         plan.draw_full();
         plan.draw_machine();
         plan.draw_pieces(options);
+        plan.draw_backfills(options);
         plan
     }
 
@@ -296,6 +312,29 @@ impl Plan {
             for _ in 0..1 + r.index(2) {
                 let at = r.below(self.traffic_us);
                 self.faults.push((at, Fault::MachineDies));
+            }
+        }
+    }
+
+    /// Drawn apart, as verifies are.
+    fn draw_backfills(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x6261_636b_6669_6c6c);
+        if options.is_faulty() {
+            return;
+        }
+        if r.one_in(4) {
+            self.settings.backfill_rate_max = 500 + r.below(5_000);
+        }
+        if r.one_in(2) {
+            for _ in 0..1 + r.index(5) {
+                let told = match r.below(5) {
+                    0 => Told::Start(r.below(3) * 700),
+                    1 => Told::Rate(r.below(2) * (100 + r.below(3_000)), r.below(2) * (1_000 + r.below(100_000))),
+                    2 => Told::Resume,
+                    _ => Told::Pause,
+                };
+                let at = r.below(self.traffic_us);
+                self.faults.push((at, Fault::Backfill(told)));
             }
         }
     }

@@ -422,6 +422,7 @@ impl World<'_> {
                 run_id: String::new(),
                 evicted_keys: site.server.evicted_keys,
                 expires: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, volatile(keys))).collect(),
+                keys: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, keys.len() as u64)).collect(),
                 clock_offset_ms: site.offset_ms,
                 keyspace: keyspace(&site.server),
                 eviction: Eviction::default(),

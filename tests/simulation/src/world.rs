@@ -3,7 +3,7 @@
 use crate::audience::{Subscriber, Waiter};
 use crate::check::differing;
 use crate::client::{Client, Rules};
-use crate::plan::{Fault, Options, Plan};
+use crate::plan::{Fault, Options, Plan, Told};
 use crate::shell::{BASE_MS, Site};
 use crate::{Summary, commands};
 use std::cmp::Reverse;
@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
 use twinlane_core::journal::{HEADER_BYTES, Journal, Known, Left, Opening, Pages};
 use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
-use twinlane_core::status::{Operation, Outcome};
+use twinlane_core::status::{BackfillRates, Operation, Outcome};
 use twinlane_model::server::OOM;
 use twinlane_model::{ConnId, Rng};
 
@@ -682,7 +682,18 @@ impl<'t> World<'t> {
             Fault::MachineDies => self.proxy_dies(true),
             Fault::ClientsLeave => self.clients_leave(),
             Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
+            Fault::Backfill(told) => self.tell_backfill(told),
         }
+    }
+
+    fn tell_backfill(&mut self, told: Told) {
+        let rates = |keys, bytes| BackfillRates { keys: Some(keys), bytes: Some(bytes) };
+        self.ask_aside(match told {
+            Told::Start(keys) => Operation::BackfillStart(rates(keys, 0)),
+            Told::Rate(keys, bytes) => Operation::BackfillRate(rates(keys, bytes)),
+            Told::Pause => Operation::BackfillPause,
+            Told::Resume => Operation::BackfillResume,
+        });
     }
 
     fn server_closes(&mut self, side: Endpoint) {
@@ -917,7 +928,9 @@ impl<'t> World<'t> {
             for side in Endpoint::BOTH {
                 self.start_steps(side);
             }
+            self.tell_backfill(Told::Rate(0, 0));
         }
+        self.judge_backfill();
         let status = self.core.status();
         if status.stage == "PRIMARY LOST DATA" {
             self.check_kept();
@@ -935,6 +948,7 @@ impl<'t> World<'t> {
         }
         let mirror = &status.mirror;
         let still = mirror.dirty_keys == 0 && mirror.queued_effects == 0 && mirror.state == "following" && self.pending.is_none();
+        let still = still && status.backfill.state != "running";
         let settled = if self.plan.import { still } else { still && status.gate.is_empty() && mirror.unsynced_databases.is_empty() };
         let answered = self.clients.iter().all(|client| client.session.is_none() || client.is_idle());
         let answered = answered && self.subscribers.iter().all(Subscriber::is_idle) && self.waiters.iter().all(Waiter::is_idle);
@@ -952,6 +966,20 @@ impl<'t> World<'t> {
         }
         self.at(self.now + 25_000, Event::Settle);
         self.broken.is_some()
+    }
+
+    /// What is said of the backfill is so, and an operator who let it rest lets it go on at the end.
+    fn judge_backfill(&mut self) {
+        let status = self.core.status();
+        let told = &status.backfill;
+        let unsynced = !status.mirror.unsynced_databases.is_empty();
+        let waiting = told.waiting > 0 && !self.finale.is_begun();
+        if told.state == "done" && (unsynced || waiting || !status.mirroring) {
+            self.violate(format!("I5: the backfill says it is done: {status:?}"));
+        }
+        if told.state == "paused" {
+            self.tell_backfill(Told::Resume);
+        }
     }
 
     /// Nothing was deleted from the mirror to match a primary that lost its data.

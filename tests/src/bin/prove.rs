@@ -5,6 +5,9 @@
 //!   `DEBUG DIGEST-VALUE`.
 //! - `prove crashes --kills 100`: `kill -9` of the proxy at random moments under load, with the mirror frozen or not; equal each time, without
 //!   a walk over the keyspace.
+//! - `prove warm`: a million keys of all types in `old`, some of them huge, clients on them from the first second, a backfill, with a `kill -9`
+//!   of the proxy in the middle or without; verify is clean and both servers are equal.
+//! - `prove backfill-speed`: keys per second of the backfill, beside a plain pipelined copier.
 //! - `prove flips --flips 200`: a constant rate of commands, flips in turn; how long a request was held, beside what a direct
 //!   connection suffers in the same windows.
 //! - `prove contended --watched-by shadow` (or `verify`): the same with all reads compared, or with one verify after the other; no difference is
@@ -27,6 +30,7 @@ use twinlane_tests::planted;
 use twinlane_tests::proxy::{Options as ProxyOptions, Proxy};
 use twinlane_tests::resp::Value;
 use twinlane_tests::servers::{Options as ServerOptions, Server, Version};
+use twinlane_tests::warm;
 
 #[derive(Debug, Parser)]
 #[command(name = "prove")]
@@ -115,6 +119,36 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
+    /// A warm cache is copied under traffic.
+    Warm {
+        /// Keys in `old`.
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u32,
+        /// Elements of the largest hash, list, set, sorted set and stream.
+        #[arg(long, default_value_t = 1_000_000)]
+        elements: u32,
+        /// Bytes of the largest strings.
+        #[arg(long, default_value_t = 100_000_000)]
+        bytes: usize,
+        /// Kill the proxy in the middle.
+        #[arg(long)]
+        kill: bool,
+        /// The server behind `old`.
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        old: Version,
+        /// The server behind `new`.
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        new: Version,
+    },
+    /// The speed of the backfill beside a plain pipelined copier, in turns.
+    BackfillSpeed {
+        /// Keys in `old`.
+        #[arg(long, default_value_t = 200_000)]
+        keys: u32,
+        /// How often each runs.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
     /// Flips under a constant rate.
     Flips {
         /// How many, cutovers and rollbacks together.
@@ -188,6 +222,10 @@ fn main() -> ExitCode {
         What::Crashes { kills, seed } => crashes(kills, seed),
         What::ShadowPrice { rounds } => shadow_price(rounds),
         What::VerifySpeed { keys, rounds } => verify_speed(keys, rounds),
+        What::Warm { keys, elements, bytes, kill, old, new } => {
+            warm::copy_under_traffic(&warm::Cache { keys, elements, bytes }, [old, new], kill)
+        }
+        What::BackfillSpeed { keys, rounds } => warm::backfill_speed(keys, rounds),
         What::Flips { flips, rate } => flip(flips, rate),
     };
     match done {

@@ -119,8 +119,11 @@ impl Sequencer {
     }
 
     fn unsynced_sentence(&self) -> String {
-        if !self.settings.backfill {
+        if !self.backfills() {
             return "not every key is known to be on the mirror, and the backfill is off".into();
+        }
+        if self.backfill.paused {
+            return "not every key is known to be on the mirror, and the backfill is paused".into();
         }
         format!(
             "not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited",

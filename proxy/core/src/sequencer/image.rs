@@ -291,6 +291,7 @@ impl Sequencer {
         let Some(lane) = self.lane_mut(id) else { return };
         lane.push(&[frame], What::Restore(Image { key: key.clone(), position, size }), replies, now);
         self.mirror.image_bytes += frame.len();
+        self.note_backfilled(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
         if self.ledger.take_again(db, key) {
             let again = self.next_position();
@@ -317,6 +318,10 @@ impl Sequencer {
                     self.ledger.remove(db, key);
                     self.copies.forget(db, key);
                     self.totals.repairs += 1;
+                    if !self.alarms.is_empty() {
+                        // It was set aside for a while.
+                        self.clear_alarm(&unmirrorable(db, key));
+                    }
                 }
             }
             Some(error) => {

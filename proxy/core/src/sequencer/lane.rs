@@ -91,8 +91,8 @@ pub(super) enum What {
     ScanPage(u64),
     /// A page of SCAN on the mirror, looking for keys that the primary does not have.
     ScanExtras(u64),
-    /// Times to live of a page's keys.
-    ScanTimes(Vec<Box<[u8]>>),
+    /// What the primary says of a page's keys, one reply each: their times to live, or whether they exist.
+    ScanKeys { page: u64, keys: Vec<Box<[u8]>> },
     /// An effect on the mirror.
     Effect(EffectFlight),
     /// A block of effects on the mirror.
@@ -188,7 +188,7 @@ impl InFlight {
         let plain = match &what {
             What::Block(block) => block.plain,
             What::ImageRead { form, .. } => *form == super::image::Form::Plain,
-            What::ScanTimes(_) | What::CopyRead(_) => true,
+            What::ScanKeys { .. } | What::CopyRead(_) => true,
             _ => false,
         };
         let gathered = plain.then(|| {

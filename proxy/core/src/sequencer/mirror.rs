@@ -871,7 +871,7 @@ impl Sequencer {
             | What::CopyRead(_)
             | What::FieldsRead { .. }
             | What::ScanPage(_)
-            | What::ScanTimes(_)
+            | What::ScanKeys { .. }
             | What::Mark
             | What::Census
             | What::Trial

@@ -8,6 +8,7 @@
 //! that die).
 
 mod admit;
+mod backfill;
 mod busy;
 mod client;
 mod cursor;
@@ -26,6 +27,7 @@ mod local;
 mod mirror;
 mod opening;
 mod own;
+mod pace;
 mod parked;
 mod pause;
 mod reply;
@@ -127,6 +129,10 @@ pub struct Settings {
     pub publish: bool,
     /// Whether unsynced databases are scanned without being asked.
     pub backfill: bool,
+    /// Keys that a backfill copies per second at most; 0: as fast as the servers allow.
+    pub backfill_rate_max: u64,
+    /// Bytes of images that it sends to the mirror per second at most; 0: no bound.
+    pub backfill_bytes_rate_max: u64,
     /// Longest pause of a flip, microseconds.
     pub pause_budget_us: u64,
     /// Longest time a flip waits for the right moment before it holds anybody, microseconds.
@@ -232,6 +238,8 @@ impl Default for Settings {
             flush: [FlushPolicy::Mirror; 3],
             publish: true,
             backfill: true,
+            backfill_rate_max: 0,
+            backfill_bytes_rate_max: 0,
             pause_budget_us: 250_000,
             arm_max_us: 5_000_000,
             flip_lag_max_us: 100_000,
@@ -384,6 +392,7 @@ pub struct Sequencer {
     copies: image::Copies,
     synced: Synced,
     scans: Scans,
+    backfill: backfill::Backfill,
     flip: Option<Flip>,
     fences: Fences,
     parked: Parked,
@@ -459,6 +468,7 @@ impl Sequencer {
             copies: image::Copies::default(),
             scans: Scans::default(),
             shadow: shadow::Shadow::new(settings.shadow.clone()),
+            backfill: backfill::Backfill::new(settings.backfill_rate_max, settings.backfill_bytes_rate_max),
             settings,
             now: Now::default(),
             record,
@@ -544,6 +554,7 @@ impl Sequencer {
         self.tick_scripts();
         self.tick_busy();
         self.tick_verify();
+        self.tick_backfill();
         self.tick_intents();
         self.settle();
     }
@@ -571,6 +582,10 @@ impl Sequencer {
             Operation::VerifyResume => self.pause_verify(ticket, false),
             Operation::VerifyCancel => self.cancel_verify(ticket),
             Operation::Shadow(change) => self.change_shadow(ticket, change),
+            Operation::BackfillStart(rates) => self.start_backfill(ticket, rates),
+            Operation::BackfillRate(rates) => self.set_backfill_rate(ticket, rates),
+            Operation::BackfillPause => self.pause_backfill(ticket, true),
+            Operation::BackfillResume => self.pause_backfill(ticket, false),
             Operation::RepairExtras { confirm } => self.repair_extras(ticket, confirm),
             Operation::RepairKey { db, key } => self.repair_key(ticket, db, key),
         }

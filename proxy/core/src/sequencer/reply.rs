@@ -143,6 +143,9 @@ impl Sequencer {
         if matches!(flight.what, What::Restore(_)) {
             self.note_delay(flight.at);
         }
+        if matches!(flight.what, What::ImageRead { .. }) {
+            self.backfill.note_wait(self.now.us.saturating_sub(flight.at));
+        }
         match flight.what {
             What::Client { session, command } => {
                 self.answer_write(id, session, command, lent.frame(), reply, resp3);
@@ -167,9 +170,8 @@ impl Sequencer {
             What::CopyRead(copy) => self.answer_piece(copy, reply),
             What::Piece(piece) => self.confirm_piece(self.db_now(id.db), &piece, reply, flight.failed.as_deref()),
             What::ImageRead { key, form } => self.answer_image(id.db, &key, form, reply, flight.failed.as_deref()),
-            What::ScanPage(page) => self.answer_scan(id.db, page, reply),
-            What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
-            What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
+            What::ScanPage(page) | What::ScanExtras(page) => self.answer_scan(id.db, page, reply),
+            What::ScanKeys { page, keys } => self.answer_scan_keys(id.db, page, &keys, reply),
             What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::Restore(image) => self.confirm_image(self.db_now(id.db), &image, len, reply, flight.failed.as_deref()),

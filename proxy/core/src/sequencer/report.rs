@@ -29,6 +29,7 @@ impl Sequencer {
             alarms: self.alarms.clone(),
             verify: self.verify_status(),
             shadow: self.shadow_status(),
+            backfill: self.backfill_status(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),
         }
     }
@@ -119,6 +120,7 @@ impl Sequencer {
             accepted_sessions: totals.accepted,
             latency: totals.latency.clone(),
             verify: self.verify_counters(),
+            backfill: self.backfill_counters(),
             client_bytes: (totals.bytes_in, totals.bytes_out),
         }
     }

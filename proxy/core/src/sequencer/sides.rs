@@ -65,6 +65,8 @@ pub struct Probe {
     pub evicted_keys: u64,
     /// Keys with a time to live, per database.
     pub expires: HashMap<Db, u64>,
+    /// Keys, per database.
+    pub keys: HashMap<Db, u64>,
     /// The side's wall clock less ours, milliseconds.
     pub clock_offset_ms: i64,
     /// Databases that hold keys, the reserved key left out.
@@ -149,6 +151,8 @@ pub(super) struct Side {
     pub zombies_until: u64,
     pub evicted_keys: Option<u64>,
     pub expires: HashMap<Db, u64>,
+    /// Keys per database, at the last look.
+    pub keys: HashMap<Db, u64>,
     pub clock_offset_ms: i64,
     /// The clock has been read.
     clock_known: bool,
@@ -186,6 +190,7 @@ impl Side {
             zombies_until: 0,
             evicted_keys: None,
             expires: HashMap::new(),
+            keys: HashMap::new(),
             clock_offset_ms: 0,
             clock_known: false,
             keyspace: BTreeSet::new(),
@@ -327,6 +332,7 @@ impl Sequencer {
             run_id: String::new(),
             evicted_keys: side.evicted_keys.unwrap_or(0),
             expires: side.expires.clone(),
+            keys: side.keys.clone(),
             clock_offset_ms: side.clock_offset_ms,
             keyspace: side.keyspace.iter().copied().collect(),
             eviction: side.eviction,
@@ -753,6 +759,7 @@ impl Sequencer {
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
         side.eviction = probe.eviction;
+        side.keys = probe.keys;
         side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);
         side.clock_offset_ms = probe.clock_offset_ms;

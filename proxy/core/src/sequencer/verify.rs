@@ -25,6 +25,7 @@ pub(super) use repair::Asked as RepairAsked;
 
 use super::lane::{LaneId, What};
 use super::opening::lacks_lane;
+use super::pace::{Pace, Rate};
 use super::{Now, Sequencer};
 use crate::divergence::{Divergences, VerifyResult, VerifyStatus};
 use crate::endpoint::{Db, Endpoint};
@@ -118,8 +119,7 @@ struct Pass {
     bytes: usize,
     /// Keys that may still be read before the next tick; None: no bound.
     allowance: Option<u64>,
-    /// What is left of a rate below one key per tick, in keys times a million.
-    fraction: u64,
+    rate: Rate,
     pace: Pace,
     result: VerifyResult,
     plants: Plants,
@@ -130,32 +130,6 @@ struct Pass {
     waits_for: Option<String>,
     /// When the last second began, what had been compared then, and how much in the second before.
     measured: (u64, u64, u64),
-}
-
-/// How a pass gives way to clients.
-#[derive(Debug)]
-struct Pace {
-    /// Commands of clients that had been answered at the last tick.
-    commands: u64,
-    busy: bool,
-    /// Keys per tick while clients use the primary.
-    keys: u64,
-    /// The longest that a reading of ours waited on the primary since the last tick, microseconds.
-    waited: u64,
-}
-
-impl Pace {
-    const LEAST: u64 = 8;
-    const MOST: u64 = 1024;
-    /// A reading that took longer has made clients wait too.
-    const LONG_US: u64 = 4_000;
-
-    fn tick(&mut self, commands: u64) {
-        self.busy = commands != self.commands;
-        self.commands = commands;
-        self.keys = if self.waited > Self::LONG_US { (self.keys / 2).max(Self::LEAST) } else { (self.keys + 8).min(Self::MOST) };
-        self.waited = 0;
-    }
 }
 
 /// Keyed fingerprints of keys; it forgets and never invents.
@@ -265,8 +239,8 @@ impl Sequencer {
             in_flight: 0,
             bytes: 0,
             allowance: Some(0),
-            fraction: 0,
-            pace: Pace { commands: self.commands_answered(), busy: false, keys: 64, waited: 0 },
+            rate: Rate::new(wish.rate),
+            pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, self.commands_answered()),
             result: VerifyResult { began: Some(unix_ms), began_us: us, ..VerifyResult::default() },
             plants: Plants::default(),
             extras: Vec::new(),
@@ -294,7 +268,7 @@ impl Sequencer {
         self.restart_verify();
     }
 
-    fn commands_answered(&self) -> u64 {
+    pub(super) fn commands_answered(&self) -> u64 {
         self.totals.commands.iter().map(|(ok, failed)| ok + failed).sum()
     }
 
@@ -306,9 +280,7 @@ impl Sequencer {
         let mut allowance = pass.pace.busy.then_some(pass.pace.keys);
         if pass.wish.rate > 0 {
             // A tick is ten milliseconds.
-            let share = pass.wish.rate * 10_000 + pass.fraction;
-            pass.fraction = share % 1_000_000;
-            allowance = Some(allowance.unwrap_or(u64::MAX).min(share / 1_000_000));
+            allowance = Some(allowance.unwrap_or(u64::MAX).min(pass.rate.share(10_000)));
         }
         pass.allowance = allowance;
         let (due, later) = std::mem::take(&mut pass.later).into_iter().partition(|(at, _)| *at <= now);
@@ -362,7 +334,7 @@ impl Sequencer {
         if lacks_lane(&self.sides, db) {
             return Some(format!("a connection for database {db} could not be opened"));
         }
-        if self.settings.backfill && self.scans.doubts(db) {
+        if self.backfills() && self.scans.doubts(db) {
             return Some(format!("database {db} is being copied"));
         }
         if !self.may_ask() || self.mirror_owes() {
@@ -503,6 +475,9 @@ fn coverage(result: &VerifyResult) -> f64 {
     let keys = result.keys_estimate.max(result.keys_compared + result.unverifiable);
     if keys == 0 { 1.0 } else { result.keys_compared as f64 / keys as f64 }
 }
+
+/// Keys per tick while clients use the primary: at least and at most.
+const PACE_KEYS: (u64, u64) = (8, 1024);
 
 /// From the end of a pass to the beginning of the next, microseconds: a pair without keys is not verified a thousand times a second.
 const BETWEEN_PASSES_US: u64 = 1_000_000;

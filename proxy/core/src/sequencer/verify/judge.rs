@@ -191,7 +191,7 @@ impl Sequencer {
         }
         let waited = self.now.us.saturating_sub(at);
         if let (Of::Pass(_), Some(pass)) = (of, &mut self.verify.pass) {
-            pass.pace.waited = pass.pace.waited.max(waited);
+            pass.pace.note_wait(waited);
         }
         if self.mirror_owes() || self.mirror_refuses(db).is_some() {
             // The reads would not stand at the same position there.
@@ -222,7 +222,7 @@ impl Sequencer {
             Some(_) => return Some("it was in doubt whenever it was read"),
             None => {}
         }
-        if self.settings.backfill && self.scans.doubts(db) {
+        if self.backfills() && self.scans.doubts(db) {
             return Some("its database is being copied");
         }
         self.is_unreported(db).then_some("what scripts wrote was not reported whenever it was read")
