@@ -134,8 +134,8 @@ fn a_thin_line_bounds_the_bytes() {
     let began = std::time::Instant::now();
     wait_done(&pair);
     let took = began.elapsed().as_secs_f64();
-    // 600 kB at 200 kB a second; what was in hand when the bound was met came earlier.
-    assert!(took > 0.5, "{took}");
+    // 600 kB at 200 kB a second; eight keys are in hand when the bound is met, and a tenth of a second is kept.
+    assert!(took > 2.0, "{took}");
     pair.assert_equal().unwrap();
 }
 
@@ -277,7 +277,12 @@ fn what_cannot_be_copied_is_a_failure_and_no_end() {
     let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::start(setup.new.0, setup.new.1).unwrap());
     fill(&mut old.client().unwrap(), 200);
     let mut noise = vec![0u8; 2 << 20];
-    noise.iter_mut().enumerate().for_each(|(at, byte)| *byte = (at.wrapping_mul(2_654_435_761) >> 13) as u8);
+    let mut seed = 1u64;
+    for byte in &mut noise {
+        // Without order, so that DUMP does not make it small.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = (seed >> 40) as u8;
+    }
     let _ = old.client().unwrap().call(&[b"SET", b"large", &noise]).unwrap();
     let proxy = Proxy::start(&old.address(), &new.address(), setup.proxy).unwrap();
     let pair = Pair { old, new, proxy };

@@ -71,6 +71,8 @@ impl Backfill {
     /// Whether another key may be handed to the ledger, while so many of them wait there.
     pub fn has_room(&self, waiting: usize) -> bool {
         let most = if self.pace.busy { self.pace.keys as usize } else { limits::SCAN_AHEAD_MAX };
+        // How large a key is, is known when it has been read.
+        let most = if self.bytes.per_second > 0 { most.min(BOUNDED_KEYS) } else { most };
         waiting < most && self.keys.is_open() && self.bytes.is_open()
     }
 
@@ -318,6 +320,9 @@ impl Sequencer {
 
 /// Keys in the ledger at a time while clients use the primary: at least and at most.
 const PACE_KEYS: (u64, u64) = (4, limits::SCAN_AHEAD_MAX as u64);
+
+/// Keys in the ledger at a time under a bound by bytes: so many may pass it.
+const BOUNDED_KEYS: usize = 8;
 
 /// Time between two ticks that counts at most for a bound by the second, microseconds.
 const ELAPSED_MAX_US: u64 = 1_000_000;
