@@ -248,7 +248,7 @@ impl Sequencer {
     }
 
     fn is_copied(&self, db: Db) -> bool {
-        self.settings.backfill && self.scans.doubts(db)
+        self.backfills() && self.scans.doubts(db)
     }
 
     /// Whether a dead connection to a side may still write.
