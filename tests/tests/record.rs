@@ -83,7 +83,7 @@ fn a_config_that_orders_otherwise_changes_nothing() {
 }
 
 #[test]
-fn without_its_state_directory_it_refuses_and_names_the_newer_record() {
+fn h09_without_its_state_directory_it_refuses_and_names_the_newer_record() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     std::fs::remove_dir_all(pair.proxy.state_dir()).unwrap();
@@ -107,7 +107,7 @@ fn without_its_state_directory_it_refuses_and_names_the_newer_record() {
 }
 
 #[test]
-fn with_the_two_urls_swapped_it_refuses() {
+fn h09_with_the_two_urls_swapped_it_refuses() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     let proxy = &mut pair.proxy;
@@ -130,7 +130,7 @@ fn with_the_two_urls_swapped_it_refuses() {
 }
 
 #[test]
-fn another_server_in_the_place_of_one_is_refused() {
+fn h09_another_server_in_the_place_of_one_is_refused() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     let stranger = Server::plain(Version::Redis70).unwrap();

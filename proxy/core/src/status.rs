@@ -43,6 +43,8 @@ pub struct Status {
     pub verify: crate::divergence::VerifyStatus,
     /// `GET /v1/shadow`.
     pub shadow: crate::shadow::ShadowStatus,
+    /// `GET /v1/repair`.
+    pub repair: RepairStatus,
     /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
     pub flip: &'static str,
 }
@@ -114,6 +116,19 @@ pub struct ExpiryStatus {
     pub events: u64,
     /// Keys whose time to live the mirror was asked for.
     pub probes: u64,
+}
+
+/// Repairs of keys that match a pattern, in [`Status`].
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RepairStatus {
+    /// `idle`, `running`, or `done`.
+    pub state: &'static str,
+    /// The database and the pattern, of the one that runs or of the last one.
+    pub db: crate::endpoint::Db,
+    /// See `db`.
+    pub pattern: String,
+    /// Keys that matched and were put into the ledger.
+    pub keys_marked: u64,
 }
 
 /// How much a finding weighs.
@@ -273,6 +288,22 @@ pub enum Operation {
         /// How many they are, as the answer without it says.
         confirm: Option<u64>,
     },
+    /// Copy the keys that the primary has and that match a pattern anew.
+    RepairPattern {
+        /// Their database.
+        db: crate::endpoint::Db,
+        /// As SCAN takes it.
+        pattern: Vec<u8>,
+    },
+    /// Copy everything anew.
+    RepairAll,
+    /// Tell what is known of a key, and what both sides hold.
+    Explain {
+        /// Its database.
+        db: crate::endpoint::Db,
+        /// Its name.
+        key: Vec<u8>,
+    },
     /// Copy one key from the primary to the mirror anew.
     RepairKey {
         /// Its database.
@@ -300,6 +331,8 @@ pub enum Outcome {
     Done,
     /// Nothing was done: these keys would be deleted, and the operator is to confirm how many they are.
     ToConfirm(crate::divergence::ExtraKeys),
+    /// What is known of a key.
+    Explained(Box<crate::explained::Explained>),
     /// Refused by the gate, or aborted within the budget: nothing changed. The reasons name their figures.
     Refused {
         /// One sentence each.

@@ -7,7 +7,7 @@
 use super::{AdoptArgs, exit};
 use crate::config::{Config, Layers, load};
 use crate::start::{Probe, Unusable, probe, write_mark};
-use crate::store::{Mark, NewData, Record, Store, new_installation};
+use crate::store::{Audit, Mark, NewData, Record, Store, new_installation};
 use std::process::ExitCode;
 use twinlane_core::endpoint::Endpoint;
 
@@ -69,6 +69,8 @@ fn adopt(config: &Config, args: &AdoptArgs) -> anyhow::Result<ExitCode> {
             runtime.block_on(write_mark(target, &record))?;
         }
     }
+    let audit = Audit::open(&config.state_dir)?;
+    audit.note("command line", "adopt", &describe(&record), "done");
     println!("adopted");
     Ok(ExitCode::SUCCESS)
 }

@@ -61,10 +61,48 @@ pub enum Verb {
     Rollback(FlipArgs),
     /// Compare every key of both sides at one position each; with --wait the exit code is 0 clean, 1 differences, 2 it could not tell.
     Verify(VerifyArgs),
-    /// Copy one key anew, or delete what the last verify found on the mirror alone.
+    /// Copy one key anew, those that match a pattern, or everything; or delete what the last verify found on the mirror alone.
     Repair(RepairArgs),
     /// Compare a share of the clients' reads with the mirror at their position, or show what came of it.
     Shadow(ShadowArgs),
+    /// List what is in doubt: keys, oldest first, and databases as a whole.
+    Dirty {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Show keys in clear.
+        #[arg(long)]
+        reveal: bool,
+        /// Keys at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what both sides hold of a key at one position, and everything that is known of it.
+    Explain {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The key.
+        key: String,
+        /// Its database.
+        #[arg(long, default_value_t = 0)]
+        db: u16,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what operators did, and what came of it, the youngest first.
+    Audit {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Operations at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// The primary lost its data and that is fine: make the mirror equal to it, deletions included.
     AcceptLoss {
         #[command(flatten)]
@@ -141,13 +179,19 @@ pub struct RepairArgs {
     #[command(flatten)]
     admin: AdminArgs,
     /// The key to copy from the primary to the mirror.
-    #[arg(required_unless_present = "delete_extra")]
+    #[arg(required_unless_present_any = ["delete_extra", "pattern", "all"])]
     key: Option<String>,
+    /// Copy every key of the primary that matches, as SCAN MATCH takes it.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "key")]
+    pattern: Option<String>,
+    /// Copy everything.
+    #[arg(long, conflicts_with_all = ["key", "pattern", "db"])]
+    all: bool,
     /// Its database.
     #[arg(long, default_value_t = 0)]
     db: u16,
     /// Delete the keys that the last verify found on the mirror alone. Without --confirm nothing is done but told.
-    #[arg(long, conflicts_with = "key")]
+    #[arg(long, conflicts_with_all = ["key", "pattern", "all"])]
     delete_extra: bool,
     /// How many they are, as the answer without it says.
     #[arg(long, value_name = "COUNT", requires = "delete_extra")]
@@ -265,6 +309,13 @@ pub fn run(verb: Verb) -> ExitCode {
         Verb::Verify(args) => verify(&args),
         Verb::Repair(args) => repair(&args),
         Verb::Shadow(args) => shadow::run(&args),
+        Verb::Dirty { admin, reveal, limit, json } => {
+            client::page(&admin.admin, &format!("/v1/dirty?reveal={reveal}&limit={limit}"), json, table::dirty)
+        }
+        Verb::Explain { admin, key, db, json } => {
+            client::page(&admin.admin, &format!("/v1/explain?db={db}&key={}", client::quoted(&key)), json, table::explained)
+        }
+        Verb::Audit { admin, limit, json } => client::page(&admin.admin, &format!("/v1/audit?limit={limit}"), json, table::audit),
         Verb::AcceptLoss { admin } => client::post(&admin.admin, "/v1/primary-loss/accept", &serde_json::json!({})),
         Verb::Adopt(args) => adopt::run(&args),
         Verb::CheckConfig(args) => check_config(&args),
@@ -285,9 +336,11 @@ fn verify(args: &VerifyArgs) -> ExitCode {
 }
 
 fn repair(args: &RepairArgs) -> ExitCode {
-    let body = match &args.key {
-        Some(key) => serde_json::json!({"key": key, "db": args.db}),
-        None => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
+    let body = match (&args.key, &args.pattern) {
+        (Some(key), _) => serde_json::json!({"key": key, "db": args.db}),
+        (None, Some(pattern)) => serde_json::json!({"pattern": pattern, "db": args.db}),
+        (None, None) if args.all => serde_json::json!({"all": true}),
+        (None, None) => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
     };
     client::post(&args.admin.admin, "/v1/repair", &body)
 }

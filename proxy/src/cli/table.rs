@@ -41,6 +41,77 @@ pub(super) fn readiness(body: &Value) -> String {
     page
 }
 
+/// What is in doubt, a line each.
+pub(super) fn dirty(body: &Value) -> String {
+    let mut page = format!("{} keys in doubt", body["total"]);
+    if body["spilled"].as_u64() > Some(0) {
+        let _ = write!(page, ", {} of them on the disk", body["spilled"]);
+    }
+    let causes: Vec<String> = body["by_cause"].as_object().into_iter().flatten().map(|(cause, keys)| format!("{cause} {keys}")).collect();
+    let _ = writeln!(page, "{}{}", if causes.is_empty() { "" } else { ": " }, causes.join(", "));
+    for database in body["databases"].as_array().into_iter().flatten() {
+        let name = if database["db"].is_null() { "every database".to_owned() } else { format!("database {}", database["db"]) };
+        let _ = writeln!(page, "{name} is in doubt as a whole: {}", word(&database["cause"]));
+    }
+    for item in body["items"].as_array().into_iter().flatten() {
+        let [key, cause, state] = ["key", "cause", "state"].map(|name| word(&item[name]));
+        let failed = item["attempts"].as_u64().filter(|attempts| *attempts > 0).map(|attempts| format!("  {attempts} images failed"));
+        let _ = writeln!(page, "  db {:<3} {key:<40} {cause:<18} {state}{}", item["db"], failed.unwrap_or_default());
+    }
+    page
+}
+
+/// Everything that is known of a key.
+pub(super) fn explained(body: &Value) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(page, "{name:<12}{text}");
+    };
+    line("key", format!("{}   database {}", word(&body["key"]), body["db"]));
+    for name in ["old", "new"] {
+        let side = &body[name];
+        let role = if body["primary"] == name { "primary" } else { "mirror" };
+        let told = match side["unread"].as_str() {
+            Some(why) => why.to_owned(),
+            None => format!("digest {}", word(&side["digest"])),
+        };
+        line(name, format!("{role:<8} type {:<8} ttl {:<10} {told}", word(&side["type"]), side["ttl_ms"]));
+    }
+    let doubt = match body["dirty"].as_object() {
+        Some(entry) => format!("{}, {}, {} images failed", word(&entry["cause"]), word(&entry["state"]), entry["attempts"]),
+        None if body["spilled"] == true => "it may be among the keys in doubt on the disk".into(),
+        None => "none".into(),
+    };
+    line("doubt", doubt);
+    line("known equal", if body["synced"] == true { "yes".into() } else { "no".into() });
+    if let Some(excuse) = body["excuse"].as_str() {
+        line("now", excuse.to_owned());
+    }
+    for found in body["divergences"].as_array().into_iter().flatten() {
+        line("differed", format!("{} ({}), seen at {}", word(&found["kind"]), word(&found["cause"]), found["first_seen"]));
+    }
+    for write in body["writes"].as_array().into_iter().flatten() {
+        let client = &write["client"];
+        let by = if client.is_null() {
+            String::new()
+        } else {
+            format!("  client {} {} {}", client["id"], word(&client["address"]), word(&client["name"]))
+        };
+        line("written", format!("{} by {:<12} {}{by}", write["at"], word(&write["command"]), word(&write["effect"])));
+    }
+    page
+}
+
+/// Operations, a line each.
+pub(super) fn audit(body: &Value) -> String {
+    let mut page = String::new();
+    for entry in body["items"].as_array().into_iter().flatten() {
+        let [who, what, options, outcome] = ["who", "what", "options", "outcome"].map(|name| word(&entry[name]));
+        let _ = writeln!(page, "{}  {who:<22} {what} {options}\n    {outcome}", entry["at"]);
+    }
+    page
+}
+
 fn scripts(scripts: &Value) -> String {
     let undeclared = match scripts["undeclared"].as_str() {
         Some("unknown") => format!("undeclared keys are UNKNOWN: {}", word(&scripts["cause"])),

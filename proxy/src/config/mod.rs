@@ -117,10 +117,14 @@ pub struct Mirror {
     pub queue_age_max_ms: u64,
     /// Added once to every relative TTL, so that the mirror never expires a key first.
     pub expiry_margin_ms: u64,
-    /// Keys in doubt that are remembered by name; past it the database is in doubt as a whole.
+    /// Keys in doubt that are remembered in memory; past it the youngest go to the disk.
     pub dirty_keys_max: usize,
     /// Keys that take more bytes are copied in pieces; 0: none are.
     pub image_bytes_max: usize,
+    /// Bytes of the file they go to; past it the database is in doubt as a whole.
+    pub spill_bytes_max: u64,
+    /// Keys in doubt that are repaired per second at most; 0: as many as the bounds of images allow.
+    pub repair_rate_max: u64,
     /// FLUSHDB of a client.
     pub flushdb: Flush,
     /// FLUSHALL of a client.
@@ -185,6 +189,8 @@ pub struct Cutover {
     pub pause_budget_ms: u64,
     /// The gate is shut above this lag.
     pub lag_max_ms: u64,
+    /// Whether a cutover needs a verify.
+    pub require_verify: RequireVerify,
 }
 
 /// `[verify]`
@@ -239,6 +245,16 @@ pub enum Sync {
     Interval,
     /// Before what it announces is sent: a loss of power costs nothing, and every batch of writes waits for the disk.
     Always,
+}
+
+/// Whether a cutover needs a verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireVerify {
+    /// It does not; readiness warns.
+    Off,
+    /// The last one must be clean, alive and fresh.
+    Fresh,
 }
 
 /// `[limits]`
@@ -471,6 +487,8 @@ impl Default for Mirror {
             expiry_margin_ms: 500,
             dirty_keys_max: 1_000_000,
             image_bytes_max: 1 << 20,
+            spill_bytes_max: 1 << 30,
+            repair_rate_max: 0,
             flushdb: Flush::Mirror,
             flushall: Flush::Mirror,
             swapdb: Flush::Mirror,
@@ -482,7 +500,7 @@ impl Default for Mirror {
 
 impl Default for Cutover {
     fn default() -> Self {
-        Cutover { pause_budget_ms: 250, lag_max_ms: 100 }
+        Cutover { pause_budget_ms: 250, lag_max_ms: 100, require_verify: RequireVerify::Off }
     }
 }
 

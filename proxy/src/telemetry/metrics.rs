@@ -417,6 +417,7 @@ pub(crate) mod tests {
                 by_command: [("GET", ShadowCounts { equal: 1, ..ShadowCounts::default() })].into(),
                 ..ShadowStatus::default()
             },
+            repair: twinlane_core::status::RepairStatus::default(),
             flip: "idle",
         };
         let mut counters = Counters {

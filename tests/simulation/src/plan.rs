@@ -117,6 +117,8 @@ pub struct Plan {
     pub save_us: u64,
     /// Time between two looks at a side.
     pub probe_us: u64,
+    /// The disk under the file of keys in doubt refuses now and then.
+    pub disk_fails: bool,
     /// When all is quiet, differences are planted, and a verify must find these and no other.
     pub verified: bool,
     /// It is not a verify that finds them then, but a client that reads every planted key once.
@@ -210,6 +212,7 @@ impl Plan {
             probe_us: 50_000 + r.below(950_000),
             verified: false,
             read_back: false,
+            disk_fails: false,
         };
         let count = r.index(7);
         for _ in 0..count {
@@ -234,6 +237,7 @@ impl Plan {
                 plan.faults.push((at, Fault::Full { side, us: 1_000 + r.below(600_000) }));
             }
         }
+        plan.draw_disk();
         plan.draw_verifies(options);
         plan.draw_full();
         plan.draw_machine();
@@ -252,6 +256,18 @@ impl Plan {
         self.settings.image_bytes_max = 50 + r.index(most);
         self.settings.piece_bytes = 1 + r.index(60);
         self.settings.piece_items = 1 + r.index(4);
+    }
+
+    /// Drawn apart, for the same reason as below: how much memory has room for, what the disk has, and when it refuses.
+    fn draw_disk(&mut self) {
+        let r = &mut Rng::new(self.seed ^ 0x6469_736b);
+        self.settings.spill_slots = 1 << r.index(8);
+        self.disk_fails = r.one_in(4);
+        self.settings.spill_bytes_max = match r.below(6) {
+            0 => 0,
+            1 => 100 + r.below(2_000),
+            _ => 1 << 20,
+        };
     }
 
     /// Drawn apart, so that a seed's history is what it was before there was a verify. Where a rule is turned off there is none: it would heal

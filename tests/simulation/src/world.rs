@@ -21,35 +21,94 @@ pub enum Event {
     /// Time passes for the sequencer.
     Tick,
     /// A client sends its next pipeline, or connects.
-    Act { client: usize },
+    Act {
+        client: usize,
+    },
     /// A subscriber says something, or connects.
-    Listen { subscriber: usize },
+    Listen {
+        subscriber: usize,
+    },
     /// A waiter and its pusher do something, or connect.
-    Wait { waiter: usize },
+    Wait {
+        waiter: usize,
+    },
     /// A piece reaches the proxy.
-    FromClient { client: usize, life: u32, bytes: Vec<u8> },
+    FromClient {
+        client: usize,
+        life: u32,
+        bytes: Vec<u8>,
+    },
     /// A lane's socket is written.
     Write(LaneId),
     /// A piece reaches a server.
-    Feed { side: Endpoint, conn: ConnId, bytes: Vec<u8> },
+    Feed {
+        side: Endpoint,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
     /// The server learns that we closed a connection.
-    HangUp { side: Endpoint, conn: ConnId },
+    HangUp {
+        side: Endpoint,
+        conn: ConnId,
+    },
     /// A server executes.
     Step(Endpoint),
     /// A piece of a reply reaches the proxy.
-    Receive { side: Endpoint, conn: ConnId, bytes: Vec<u8> },
+    Receive {
+        side: Endpoint,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
     /// We learn that the server closed a connection.
-    EndOfFile { side: Endpoint, conn: ConnId },
+    EndOfFile {
+        side: Endpoint,
+        conn: ConnId,
+    },
     /// Handshake, first half.
-    Ask { side: Endpoint, generation: u64, predecessors: Vec<LaneInfo>, databases: Vec<Db>, process: u32, since: u64 },
+    Ask {
+        side: Endpoint,
+        generation: u64,
+        predecessors: Vec<LaneInfo>,
+        databases: Vec<Db>,
+        process: u32,
+        since: u64,
+    },
     /// Handshake, second half.
-    Open { side: Endpoint, generation: u64, databases: Vec<Db>, up: Box<SideUp>, process: u32 },
+    Open {
+        side: Endpoint,
+        generation: u64,
+        databases: Vec<Db>,
+        up: Box<SideUp>,
+        process: u32,
+    },
     /// One more lane.
-    OpenLane { id: LaneId, generation: u64, process: u32 },
+    OpenLane {
+        id: LaneId,
+        generation: u64,
+        process: u32,
+    },
     /// The regular look at a side.
-    Look { side: Endpoint, generation: u64, process: u32 },
+    Look {
+        side: Endpoint,
+        generation: u64,
+        process: u32,
+    },
     /// The record is durable.
-    Saved { record: Record, process: u32 },
+    Saved {
+        record: Record,
+        process: u32,
+    },
+    Spilled {
+        at: usize,
+        bytes: Vec<u8>,
+        fails: bool,
+        process: u32,
+    },
+    Unspilled {
+        at: usize,
+        len: usize,
+        process: u32,
+    },
     /// Something goes wrong.
     Strike(Fault),
     /// A server accepts writes again.
@@ -116,6 +175,8 @@ pub struct World<'t> {
     durable: Record,
     /// A record that is being written.
     saving: Option<Record>,
+    /// The file of keys in doubt that memory has no room for.
+    pub spilled: Vec<u8>,
     events: BinaryHeap<Reverse<Timed>>,
     number: u64,
     pub tickets: u64,
@@ -145,22 +206,23 @@ const SETTLE_US: u64 = 60_000_000;
 const TTL_TOLERANCE_MS: u64 = 60_000;
 
 /// Whether the next process would doubt this key.
-fn names(left: &Left, sites: &[Site; 2], db: Db, key: &[u8]) -> bool {
-    let Left::Known { facts, keys } = left else { return true };
+fn names(left: &Left, world: &World<'_>, db: Db, key: &[u8]) -> bool {
+    let Left::Known { facts, keys, spilled } = left else { return true };
     // It believes nothing of another server, of one that has lost its mark, or has evicted keys since.
     let known = |side: Endpoint| {
-        let server = &sites[side.index()].server;
+        let server = &world.sites[side.index()].server;
         let evicted = facts.evicted_keys[side.index()].is_some_and(|before| before != server.evicted_keys);
         facts.run_ids[side.index()] == server.run_id() && server.dbs[0].contains_key(RECORD_KEY) && !evicted
     };
     // What a walk has not reached is not equal either.
     let unsure = matches!(facts.databases[usize::from(db)], Known::Nothing | Known::Walked { .. });
-    unsure || !Endpoint::BOTH.into_iter().all(known) || keys.iter().any(|(other, named)| *other == db && named == key)
+    let named = || keys.iter().any(|(other, named)| *other == db && named == key) || world.spill_names(*spilled, db, key);
+    unsure || !Endpoint::BOTH.into_iter().all(known) || named()
 }
 
 fn open_journal(pages: Pages, boot: u32, synced: bool) -> (Journal, Left) {
     let boot = boot.to_string();
-    let opening = Opening { installation: "simulation", boot: &boot, synced };
+    let opening = Opening { installation: "simulation", file: [0; 3], boot: &boot, synced };
     Journal::open(pages, &opening).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
 }
 
@@ -210,6 +272,7 @@ impl<'t> World<'t> {
             waiters,
             durable: record,
             saving: None,
+            spilled: Vec::new(),
             events: BinaryHeap::new(),
             number: 0,
             tickets: 0,
@@ -336,7 +399,10 @@ impl<'t> World<'t> {
             Event::OpenLane { id, generation, process } if process == self.process => self.open_lane(id, generation),
             Event::Look { side, generation, process } if process == self.process => self.look(side, generation),
             Event::Saved { record, process } if process == self.process => self.saved(record),
-            Event::Ask { .. } | Event::Open { .. } | Event::OpenLane { .. } | Event::Look { .. } | Event::Saved { .. } => {}
+            Event::Spilled { at, bytes, fails, process } if process == self.process => self.written(at, &bytes, fails),
+            Event::Unspilled { at, len, process } if process == self.process => self.unspill(at, len),
+            Event::Ask { .. } | Event::Open { .. } | Event::OpenLane { .. } | Event::Look { .. } => {}
+            Event::Saved { .. } | Event::Spilled { .. } | Event::Unspilled { .. } => {}
             Event::Strike(fault) => self.strike(fault),
             Event::Accept(side) => {
                 let server = &mut self.sites[side.index()].server;
@@ -423,6 +489,12 @@ impl<'t> World<'t> {
             Action::AskAside { asked, .. } => {
                 let now = self.clock();
                 self.core.handle_aside(asked, Ok(b"+PONG\r\n"), now);
+            }
+            Action::VerifyEnded(_) => {}
+            Action::Spill { at, bytes } => self.spill(at as usize, bytes),
+            Action::Unspill { at, len } => {
+                let after = self.now + self.rng.below(2_000);
+                self.at(after, Event::Unspilled { at: at as usize, len, process: self.process });
             }
             Action::Answer { ticket, outcome } => self.answered(ticket, &outcome),
             Action::Log { warn, text } => self.note(|| format!("{} {text}", if warn { "WARN" } else { "info" })),
@@ -893,7 +965,7 @@ impl<'t> World<'t> {
             if !self.core.explains(db, &key) {
                 self.violate(format!("I4: nothing explains this difference at {} us: {sentence}", self.now));
             }
-            if left.iter().any(|left| !names(left, &self.sites, db, &key)) && self.core.status().mirroring {
+            if left.iter().any(|left| !names(left, self, db, &key)) && self.core.status().mirroring {
                 self.violate(format!("I4: the journal does not name this difference at {} us: {sentence}", self.now));
             }
         }

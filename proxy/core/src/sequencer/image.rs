@@ -372,7 +372,7 @@ impl Sequencer {
         }
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
-        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
+        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX && self.may_repair_one() {
             let (fences, sides, copies, now) = (&self.fences, &self.sides, &self.copies, self.now.us);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
@@ -392,6 +392,7 @@ impl Sequencer {
                 self.ledger.set_state(db, &key, State::Dirty);
                 break;
             }
+            self.note_repair();
             moved = true;
         }
         moved
@@ -403,7 +404,7 @@ impl Sequencer {
         !self.fences.has_barrier() && !self.flip.as_ref().is_some_and(super::flip::Flip::is_committing)
     }
 
-    fn may_repair(&self) -> bool {
+    pub(super) fn may_repair(&self) -> bool {
         self.record.mirroring
             && self.mirror.mode == Mode::Following
             && self.sides.iter().all(super::sides::Side::is_up)

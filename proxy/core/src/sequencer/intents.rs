@@ -9,7 +9,7 @@
 use super::Sequencer;
 use super::lane::{Lane, LaneId};
 use crate::command::{Command, Rule};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::{Db, Endpoint};
 use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Pages};
 use crate::limits;
@@ -137,6 +137,14 @@ impl Sequencer {
     pub(super) fn note_doubt(&mut self, db: Db, key: &[u8]) {
         if let Some(journal) = &mut self.intents.journal {
             journal.doubt(db, key);
+        }
+    }
+
+    /// How much of the spill file the next process must read.
+    pub(super) fn note_spill(&mut self) {
+        let (begin, end) = self.spill.range();
+        if let Some(journal) = &mut self.intents.journal {
+            journal.set_spill(begin, end);
         }
     }
 
@@ -305,10 +313,10 @@ impl Sequencer {
     /// A start: what an earlier process left. Keys are doubtful at once; of the databases nothing is believed before both sides
     /// have shown that they are the servers it knew.
     pub(super) fn take_over(&mut self, left: Left) {
-        let (mut facts, keys) = match left {
+        let (mut facts, keys, spilled) = match left {
             Left::Nothing => return,
             Left::Unknown(reason) => return self.log(true, format!("the journal says nothing: {reason}; every key is copied anew")),
-            Left::Known { facts, keys } => (facts, keys),
+            Left::Known { facts, keys, spilled } => (facts, keys, spilled),
         };
         // A flip, or a word on mirroring, whose record was written and whose facts were not.
         match self.record.epoch.checked_sub(facts.epoch) {
@@ -321,7 +329,11 @@ impl Sequencer {
         if !self.record.mirroring || self.lost.is_some() {
             return;
         }
-        self.log(false, format!("the journal names {} keys that may differ; they are repaired", keys.len()));
+        self.spill.inherit(spilled.0, spilled.1);
+        self.log(
+            false,
+            format!("the journal names {} keys that may differ, and {} on the disk; they are repaired", keys.len(), self.spill.keys()),
+        );
         for side in Endpoint::BOTH {
             self.sides[side.index()].evicted_keys = facts.evicted_keys[side.index()];
         }
@@ -362,7 +374,7 @@ impl Sequencer {
         }
         if before.is_some_and(|before| evicted_keys > before) {
             self.log(true, "the primary evicted keys while the proxy was not running: every key is copied anew");
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Evicted);
         }
     }
 }

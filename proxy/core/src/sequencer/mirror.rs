@@ -10,7 +10,7 @@ use super::reply::each_request;
 use super::session::SessionId;
 use super::{Ack, RECORD_KEY, Sequencer};
 use crate::command::{Command, KeyUse, Rule};
-use crate::doubt::{Cause, State};
+use crate::doubt::{Cause, State, WideCause};
 use crate::effect::{Effect, Expect};
 use crate::endpoint::Db;
 use crate::limits;
@@ -133,6 +133,9 @@ impl Sequencer {
                 None => {}
             }
         }
+        if self.spill.may_hold(db, key) {
+            return true;
+        }
         !self.settings.faults.no_unsynced && !self.synced.contains(db, key)
     }
 
@@ -150,6 +153,7 @@ impl Sequencer {
             return pending;
         }
         let way = self.way(db, command, request, effect, ack);
+        self.note_write(db, command, request, effect, matches!(way, Way::Send));
         let (bytes, frames, expect, total) = match (way, effect) {
             (Way::Done(pending), effect) => {
                 self.unreplayed(db, command, effect);
@@ -193,6 +197,7 @@ impl Sequencer {
             return pending;
         }
         let way = self.way(outgoing.db, command, request, effect, ack);
+        self.note_write(outgoing.db, command, request, effect, matches!(way, Way::Send));
         match (way, effect) {
             (Way::Done(pending), effect) => {
                 self.unreplayed(outgoing.db, command, effect);
@@ -422,6 +427,7 @@ impl Sequencer {
     fn flushed(&mut self, db: Db) {
         self.end_copies(|copied| copied == db);
         self.ledger.flush(db);
+        self.drop_spilled(db);
         self.synced.forget(db);
         self.synced.set_whole(db);
         self.scans.cancel(db);
@@ -468,6 +474,7 @@ impl Sequencer {
         self.swap_scripted(a, b);
         self.end_copies(|db| db == a || db == b);
         self.copies.forget_resting([a, b]);
+        self.swap_spilled(a, b);
         self.ledger.swap(a, b);
         self.renumber_doubts([a, b]);
         self.synced.swap(a, b);
@@ -504,14 +511,15 @@ impl Sequencer {
     fn push_barrier(&mut self, barrier: Barrier) {
         if self.mirror.barriers.len() >= limits::MIRROR_BARRIERS_MAX {
             self.alarm(TOO_MANY_BARRIERS);
-            return self.unsync(&barrier.databases);
+            return self.unsync(&barrier.databases, WideCause::Barrier);
         }
         self.mirror.barriers.push_back(barrier);
     }
 
     /// These databases (all, when none is named) are in doubt as a whole.
-    pub(super) fn unsync(&mut self, databases: &[Db]) {
+    pub(super) fn unsync(&mut self, databases: &[Db], cause: WideCause) {
         self.note_gap();
+        self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours;
         let all: Vec<Db> = if databases.is_empty() { (0..limits::DATABASES_MAX as Db).collect() } else { databases.to_vec() };
         for db in &all {
@@ -573,7 +581,7 @@ impl Sequencer {
             self.alarm(&format!("`{}` refused a whole-database command: {text}", self.mirror_side()));
             let databases = self.mirror.barriers.front().map(|barrier| barrier.databases.clone()).unwrap_or_default();
             if !databases.is_empty() {
-                self.unsync(&databases);
+                self.unsync(&databases, WideCause::Barrier);
             }
         }
         let done = self.mirror.barriers.pop_front();
@@ -697,10 +705,12 @@ impl Sequencer {
         if !matches!(cause, Cause::Mismatch | Cause::Late | Cause::Contagion | Cause::Verifier | Cause::Extra) {
             self.disturb_copy(db, key);
         }
-        if self.ledger.len() >= self.settings.dirty_keys_max && self.ledger.get(db, key).is_none() {
+        let slack = if self.can_spill() { limits::SPILL_SLACK_KEYS } else { 0 };
+        if self.ledger.len() >= self.settings.dirty_keys_max + slack && self.ledger.get(db, key).is_none() {
             self.alarm("more dirty keys than the bound `mirror.dirty_keys_max`: databases are copied anew");
             self.ledger.collapse(db);
-            return self.unsync(&[db]);
+            self.drop_spilled(db);
+            return self.unsync(&[db], WideCause::Overflow);
         }
         self.note_dirty(db, key, cause, position);
     }
@@ -711,7 +721,7 @@ impl Sequencer {
         if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) {
             self.note_zombie(db, key);
         }
-        if self.ledger.mark(db, key, cause, position) {
+        if self.ledger.mark(db, key, cause, position, self.now.unix_ms) {
             self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;
         }
@@ -900,7 +910,7 @@ impl Sequencer {
             && let Some(barrier) = self.mirror.barriers.pop_front()
         {
             self.log(true, "a SWAPDB may or may not have run on the mirror: its databases are copied anew");
-            self.unsync(&barrier.databases);
+            self.unsync(&barrier.databases, WideCause::Barrier);
         }
     }
 
@@ -925,11 +935,11 @@ impl Sequencer {
                 self.mirror.owed_flush.insert(db);
             }
             // It was refused, and what came behind it was not.
-            _ => self.unsync(&[db]),
+            _ => self.unsync(&[db], WideCause::Barrier),
         }
         if scripted {
             // A replayed script: nobody knows which keys it writes.
-            self.unsync(&[db]);
+            self.unsync(&[db], WideCause::Script);
         }
         for key in &doubtful {
             self.mark_dirty(db, key, cause, position);

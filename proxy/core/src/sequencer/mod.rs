@@ -28,6 +28,7 @@ mod opening;
 mod own;
 mod parked;
 mod pause;
+mod writes;
 mod reply;
 mod report;
 mod scan;
@@ -35,6 +36,7 @@ mod scripts;
 mod session;
 mod shadow;
 mod sides;
+mod spilled;
 mod track;
 mod transaction;
 mod verify;
@@ -53,6 +55,7 @@ use crate::endpoint::{Db, Endpoint};
 use crate::journal::{Journal, Left};
 use crate::limits;
 use crate::resp::request::Spans;
+use crate::spill::Spill;
 use crate::status::{Latency, Operation, Outcome};
 use crate::synced::Synced;
 use fence::Fences;
@@ -171,6 +174,14 @@ pub struct Settings {
     pub verify_rate_max: u64,
     /// Values that take more bytes than this on the primary are compared in pieces.
     pub verify_large_bytes: usize,
+    /// A cutover is refused without a verify that is fresh, clean and alive.
+    pub require_verify: bool,
+    /// Bytes of the file for keys in doubt past `dirty_keys_max`; 0: their databases are in doubt as a whole at once.
+    pub spill_bytes_max: u64,
+    /// See [`limits::SPILL_SLOTS`].
+    pub spill_slots: usize,
+    /// Keys repaired per second at most; 0: as many as the bounds of images allow.
+    pub repair_rate_max: u64,
     /// See [`limits::VERIFY_SEEN_SLOTS`].
     pub verify_seen_slots: usize,
     /// Which reads of clients are compared, until the operator says otherwise.
@@ -254,6 +265,10 @@ impl Default for Settings {
             piece_items: limits::COPY_PIECE_ITEMS,
             verify_rate_max: 0,
             verify_large_bytes: 1024 * 1024,
+            require_verify: false,
+            spill_bytes_max: 1 << 30,
+            spill_slots: limits::SPILL_SLOTS,
+            repair_rate_max: 0,
             verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
             shadow: crate::shadow::ShadowWish::default(),
             faults: Faults::default(),
@@ -335,6 +350,22 @@ pub enum Action {
     },
     /// Make the record durable; report with [`Sequencer::handle_record_saved`].
     SaveRecord(Record),
+    /// Write these bytes into the spill file, at this place; at its beginning it is emptied first. Report with [`Sequencer::handle_spilled`].
+    Spill {
+        /// Where.
+        at: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Read so many bytes of the spill file from this place on; report with [`Sequencer::handle_unspilled`].
+    Unspill {
+        /// Where.
+        at: u64,
+        /// How many.
+        len: usize,
+    },
+    /// A verify has ended: what it found is worth keeping; hand it to the next process with [`Sequencer::recall_verify`].
+    VerifyEnded(crate::divergence::VerifyResult),
     /// An operation has its answer.
     Answer {
         /// The ticket given with the operation.
@@ -429,6 +460,10 @@ pub struct Sequencer {
     expiry: expiry::Expiry,
     intents: intents::Intents,
     findings: Vec<crate::status::Finding>,
+    writes: writes::Writes,
+    spill: Spill,
+    errands: spilled::Errands,
+    wide: report::Wide,
     verify: verify::Verify,
     shadow: shadow::Shadow,
 }
@@ -453,6 +488,8 @@ impl Sequencer {
     ) -> Sequencer {
         let table = crate::command::Table::get();
         let [old, new] = addresses;
+        let writes = writes::Writes::new(settings.seed);
+        let spill = Spill::new(settings.spill_slots, settings.seed);
         let mut sequencer = Sequencer {
             synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
             ledger: Ledger::new(settings.seed),
@@ -495,6 +532,10 @@ impl Sequencer {
             expiry: expiry::Expiry::default(),
             intents: intents::Intents::default(),
             findings: Vec::new(),
+            writes,
+            spill,
+            errands: spilled::Errands::default(),
+            wide: report::Wide::default(),
             verify: verify::Verify::default(),
         };
         if primary_lost_data {
@@ -506,6 +547,7 @@ impl Sequencer {
             sequencer.intents.journal = Some(journal);
             sequencer.take_over(left);
         }
+        sequencer.note_spill();
         for side in Endpoint::BOTH {
             sequencer.connect(side);
         }
@@ -544,6 +586,7 @@ impl Sequencer {
         self.tick_scripts();
         self.tick_busy();
         self.tick_verify();
+        self.tick_repairs();
         self.tick_intents();
         self.settle();
     }
@@ -573,6 +616,9 @@ impl Sequencer {
             Operation::Shadow(change) => self.change_shadow(ticket, change),
             Operation::RepairExtras { confirm } => self.repair_extras(ticket, confirm),
             Operation::RepairKey { db, key } => self.repair_key(ticket, db, key),
+            Operation::RepairPattern { db, pattern } => self.repair_pattern(ticket, db, pattern),
+            Operation::RepairAll => self.repair_all(ticket),
+            Operation::Explain { db, key } => self.tell_key(ticket, db, &key),
         }
         self.settle();
     }
@@ -619,9 +665,11 @@ impl Sequencer {
             moved |= self.pump_reports();
             moved |= self.pump_copies();
             moved |= self.pump_repairs();
+            moved |= self.pump_spill();
             moved |= self.pump_scans();
             moved |= self.pump_verify();
             moved |= self.pump_shadow();
+            moved |= self.pump_sweep();
             moved |= self.pump_flip();
             if !moved {
                 break;

@@ -294,6 +294,7 @@ impl Sequencer {
             let effect = self.derive(&executed, &mut frames);
             self.after_script(id, id.db, command, &request, reply);
             let ack = self.next_ack(session);
+            self.writes.writer = Some(session);
             let pending = self.apply(id.db, command, &request, effect, &frames, ack);
             self.ambiguous = false;
             self.after_effect(id, id.db, &executed, effect);
@@ -366,6 +367,7 @@ impl Sequencer {
         let mut shown = Vec::new();
         let mut replies = reply.elements().peekable();
         let mut pending = false;
+        self.writes.writer = block.session;
         self.ambiguous = self.is_ambiguous(id);
         for (at, element) in block.elements.iter().enumerate() {
             if let (Element::Local { command, frame }, Some(id)) = (element, block.session) {

@@ -99,6 +99,11 @@ impl Scans {
         self.all.is_none() && self.wanted.values().all(|progress| progress.realign)
     }
 
+    /// Every database is in doubt, and it is not known yet which there are.
+    pub fn doubts_all(&self) -> bool {
+        self.all.is_some()
+    }
+
     /// Whether a database is in doubt as a whole.
     pub fn doubts(&self, db: Db) -> bool {
         self.all.is_some() || self.wanted.get(&db).is_some_and(|progress| !progress.realign)

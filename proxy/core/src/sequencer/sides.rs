@@ -14,7 +14,7 @@ use super::session::SessionId;
 use super::transaction::Element;
 use super::{Action, Now, RECORD_KEY, Sequencer};
 use crate::command::{Command, Rule, Table};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::push_request;
@@ -451,7 +451,7 @@ impl Sequencer {
                     self.mirror_side()
                 ),
             );
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::MirrorNew);
             self.refresh_keyspaces();
         }
     }
@@ -579,7 +579,7 @@ impl Sequencer {
             self.forget_events();
             if !unreported.is_empty() {
                 self.log(true, "a lane was lost before it reported what its last scripts wrote: its database is copied anew");
-                self.unsync(&unreported);
+                self.unsync(&unreported, WideCause::Script);
                 self.refresh_keyspaces();
             }
             self.forget_lanes();
@@ -641,7 +641,7 @@ impl Sequencer {
             self.mark_dirty(db, &key, Cause::InDoubt, position);
         }
         if let Some(databases) = wide {
-            self.unsync(&databases);
+            self.unsync(&databases, WideCause::Barrier);
             self.refresh_keyspaces();
         }
     }
@@ -731,7 +731,7 @@ impl Sequencer {
         let position = self.next_position();
         let keys = std::mem::take(&mut self.zombies);
         if std::mem::take(&mut self.zombies_unknown) || keys.len() >= limits::ZOMBIE_KEYS_MAX {
-            return self.unsync(&[]);
+            return self.unsync(&[], WideCause::Zombie);
         }
         keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));
     }
@@ -742,7 +742,7 @@ impl Sequencer {
         let before = self.sides[endpoint.index()].evicted_keys.replace(evicted_keys);
         if before.is_some_and(|before| evicted_keys > before) && endpoint == self.mirror_side() && self.record.mirroring {
             self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Evicted);
         }
     }
 

@@ -16,12 +16,14 @@ mod exam;
 mod judge;
 mod plants;
 mod repair;
+mod told;
 mod walk;
 
 pub(super) use crate::divergence::DivergenceKind;
 pub(super) use exam::{Step, Task};
 pub(super) use judge::Fate;
-pub(super) use repair::Asked as RepairAsked;
+pub(super) use repair::{Asked as RepairAsked, Repairs};
+use told::Telling;
 
 use super::lane::{LaneId, What};
 use super::opening::lacks_lane;
@@ -71,6 +73,10 @@ pub(super) enum Job {
     Plants { db: Db, planted: u64 },
     /// Whether the primary holds a key that is to be repaired.
     Repair(RepairAsked),
+    /// A page of the keys that are to be repaired.
+    Sweep,
+    /// A key that a person asks about.
+    Tell(Box<Telling>),
 }
 
 impl Flight {
@@ -78,6 +84,7 @@ impl Flight {
     pub fn take(&mut self, reply: Reply<'_>) {
         match &mut self.job {
             Job::Pair(pair) => pair.take(reply),
+            Job::Tell(telling) => telling.take(reply),
             Job::Sizes { sizes, .. } => sizes.push(match reply.is_error() {
                 true => None,
                 false => Some(reply.integer().unwrap_or(0)),
@@ -201,6 +208,13 @@ pub(super) struct Verify {
     /// Planted keys that each side holds.
     pub planted: [u64; 2],
     pub totals: Totals,
+    pub repairs: Repairs,
+}
+
+impl Verify {
+    fn is_fresh(&self, result: &VerifyResult) -> bool {
+        result.as_of.is_some() && self.gap_us.is_none_or(|gap| gap <= result.began_us)
+    }
 }
 
 /// Counters that only grow.
@@ -413,6 +427,8 @@ impl Sequencer {
         match flight.job {
             Job::Plants { db, planted } => self.answer_plants(id.side, db, planted, reply, current),
             Job::Repair(asked) => self.answer_repair(asked, reply),
+            Job::Sweep => self.answer_sweep(reply),
+            Job::Tell(telling) => self.answer_telling(telling),
             _ if !current => {}
             Job::Census => self.answer_census_of_keys(id.side, reply),
             Job::Keys => self.answer_keys(id.side, reply),
@@ -425,9 +441,13 @@ impl Sequencer {
 
     /// Its connection was lost before it answered.
     pub(super) fn lose_verify(&mut self, flight: &Flight) {
-        if let Job::Repair(asked) = &flight.job {
-            self.refuse(asked.ticket, "the primary was lost before it answered");
-        }
+        let ticket = match &flight.job {
+            Job::Repair(asked) => asked.ticket,
+            Job::Tell(telling) => telling.ticket,
+            Job::Sweep => return self.lose_sweep(),
+            _ => return,
+        };
+        self.refuse(ticket, "the connection was lost before it answered");
     }
 
     fn end_pass(&mut self) {
@@ -450,6 +470,7 @@ impl Sequencer {
         }
         self.verify.extras = std::mem::take(&mut pass.extras);
         self.verify.last = Some(pass.result.clone());
+        self.actions.push_back(super::Action::VerifyEnded(pass.result.clone()));
         if pass.wish.continuous {
             self.begin_pass(pass.wish, 0, self.now.us + BETWEEN_PASSES_US);
         }
@@ -458,9 +479,18 @@ impl Sequencer {
     /// What metrics tell of it.
     pub(super) fn verify_counters(&self) -> crate::status::VerifyCounters {
         let Totals { compared, differing, unverifiable, passes } = self.verify.totals;
-        let status = self.verify_status();
-        let result = status.last.as_deref().unwrap_or(&status.result);
-        crate::status::VerifyCounters { compared, differing, unverifiable, passes, proven: result.clean && result.fresh }
+        crate::status::VerifyCounters { compared, differing, unverifiable, passes, proven: self.is_proven() }
+    }
+
+    /// What the last verify of an earlier process found. Nobody observed the sides in between, so it is not fresh.
+    pub fn recall_verify(&mut self, result: VerifyResult) {
+        self.verify.gap_us = Some(self.now.us.max(1));
+        self.verify.last.get_or_insert(VerifyResult { began_us: 0, ..result });
+    }
+
+    /// Whether the last verify found no difference, proved itself alive, and no gap in observation has come since it began.
+    pub(super) fn is_proven(&self) -> bool {
+        self.verify.last.as_ref().is_some_and(|result| result.clean && result.alive && self.verify.is_fresh(result))
     }
 
     /// Confirmed differences.
@@ -471,8 +501,7 @@ impl Sequencer {
 
     /// How the verify stands.
     pub(super) fn verify_status(&self) -> VerifyStatus {
-        let fresh = |result: &VerifyResult| result.as_of.is_some() && self.verify.gap_us.is_none_or(|gap| gap <= result.began_us);
-        let last = self.verify.last.clone().map(|result| VerifyResult { fresh: fresh(&result), ..result });
+        let last = self.verify.last.clone().map(|result| VerifyResult { fresh: self.verify.is_fresh(&result), ..result });
         let Some(pass) = &self.verify.pass else {
             let state = match (self.verify.cancelled, &last) {
                 (true, _) => "cancelled",
