@@ -51,7 +51,7 @@ lint: ## formatting and clippy, as CI asks for them
 docs: ## the API documentation, broken links refused
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps
 
-prove: ## the long proofs: ten contended runs of twenty seconds, two hundred flips at 20,000 commands a second
+prove: ## the long proofs: contended runs, verifies, a hundred kills, a million keys copied under traffic, two hundred flips, outages of the mirror
 	tests/servers/fetch.sh --required
 	$(CARGO) build --release -p twinlane -p twinlane-tests -p twinlane-loadtest --bins
 	$(CARGO_TARGET_DIR)/release/prove contended --runs 10
@@ -60,7 +60,11 @@ prove: ## the long proofs: ten contended runs of twenty seconds, two hundred fli
 	$(CARGO_TARGET_DIR)/release/prove verify-quiet
 	$(CARGO_TARGET_DIR)/release/prove verify-finds
 	$(CARGO_TARGET_DIR)/release/prove crashes --kills 100
+	$(CARGO_TARGET_DIR)/release/prove warm
+	$(CARGO_TARGET_DIR)/release/prove warm --kill
+	$(CARGO_TARGET_DIR)/release/prove backfill-speed
 	$(CARGO_TARGET_DIR)/release/prove flips --flips 200
+	$(CARGO_TARGET_DIR)/release/prove outage --rounds 3
 
 price: ## instructions per command in the core, with the journal and without (callgrind)
 	tests/price.sh

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use twinlane_core::divergence::Divergences;
+use twinlane_core::explained::Dirty;
 use twinlane_core::status::{Counters, Operation, Outcome, Status};
 
 /// The operator's handle; clones share one queue.
@@ -29,6 +30,13 @@ pub enum ControlRequest {
     Divergences {
         /// Where they go.
         answer: oneshot::Sender<Divergences>,
+    },
+    /// Keys and databases in doubt.
+    Dirty {
+        /// How many keys at most.
+        most: usize,
+        /// Where they go.
+        answer: oneshot::Sender<Dirty>,
     },
     /// Something to do; the answer comes when it has ended.
     Operate {
@@ -113,6 +121,16 @@ impl Control {
     pub async fn divergences(&self) -> Result<Divergences, ControlError> {
         let (answer, answered) = oneshot::channel();
         self.send(ControlRequest::Divergences { answer }).await?;
+        bounded(SNAPSHOT_WAIT, answered).await
+    }
+
+    /// Keys in doubt, at most so many of them, and databases in doubt as a whole.
+    ///
+    /// # Errors
+    /// As [`Control::status`].
+    pub async fn dirty(&self, most: usize) -> Result<Dirty, ControlError> {
+        let (answer, answered) = oneshot::channel();
+        self.send(ControlRequest::Dirty { most, answer }).await?;
         bounded(SNAPSHOT_WAIT, answered).await
     }
 

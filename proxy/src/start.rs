@@ -10,9 +10,11 @@ use crate::control::ControlReceiver;
 use crate::net::{NetError, Target};
 use crate::store::{Facts, Mark, Record, SideFacts, Start, Store, StoreError, judge_start, new_installation};
 use crate::upstream::conn::{Conn, ConnError, Keys, ServerInfo};
+use crate::upstream::pair::{Neighbour, neighbours, same, try_both};
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 use twinlane_core::endpoint::{Db, Endpoint};
+use twinlane_core::limits;
 
 /// A start that may serve.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct Probe {
     pub databases: Option<u32>,
     /// Commands it knows, in upper case.
     pub commands: HashSet<String>,
+    /// Connections of Twinlane processes; `None` where the server does not list its clients.
+    pub neighbours: Option<Vec<Neighbour>>,
 }
 
 /// Why nothing is served.
@@ -63,15 +67,17 @@ pub enum StartError {
     Random(getrandom::Error),
 }
 
-/// Waits until serving is safe; says for what it waits once in the log, and at the admin port all the time.
+/// Waits until serving is safe; says for what it waits once in the log, and at the admin port all the time. `ours`: names of
+/// processes that ran on this state directory, this one among them.
 ///
 /// # Errors
 /// [`StartError`], when waiting would not help.
-pub async fn start(config: &Config, store: &mut Store, control: &ControlReceiver) -> Result<Started, StartError> {
+pub async fn start(config: &Config, store: &mut Store, ours: &[String], control: &ControlReceiver) -> Result<Started, StartError> {
     let targets = config.targets()?;
+    refuse_ourselves(config, &targets).await?;
     let mut told = String::new();
     loop {
-        match attempt(config, &targets, store).await? {
+        match attempt(config, &targets, ours, store).await? {
             Attempt::Started(started) => return Ok(*started),
             Attempt::Wait(reason) => {
                 if reason != told {
@@ -90,17 +96,26 @@ enum Attempt {
     Wait(String),
 }
 
-async fn attempt(config: &Config, targets: &[Target; 2], store: &mut Store) -> Result<Attempt, StartError> {
+async fn attempt(config: &Config, targets: &[Target; 2], ours: &[String], store: &mut Store) -> Result<Attempt, StartError> {
     // 1. Ask both sides.
     let (old, new) = tokio::join!(probe(&targets[0]), probe(&targets[1]));
     let probes = [old, new];
     refuse_unusable(&probes)?;
+    if let Some(reason) = holder(&probes, ours) {
+        return Ok(Attempt::Wait(reason));
+    }
+    if let Some(reason) = beating(targets, &probes).await {
+        return Ok(Attempt::Wait(reason));
+    }
     // 2. Judge.
     let sides = [side_facts(&probes[0]), side_facts(&probes[1])];
     let addresses = [targets[0].address(), targets[1].address()];
     let facts =
         Facts { local: store.record(), sides: [&sides[0], &sides[1]], addresses: [&addresses[0], &addresses[1]], choice: config.new_data };
     let judgement = judge_start(&facts);
+    if matches!(judgement, Start::First { .. } | Start::Serve { .. }) {
+        refuse_one_server(targets, &probes).await?;
+    }
     // 3. Write, and hand over.
     match judgement {
         Start::Refuse(reason) => Err(StartError::Refused(reason)),
@@ -138,7 +153,7 @@ async fn write_first(mut record: Record, targets: &[Target; 2], store: &mut Stor
     }
     record.epoch = 1;
     for target in targets {
-        if let Err(error) = write_mark(target, &record).await {
+        if let Err(error) = write_mark(target, &record, 0).await {
             return Ok(Err(error));
         }
     }
@@ -152,10 +167,11 @@ async fn refresh_marks(record: &Record, lost: bool, targets: &[Target; 2], probe
         let is_primary = endpoint == record.primary;
         let Ok(probe) = &probes[endpoint.index()] else { continue };
         let skip = if is_primary { lost } else { !record.mirroring || record.completed };
-        if skip || probe.mark.as_ref() == Some(&record.mark(endpoint)) {
+        let count = probe.mark.as_ref().map_or(0, |mark| mark.count);
+        if skip || probe.mark.as_ref() == Some(&record.mark(endpoint, count)) {
             continue;
         }
-        match write_mark(target, record).await {
+        match write_mark(target, record, count).await {
             Err(error) if is_primary => return Err(error),
             Err(error) => tracing::warn!("the mirror's copy of the record was not written: {error}"),
             Ok(()) => {}
@@ -168,8 +184,8 @@ async fn refresh_marks(record: &Record, lost: bool, targets: &[Target; 2], probe
 ///
 /// # Errors
 /// [`ConnError`], when it cannot be reached or refuses.
-pub async fn write_mark(target: &Target, record: &Record) -> Result<(), ConnError> {
-    Conn::open(target, "twinlane:start", PATIENCE).await?.set_mark(&record.mark(target.side)).await
+pub async fn write_mark(target: &Target, record: &Record, count: u64) -> Result<(), ConnError> {
+    Conn::open(target, "twinlane:start", PATIENCE).await?.set_mark(&record.mark(target.side, count)).await
 }
 
 /// A server that cannot be used now.
@@ -181,12 +197,14 @@ pub struct Unusable {
     pub permanent: bool,
     /// Whatever its role is, nothing may be served: a reserved key that is not ours, a kind of server not carried yet.
     pub fatal: bool,
+    /// What it is, if it told.
+    pub info: Option<Box<ServerInfo>>,
 }
 
 impl From<ConnError> for Unusable {
     fn from(error: ConnError) -> Self {
         let fatal = matches!(error, ConnError::BadMark { .. });
-        Unusable { reason: error.to_string(), permanent: error.is_permanent(), fatal }
+        Unusable { reason: error.to_string(), permanent: error.is_permanent(), fatal, info: None }
     }
 }
 
@@ -204,7 +222,8 @@ pub async fn probe(target: &Target) -> Result<Probe, Unusable> {
         home.keys = home.keys.saturating_sub(1);
     }
     let (databases, commands) = (conn.databases().await?, conn.commands().await?);
-    Ok(Probe { info, mark, keyspace, databases, commands })
+    let neighbours = neighbours(&mut conn).await?;
+    Ok(Probe { info, mark, keyspace, databases, commands, neighbours })
 }
 
 impl Probe {
@@ -217,7 +236,7 @@ impl Probe {
 
 fn check_kind(target: &Target, info: &ServerInfo) -> Result<(), Unusable> {
     let place = format!("{} ({})", target.side, target.address());
-    let unusable = |reason: String, fatal: bool| Err(Unusable { reason, permanent: fatal, fatal });
+    let unusable = |reason: String, fatal: bool| Err(Unusable { reason, permanent: fatal, fatal, info: Some(Box::new(info.clone())) });
     if info.cluster {
         return unusable(
             format!("{place} is a node of a Redis Cluster, which is not carried yet; use an endpoint with cluster mode disabled"),
@@ -240,13 +259,85 @@ fn refuse_unusable(probes: &[Result<Probe, Unusable>; 2]) -> Result<(), StartErr
             return Err(StartError::Refused(reason.clone()));
         }
     }
-    if let [Ok(old), Ok(new)] = probes
-        && !old.info.run_id.is_empty()
-        && old.info.run_id == new.info.run_id
+    let info = |probe: &Result<Probe, Unusable>| match probe {
+        Ok(probe) => Some(probe.info.clone()),
+        Err(unusable) => unusable.info.as_deref().cloned(),
+    };
+    if let (Some(old), Some(new)) = (info(&probes[0]), info(&probes[1]))
+        && let Some(reason) = same(&old, &new)
     {
-        return Err(StartError::Refused("old and new are one and the same server (same run_id); give two servers".into()));
+        return Err(StartError::Refused(reason));
     }
     Ok(())
+}
+
+/// An address of a side is our own: what we send there would come back for ever.
+async fn refuse_ourselves(config: &Config, targets: &[Target; 2]) -> Result<(), StartError> {
+    let ours = config.listen.address;
+    for target in targets {
+        let found = target.resolve().await.unwrap_or_default();
+        let local =
+            |address: &std::net::SocketAddr| address.ip() == ours.ip() || (ours.ip().is_unspecified() && address.ip().is_loopback());
+        if found.iter().any(|address| address.port() == ours.port() && local(address)) {
+            return Err(StartError::Refused(format!(
+                "{} ({}) is this proxy's own listen.address; name the server, not the proxy",
+                target.side,
+                target.address()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Another process has connections to a server: it holds the pair (H10).
+fn holder(probes: &[Result<Probe, Unusable>; 2], ours: &[String]) -> Option<String> {
+    let probes = probes.iter().filter_map(|probe| probe.as_ref().ok());
+    let mut found = probes.flat_map(|probe| probe.neighbours.iter().flatten());
+    found.find(|neighbour| !ours.contains(&neighbour.instance)).map(Neighbour::sentence)
+}
+
+/// Where a server does not list its clients, another process is known by the count in the mark, which a living one raises (H10).
+async fn beating(targets: &[Target; 2], probes: &[Result<Probe, Unusable>; 2]) -> Option<String> {
+    let mut counts = Vec::new();
+    for (target, probe) in targets.iter().zip(probes) {
+        if let Ok(Probe { neighbours: None, mark: Some(mark), .. }) = probe {
+            counts.push((target, mark.count));
+        }
+    }
+    if !counts.is_empty() {
+        tokio::time::sleep(BEATS).await;
+    }
+    for (target, count) in counts {
+        let mark = async { Conn::open(target, "twinlane:start", PATIENCE).await?.get_mark().await };
+        if mark.await.ok().flatten().is_some_and(|mark| mark.count != count) {
+            return Some(format!(
+                "another Twinlane holds this pair: the count in the record on {} ({}) rises, and the server does not list its clients to say \
+                 who it is. This one serves when that one has gone",
+                target.side,
+                target.address()
+            ));
+        }
+    }
+    None
+}
+
+/// What is written on one side must not appear on the other (H39).
+async fn refuse_one_server(targets: &[Target; 2], probes: &[Result<Probe, Unusable>; 2]) -> Result<(), StartError> {
+    let [Ok(old), Ok(new)] = probes else { return Ok(()) };
+    // As far as INFO shows, nobody follows anybody: what is one server shows at once.
+    let patient = [old, new].iter().any(|probe| probe.info.followers > 0 || probe.info.run_id.is_empty());
+    let tried = async {
+        let mut old = Conn::open(&targets[0], "twinlane:start", PATIENCE).await?;
+        let mut new = Conn::open(&targets[1], "twinlane:start", PATIENCE).await?;
+        try_both(&mut old, &mut new, &new_installation().unwrap_or_default(), patient).await
+    };
+    match tried.await {
+        Ok(tried) => tried.refusal().map_or(Ok(()), |reason| Err(StartError::Refused(reason))),
+        Err(error) => {
+            tracing::warn!("whether old and new are two servers could not be tried: {error}");
+            Ok(())
+        }
+    }
 }
 
 /// A wait that a permanent error would make endless is a refusal.
@@ -264,6 +355,8 @@ fn side_facts(probe: &Result<Probe, Unusable>) -> SideFacts {
     }
 }
 
+/// Twice the time after which a living process raises the count, and some.
+const BEATS: Duration = Duration::from_micros(2 * limits::RECENT_BEAT_US + 1_000_000);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(500);
 /// For one answer of a server at start.

@@ -1,4 +1,6 @@
-//! A plain reader of two servers: the measure for the speed of verify. It walks both with SCAN, reads every key's DUMP and PTTL on both in
+//! A plain reader of two servers, and a plain copier from one to another: the measures for the speed of verify and of the backfill.
+//!
+//! The reader walks both with SCAN, reads every key's DUMP and PTTL on both in
 //! pipelines, and compares the bytes. It knows nothing of order, so it is right only on servers at rest, and it holds a pipeline of replies
 //! from both at a time, which keeps both at work.
 
@@ -48,6 +50,18 @@ impl Line {
         Ok(())
     }
 
+    /// So many replies that say OK.
+    fn accepted(&mut self, replies: usize) -> Result<()> {
+        for _ in 0..replies {
+            let mut line = Vec::with_capacity(8);
+            self.replies.read_until(b'\n', &mut line)?;
+            if line[0] != b'+' {
+                bail!("{}", String::from_utf8_lossy(&line));
+            }
+        }
+        Ok(())
+    }
+
     fn keys(&mut self) -> Result<Vec<Vec<u8>>> {
         let (mut cursor, mut keys) = (b"0".to_vec(), Vec::new());
         loop {
@@ -67,6 +81,42 @@ impl Line {
             }
         }
     }
+}
+
+/// Copies every key of one server to another that is empty, with SCAN, DUMP, PTTL and RESTORE in pipelines; how many. While one batch is read,
+/// the one before is being restored.
+pub fn copy_all(from: &str, to: &str) -> Result<usize> {
+    let (mut from, mut to) = (Line::open(from)?, Line::open(to)?);
+    let keys = from.keys()?;
+    let mut restoring = 0;
+    let ask = |from: &mut Line, batch: &[Vec<u8>]| -> Result<()> {
+        let mut frame = Vec::with_capacity(batch.len() * 80);
+        for key in batch {
+            encode(&[b"DUMP".as_slice(), key], &mut frame);
+            encode(&[b"PTTL".as_slice(), key], &mut frame);
+        }
+        Ok(from.stream.write_all(&frame)?)
+    };
+    let batches: Vec<&[Vec<u8>]> = keys.chunks(PIPELINE).collect();
+    if let Some(first) = batches.first() {
+        ask(&mut from, first)?;
+    }
+    for (at, batch) in batches.iter().enumerate() {
+        if let Some(next) = batches.get(at + 1) {
+            ask(&mut from, next)?;
+        }
+        let (mut frame, mut dump) = (Vec::new(), Vec::new());
+        for key in *batch {
+            dump.clear();
+            from.leaf(&mut dump)?;
+            let ttl = from.header()?.1.max(0).to_string();
+            encode(&[b"RESTORE".as_slice(), key, ttl.as_bytes(), &dump, b"REPLACE"], &mut frame);
+        }
+        to.stream.write_all(&frame)?;
+        to.accepted(std::mem::replace(&mut restoring, batch.len()))?;
+    }
+    to.accepted(restoring)?;
+    Ok(keys.len())
 }
 
 /// Reads every key of `old` on both, and every key of `new`; how many keys, and how many differ (times to live aside).

@@ -199,6 +199,13 @@ impl Server {
         self.launch()
     }
 
+    /// Kills it if it runs, and starts it again with what its last `SAVE` wrote, or empty.
+    pub fn restart_with_snapshot(&mut self) -> Result<()> {
+        ensure!(!self.options.appendonly, "a server with `appendonly` does not read its snapshot");
+        self.end();
+        self.launch()
+    }
+
     fn launch(&mut self) -> Result<()> {
         let program = self.options.program.clone().map_or_else(|| self.version.program(), Ok)?;
         let log = File::create(self.log_path())?;

@@ -1,8 +1,9 @@
 //! `kill -9` of the proxy, and what the next process knows (I4, H23). `make prove` kills a hundred times.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+use std::io::Write;
 use twinlane_tests::asking::ok;
 use twinlane_tests::crash::kill_again_and_again;
-use twinlane_tests::pair::{Pair, Setup};
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::servers::Version;
 
 /// Two equal servers with keys that nobody writes again, and a journal that knows it.
@@ -49,7 +50,7 @@ fn what_was_dirty_at_the_kill_is_dirty_behind_it() {
 
 /// A server that was started anew between the two processes is not the one that the journal speaks of.
 #[test]
-fn h9_a_mirror_that_is_another_process_now_is_copied_anew() {
+fn h09_a_mirror_that_is_another_process_now_is_copied_anew() {
     let mut pair = quiet_pair(500);
     pair.proxy.kill9();
     pair.new.restart_empty().unwrap();
@@ -89,7 +90,7 @@ fn a_journal_that_cannot_be_read_costs_a_walk_and_no_more() {
     bytes[8] = 250;
     std::fs::write(&path, bytes).unwrap();
     pair.proxy.restart().unwrap();
-    assert!(pair.proxy.log().contains("it has format 250, and this version reads format 1"), "{}", pair.proxy.log_tail());
+    assert!(pair.proxy.log().contains("it has format 250, and this version reads format 3"), "{}", pair.proxy.log_tail());
     pair.assert_equal().unwrap();
 }
 
@@ -116,4 +117,119 @@ fn every_policy_of_the_journal_outlives_the_process() {
         assert_eq!(status["mirror"]["scanned_keys"] != 0, walks, "{key} = {value}: {status}\n{}", pair.proxy.log_tail());
         pair.compare().unwrap();
     }
+}
+
+/// H23: what may write keys that nobody can name is a wide intent: its database is walked behind a kill, and no other.
+#[test]
+fn h23_a_flush_in_flight_at_the_kill_puts_its_database_in_doubt() {
+    let mut pair = quiet_pair(500);
+    let mut client = pair.client().unwrap();
+    ok(&mut client, "SELECT 3");
+    (0..20).for_each(|n| _ = ok(&mut client, &format!("SET three:{n} {n}")));
+    pair.settle().unwrap();
+    complete(&pair);
+    let records = || pair.proxy.status().unwrap()["journal"]["records"].as_u64().unwrap();
+    let before = records();
+    pair.old.freeze().unwrap();
+    let mut stream = std::net::TcpStream::connect(pair.proxy.address()).unwrap();
+    stream.write_all(b"*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n*1\r\n$7\r\nFLUSHDB\r\n").unwrap();
+    until("the intent to be written down", PATIENCE, || Ok(records() > before)).unwrap();
+    pair.proxy.kill9();
+    pair.old.thaw().unwrap();
+    pair.proxy.restart().unwrap();
+    let status = pair.settle().unwrap();
+    let scanned = status["mirror"]["scanned_keys"].as_u64().unwrap();
+    // Whether the flush ran or not, the keys of that database are on one side at least.
+    assert!((1..=40).contains(&scanned), "{status}\n{}", pair.proxy.log_tail());
+    pair.compare().unwrap();
+}
+
+/// H23: a bound that is reached is a doubt of everything, and says so; when there is room again, the journal is complete again.
+#[test]
+fn h23_a_ring_that_was_full_costs_a_walk_and_no_key() {
+    let mut setup = Setup::of(Version::Redis70, Version::Redis70);
+    setup.proxy.env = vec![("TWINLANE__JOURNAL__BYTES".to_owned(), "65536".to_owned())];
+    let mut pair = Pair::start(setup).unwrap();
+    let mut client = pair.client().unwrap();
+    (0..300).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
+    pair.settle().unwrap();
+    complete(&pair);
+    pair.new.freeze().unwrap();
+    ok(&mut client, "SET first x");
+    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    for n in 0..4_000 {
+        ok(&mut client, &format!("RPUSH a-key-with-a-rather-long-name:{n} a"));
+    }
+    let status = pair.wait_status("the ring to be full", |status| status["journal"]["overflows"].as_u64() > Some(0)).unwrap();
+    assert_eq!(status["journal"]["complete"], false, "{status}");
+    pair.proxy.kill9();
+    pair.proxy.restart().unwrap();
+    assert!(pair.proxy.log().contains("more keys were in doubt than it holds"), "{}", pair.proxy.log_tail());
+    pair.new.thaw().unwrap();
+    let status = pair.settle().unwrap();
+    assert!(status["mirror"]["scanned_keys"].as_u64() > Some(4_000), "{status}");
+    pair.compare().unwrap();
+    complete(&pair);
+}
+
+/// A state directory that was copied, or restored from a backup, names keys of another time.
+#[test]
+fn h09_a_restored_state_directory_is_distrusted() {
+    let mut pair = quiet_pair(200);
+    pair.proxy.kill9();
+    let directory = pair.proxy.state_dir();
+    let aside = directory.with_extension("backup");
+    std::fs::rename(&directory, &aside).unwrap();
+    std::fs::create_dir(&directory).unwrap();
+    for file in std::fs::read_dir(&aside).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), directory.join(file.file_name())).unwrap();
+    }
+    pair.proxy.restart().unwrap();
+    assert!(pair.proxy.log().contains("its file is a copy, or was restored"), "{}", pair.proxy.log_tail());
+    let status = pair.settle().unwrap();
+    assert!(status["mirror"]["scanned_keys"].as_u64() >= Some(200), "{status}");
+    pair.compare().unwrap();
+    std::fs::remove_dir_all(aside).unwrap();
+}
+
+/// More keys in doubt than memory has room for: the youngest wait on the disk, behind a kill too, and no keyspace is walked for them.
+#[test]
+fn keys_in_doubt_past_the_bound_wait_on_the_disk() {
+    let mut setup = Setup::of(Version::Redis70, Version::Redis70);
+    setup.proxy.args = ["--set", "mirror.dirty_keys_max=500"].map(str::to_owned).into();
+    let mut pair = Pair::start(setup).unwrap();
+    let mut client = pair.client().unwrap();
+    (0..2_000).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
+    pair.settle().unwrap();
+    complete(&pair);
+    pair.new.freeze().unwrap();
+    ok(&mut client, "SET first x");
+    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    for round in 0..2 {
+        for n in 0..6_000 {
+            ok(&mut client, &format!("RPUSH list:{n} {round}"));
+        }
+    }
+    let dirty = || pair.proxy.get("/v1/dirty?limit=1").unwrap().body;
+    until("keys to be on the disk", PATIENCE, || Ok(dirty()["spilled"].as_u64() > Some(4_000))).unwrap();
+    assert_eq!(dirty()["databases"].as_array().unwrap().len(), 0, "{}", dirty());
+    let file = std::fs::metadata(pair.proxy.state_dir().join("spill")).unwrap().len();
+    assert!(file < 6_000 * 40, "a key is there once, however often it is written: {file} bytes");
+    pair.proxy.kill9();
+    pair.proxy.restart().unwrap();
+    pair.new.thaw().unwrap();
+    let status = pair.settle().unwrap();
+    assert_eq!(status["mirror"]["scanned_keys"], 0, "{status}\n{}", pair.proxy.log_tail());
+    pair.compare().unwrap();
+    // FLUSHDB takes along what waits there.
+    let mut client = pair.client().unwrap();
+    pair.new.freeze().unwrap();
+    ok(&mut client, "SET first x");
+    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    (0..3_000).for_each(|n| _ = ok(&mut client, &format!("RPUSH other:{n} x")));
+    ok(&mut client, "FLUSHDB");
+    ok(&mut client, "SET last x");
+    pair.new.thaw().unwrap();
+    pair.assert_equal().unwrap();
 }

@@ -314,7 +314,7 @@ fn assert_holds(server: &Server, written: &BTreeMap<String, String>) {
 }
 
 #[test]
-fn a_primary_that_lost_its_data_is_left_by_a_forced_flip_with_all_data() {
+fn h12_a_primary_that_lost_its_data_is_left_by_a_forced_flip_with_all_data() {
     let mut pair = Pair::plain().unwrap();
     let writers = lose_primary(&mut pair);
     assert_loss_is_held(&pair, &writers);
@@ -336,7 +336,7 @@ fn a_primary_that_lost_its_data_is_left_by_a_forced_flip_with_all_data() {
 }
 
 #[test]
-fn a_loss_that_is_accepted_makes_the_mirror_equal_to_the_primary() {
+fn h12_a_loss_that_is_accepted_makes_the_mirror_equal_to_the_primary() {
     let mut pair = Pair::plain().unwrap();
     let writers = lose_primary(&mut pair);
     assert_loss_is_held(&pair, &writers);
@@ -351,7 +351,7 @@ fn a_loss_that_is_accepted_makes_the_mirror_equal_to_the_primary() {
 }
 
 #[test]
-fn with_follow_a_lost_primary_is_followed_at_once() {
+fn h12_with_follow_a_lost_primary_is_followed_at_once() {
     let mut pair = Pair::start(Setup::with_args(&["--on-primary-loss", "follow"])).unwrap();
     let writers = lose_primary(&mut pair);
     writers.go_on();
@@ -365,7 +365,7 @@ fn with_follow_a_lost_primary_is_followed_at_once() {
 /// A loss survives the proxy: the reserved key is missing on the primary, and a restarted proxy must not take the emptiness
 /// for the truth.
 #[test]
-fn a_loss_is_still_known_after_kill_9_of_the_proxy() {
+fn h12_a_loss_is_still_known_after_kill_9_of_the_proxy() {
     let mut pair = Pair::plain().unwrap();
     let writers = lose_primary(&mut pair);
     pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
@@ -381,4 +381,50 @@ fn a_loss_is_still_known_after_kill_9_of_the_proxy() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     pair.assert_equal().unwrap();
     assert!(holds_seed(&pair.old));
+}
+
+/// A mirror that is made a replica refuses every write (READONLY), and goes on when it is promoted again.
+#[test]
+fn h27_a_mirror_that_is_a_replica_for_a_while_is_not_noticed() {
+    let pair = Pair::plain().unwrap();
+    let workload = load(&pair);
+    let mut mirror = pair.new.client().unwrap();
+    // Nobody listens there: it keeps its data and waits for its primary.
+    mirror.cmd("REPLICAOF 127.0.0.1 1").unwrap();
+    pair.wait_status("the refusal to be known", |status| status["mirror"]["cause"] == "READONLY").unwrap();
+    pair.wait_status("the role to be known", |status| status["new"]["error"].to_string().contains("replica")).unwrap();
+    work_on(&workload, 2_000);
+    mirror.cmd("REPLICAOF NO ONE").unwrap();
+    work_on(&workload, 2_000);
+    let summary = workload.stop();
+    assert_clean(&summary);
+    assert!(summary.longest_pause < NOTICED, "{summary:#?}");
+    pair.assert_equal().unwrap();
+}
+
+/// A mirror that reads its snapshot answers -LOADING; it is connected when it has read it, and gets what it forgot.
+#[test]
+fn h11_a_mirror_that_is_loading_is_waited_for() {
+    let mut pair =
+        Pair::start(Setup::with_args(&[]).new_args(&["--key-load-delay", "1500", "--loading-process-events-interval-bytes", "1024"]))
+            .unwrap();
+    let mut client = pair.client().unwrap();
+    for at in 0..1_500 {
+        client.cmd(&format!("SET load:{at} {at}")).unwrap();
+    }
+    pair.settle().unwrap();
+    pair.new.client().unwrap().cmd("SAVE").unwrap();
+    let connects = pair.connects("new");
+    let Pair { new, proxy, .. } = &mut pair;
+    std::thread::scope(|scope| {
+        let restarted = scope.spawn(|| new.restart_with_snapshot());
+        until("the loading to be told", PATIENCE, || {
+            client.cmd("INCR meanwhile")?;
+            Ok(proxy.status()?["new"]["error"].to_string().contains("loading"))
+        })
+        .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+        restarted.join().unwrap().unwrap();
+    });
+    pair.wait_reconnected("new", connects).unwrap();
+    pair.assert_equal().unwrap();
 }

@@ -83,7 +83,7 @@ fn a_config_that_orders_otherwise_changes_nothing() {
 }
 
 #[test]
-fn without_its_state_directory_it_refuses_and_names_the_newer_record() {
+fn h09_without_its_state_directory_it_refuses_and_names_the_newer_record() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     std::fs::remove_dir_all(pair.proxy.state_dir()).unwrap();
@@ -107,7 +107,7 @@ fn without_its_state_directory_it_refuses_and_names_the_newer_record() {
 }
 
 #[test]
-fn with_the_two_urls_swapped_it_refuses() {
+fn h09_with_the_two_urls_swapped_it_refuses() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     let proxy = &mut pair.proxy;
@@ -130,7 +130,7 @@ fn with_the_two_urls_swapped_it_refuses() {
 }
 
 #[test]
-fn another_server_in_the_place_of_one_is_refused() {
+fn h09_another_server_in_the_place_of_one_is_refused() {
     let mut pair = cut_over();
     pair.proxy.kill9();
     let stranger = Server::plain(Version::Redis70).unwrap();
@@ -142,7 +142,7 @@ fn another_server_in_the_place_of_one_is_refused() {
 
 #[test]
 fn a_second_process_on_the_same_state_directory_is_refused() {
-    let pair = cut_over();
+    let mut pair = cut_over();
     let other = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
     let output = Command::new(binary().unwrap())
         .args(["serve", "--listen", &other.address(), "--admin", other.admin_url().trim_start_matches("http://")])
@@ -153,7 +153,8 @@ fn a_second_process_on_the_same_state_directory_is_refused() {
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(!output.status.success() && said.contains("state"), "{said}");
     assert_eq!(pair.client().unwrap().cmd("GET k").unwrap().text(), "behind", "the first goes on");
-    // A state directory of its own does not help it: the servers carry the first one's mark.
+    // A state directory of its own does not help it, also when the first is gone: the servers carry the first one's mark.
+    pair.proxy.kill9();
     let mut other = other;
     let (status, said) = refused(&mut other);
     assert_eq!(status.code(), Some(1), "{said}");
@@ -226,7 +227,8 @@ fn adopt_lets_the_operator_name_the_primary() {
 /// The proxy of another pair must not write into a server that is in use (the same server under two configs).
 #[test]
 fn a_server_that_carries_another_installations_mark_is_refused() {
-    let pair = cut_over();
+    let mut pair = cut_over();
+    pair.proxy.kill9();
     let third = Server::plain(Version::Redis70).unwrap();
     let mut other = Proxy::prepare(&third.address(), &pair.new.address(), Options::default()).unwrap();
     let (status, said) = refused(&mut other);

@@ -2,7 +2,7 @@
 //! nothing.
 
 use crate::endpoint::{Db, Endpoint};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ impl DivergenceKind {
 }
 
 /// Keys that differ, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Differing {
     /// See [`DivergenceKind::Missing`]; the other fields likewise.
     pub missing: u64,
@@ -97,8 +97,28 @@ impl Serialize for Until {
     }
 }
 
+impl<'de> Deserialize<'de> for Until {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Until, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Word {
+            Never,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Told {
+            At(i64),
+            Word(Word),
+        }
+        Ok(match Told::deserialize(deserializer)? {
+            Told::At(ms) => Until::At(ms),
+            Told::Word(Word::Never) => Until::Never,
+        })
+    }
+}
+
 /// What one pass has found so far, or found.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct VerifyResult {
     /// Keys that were compared at a position, those that differ among them.
     pub keys_compared: u64,

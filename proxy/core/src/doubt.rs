@@ -5,7 +5,7 @@
 //! compared. At most one image per key is under way.
 
 use crate::endpoint::Db;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Why a key became doubtful.
@@ -25,8 +25,10 @@ pub enum Cause {
     InDoubt,
     /// The effect was confirmed so late that the mirror's clock may have ended the key before (H2).
     Late,
-    /// Not known to be equal.
+    /// Not known to be equal, and written by a client.
     Unsynced,
+    /// Not known to be equal, and met by a backfill.
+    Backfill,
     /// Read as a source by an effect that came after a doubt (H13).
     Contagion,
     /// The command has no repeatable effect (scripts, SORT STORE...).
@@ -39,11 +41,13 @@ pub enum Cause {
     Expired,
     /// Verify found that it differs, or the operator asked for it to be copied anew.
     Verifier,
+    /// Written shortly before a server was lost that may have forgotten it (H11).
+    Failover,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 14] = [
+    pub const ALL: [Cause; 16] = [
         Cause::MirrorDown,
         Cause::QueueFull,
         Cause::MirrorRefuses,
@@ -52,12 +56,14 @@ impl Cause {
         Cause::InDoubt,
         Cause::Late,
         Cause::Unsynced,
+        Cause::Backfill,
         Cause::Contagion,
         Cause::Image,
         Cause::Extra,
         Cause::Reported,
         Cause::Expired,
         Cause::Verifier,
+        Cause::Failover,
     ];
 
     /// The word of metrics and status.
@@ -72,12 +78,14 @@ impl Cause {
             Cause::InDoubt => "in_doubt",
             Cause::Late => "late",
             Cause::Unsynced => "unsynced",
+            Cause::Backfill => "backfill",
             Cause::Contagion => "contagion",
             Cause::Image => "image",
             Cause::Extra => "extra",
             Cause::Reported => "reported",
             Cause::Expired => "expired",
             Cause::Verifier => "verifier",
+            Cause::Failover => "failover",
         }
     }
 }
@@ -95,6 +103,75 @@ pub enum State {
     Unmirrorable,
 }
 
+impl State {
+    /// The word of answers.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Dirty => "dirty",
+            State::Asked => "asked",
+            State::Restoring(_) => "restoring",
+            State::Unmirrorable => "unmirrorable",
+        }
+    }
+}
+
+/// Why a database is in doubt as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WideCause {
+    /// The process has begun, and no journal told what an earlier one knew.
+    Start,
+    /// Nothing was mirrored for a while, or mirroring begins.
+    MirroringOff,
+    /// The mirror is another process now, or has lost its keys.
+    MirrorNew,
+    /// The mirror, or the primary while the proxy was away, evicted keys.
+    Evicted,
+    /// The roles moved, and what the new mirror holds is not known.
+    Flip,
+    /// The primary lost its data, and the operator accepted it.
+    LossAccepted,
+    /// A command that touches whole databases was in flight, was refused by the mirror, or found no room to wait.
+    Barrier,
+    /// More keys in doubt than can be remembered.
+    Overflow,
+    /// Events of dying keys were lost, or a clock jumped.
+    Expiry,
+    /// What a script wrote is not known.
+    Script,
+    /// A dead connection may have written what nobody has noted.
+    Zombie,
+    /// Somebody else emptied the primary.
+    Emptied,
+    /// A server went back to an earlier state, and nobody has noted all that was written since (H11).
+    Failover,
+    /// The operator asked for everything to be copied.
+    Operator,
+}
+
+impl WideCause {
+    /// The word of answers.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            WideCause::Start => "start",
+            WideCause::Failover => "failover",
+            WideCause::MirroringOff => "mirroring_off",
+            WideCause::MirrorNew => "mirror_new",
+            WideCause::Evicted => "evicted",
+            WideCause::Flip => "flip",
+            WideCause::LossAccepted => "loss_accepted",
+            WideCause::Barrier => "barrier",
+            WideCause::Overflow => "overflow",
+            WideCause::Expiry => "expiry",
+            WideCause::Script => "script",
+            WideCause::Zombie => "zombie",
+            WideCause::Emptied => "emptied",
+            WideCause::Operator => "operator",
+        }
+    }
+}
+
 /// One key in the ledger.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
@@ -106,15 +183,23 @@ pub struct Entry {
     pub position: u64,
     /// Images that failed in a row.
     pub attempts: u32,
+    /// When it came into the ledger, unix milliseconds.
+    pub first_seen: i64,
     queued: bool,
     /// It became doubtful while its image was asked for, nobody knows on which side of the reading: it needs another one.
     again: bool,
 }
 
+/// A key of the ledger with its entry, for people.
+pub type Listed = (Db, Arc<[u8]>, Entry);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Ledger {
     databases: Vec<HashMap<Arc<[u8]>, Entry, ahash::RandomState>>,
+    /// Keys of which an image is under way, or that none can carry: what the queue below does not name.
+    unqueued: HashSet<(Db, Arc<[u8]>), ahash::RandomState>,
+    by_cause: [usize; Cause::ALL.len()],
     /// Dirty keys, oldest first; entries that changed state meanwhile are passed over.
     queue: VecDeque<(Db, Arc<[u8]>)>,
     /// Dirty keys of databases that cannot be healed now: nobody passes over each of them again and again.
@@ -123,6 +208,8 @@ pub struct Ledger {
     dirty: usize,
     asked: usize,
     unmirrorable: usize,
+    /// Keys on their way to being healed, by cause.
+    healing: [usize; Cause::ALL.len()],
     hasher: ahash::RandomState,
 }
 
@@ -133,12 +220,15 @@ impl Ledger {
         let hasher = ahash::RandomState::with_seeds(seed[0], seed[1], !seed[0], !seed[1]);
         Ledger {
             databases: Vec::new(),
+            unqueued: HashSet::with_hasher(hasher.clone()),
+            by_cause: [0; Cause::ALL.len()],
             queue: VecDeque::new(),
             aside: BTreeMap::new(),
             len: 0,
             dirty: 0,
             asked: 0,
             unmirrorable: 0,
+            healing: [0; Cause::ALL.len()],
             hasher,
         }
     }
@@ -171,6 +261,12 @@ impl Ledger {
     #[must_use]
     pub fn unmirrorable(&self) -> usize {
         self.unmirrorable
+    }
+
+    /// Keys in doubt for this reason that are on their way to being healed: all but the unmirrorable ones.
+    #[must_use]
+    pub fn healing(&self, cause: Cause) -> usize {
+        self.healing[cause as usize]
     }
 
     /// The key's entry.
@@ -206,16 +302,18 @@ impl Ledger {
     }
 
     /// The key may be wrong on the mirror because of what happened at `position`. Doubt that an image under way will heal is
-    /// not noted again. Gives back whether the key became dirty by this.
-    pub fn mark(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) -> bool {
+    /// not noted again. `at_ms` is the time, unix milliseconds. Gives back whether the key became dirty by this.
+    pub fn mark(&mut self, db: Db, key: &[u8], cause: Cause, position: u64, at_ms: i64) -> bool {
         match self.database(db).get_mut(key) {
             None => {
                 let key: Arc<[u8]> = key.into();
-                let entry = Entry { state: State::Dirty, cause, position, attempts: 0, queued: true, again: false };
+                let entry = Entry { state: State::Dirty, cause, position, attempts: 0, first_seen: at_ms, queued: true, again: false };
                 self.database(db).insert(key.clone(), entry);
                 self.queue.push_back((db, key));
                 self.len += 1;
                 self.dirty += 1;
+                self.healing[cause as usize] += 1;
+                self.by_cause[cause as usize] += 1;
                 true
             }
             Some(entry) => match entry.state {
@@ -226,7 +324,12 @@ impl Ledger {
                     false
                 }
                 State::Restoring(_) => {
-                    (entry.cause, entry.position) = (cause, position);
+                    let before = std::mem::replace(&mut entry.cause, cause);
+                    (entry.position, entry.first_seen) = (position, at_ms);
+                    self.by_cause[before as usize] -= 1;
+                    self.by_cause[cause as usize] += 1;
+                    self.healing[before as usize] -= 1;
+                    self.healing[cause as usize] += 1;
                     self.set_state(db, key, State::Dirty);
                     true
                 }
@@ -236,14 +339,14 @@ impl Ledger {
 
     /// As [`Ledger::mark`], for a doubt learnt by another connection than the one that reads images: where an image is asked
     /// for, it may have been read before, so the key gets another one behind it.
-    pub fn mark_from_aside(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) -> bool {
+    pub fn mark_from_aside(&mut self, db: Db, key: &[u8], cause: Cause, position: u64, at_ms: i64) -> bool {
         if let Some(entry) = self.database(db).get_mut(key)
             && entry.state == State::Asked
         {
             entry.again = true;
             return false;
         }
-        self.mark(db, key, cause, position)
+        self.mark(db, key, cause, position, at_ms)
     }
 
     /// Whether the key needs another image behind the one that is under way; the answer is given once.
@@ -257,11 +360,18 @@ impl Ledger {
         let key = key.clone();
         let Some(entry) = self.database(db).get_mut(&key) else { return };
         let before = std::mem::replace(&mut entry.state, state);
+        let cause = entry.cause as usize;
         let queue = state == State::Dirty && !entry.queued;
         entry.queued |= queue;
+        if (before == State::Dirty) != (state == State::Dirty) {
+            let name = (db, key.clone());
+            _ = if state == State::Dirty { self.unqueued.remove(&name) } else { self.unqueued.insert(name) };
+        }
         if queue {
             self.queue.push_back((db, key));
         }
+        let heals = |state| usize::from(state != State::Unmirrorable);
+        self.healing[cause] = self.healing[cause] + heals(state) - heals(before);
         self.count(before, -1);
         self.count(state, 1);
     }
@@ -274,14 +384,34 @@ impl Ledger {
         })
     }
 
+    /// Keys that no image could carry are tried again.
+    pub fn retry_unmirrorable(&mut self) -> Vec<(Db, Arc<[u8]>)> {
+        if self.unmirrorable == 0 {
+            return Vec::new();
+        }
+        let mut found: Vec<(Db, Arc<[u8]>)> = Vec::new();
+        for (db, database) in self.databases.iter_mut().enumerate() {
+            for (key, entry) in database.iter_mut().filter(|(_, entry)| entry.state == State::Unmirrorable) {
+                entry.attempts = 0;
+                found.push((db as Db, key.clone()));
+            }
+        }
+        found.iter().for_each(|(db, key)| self.set_state(*db, key, State::Dirty));
+        found
+    }
+
     /// The key is healed.
     pub fn remove(&mut self, db: Db, key: &[u8]) {
         if self.len == 0 {
             return;
         }
-        if let Some(entry) = self.databases.get_mut(usize::from(db)).and_then(|database| database.remove(key)) {
-            self.len -= 1;
-            self.count(entry.state, -1);
+        let Some((key, entry)) = self.databases.get_mut(usize::from(db)).and_then(|database| database.remove_entry(key)) else { return };
+        self.len -= 1;
+        self.by_cause[entry.cause as usize] -= 1;
+        self.healing[entry.cause as usize] -= usize::from(entry.state != State::Unmirrorable);
+        self.count(entry.state, -1);
+        if entry.state != State::Dirty {
+            self.unqueued.remove(&(db, key));
         }
     }
 
@@ -309,6 +439,36 @@ impl Ledger {
             }
         }
         None
+    }
+
+    /// Takes the youngest dirty keys that `wanted` agrees to out of the queue, at most so many, the oldest of them first. They stay in the
+    /// ledger: whoever took them removes them, or sets their state, which queues them again.
+    pub fn take_newest(&mut self, most: usize, wanted: impl Fn(Db, &[u8]) -> bool) -> Vec<Listed> {
+        let (mut taken, mut kept) = (Vec::new(), Vec::new());
+        while taken.len() < most {
+            let resting = || self.aside.iter_mut().find_map(|(db, keys)| Some((*db, keys.pop_back()?)));
+            let Some((db, key)) = self.queue.pop_back().or_else(resting) else { break };
+            let Some(entry) = self.databases.get_mut(usize::from(db)).and_then(|database| database.get_mut(&key)) else { continue };
+            if entry.state != State::Dirty {
+                entry.queued = false;
+            } else if wanted(db, &key) {
+                entry.queued = false;
+                let entry = *entry;
+                taken.push((db, key, entry));
+            } else {
+                kept.push((db, key));
+            }
+        }
+        self.queue.extend(kept.into_iter().rev());
+        taken.reverse();
+        taken
+    }
+
+    /// Dirty keys whose doubt is younger than this position.
+    #[must_use]
+    pub fn dirty_since(&self, position: u64) -> usize {
+        let entries = self.databases.iter().flat_map(HashMap::values);
+        entries.filter(|entry| entry.state == State::Dirty && entry.position > position).count()
     }
 
     /// Every key of a database that is in the ledger.
@@ -339,15 +499,23 @@ impl Ledger {
     fn retain(&mut self, db: Db, keep: impl Fn(&Entry) -> bool) {
         let Some(database) = self.databases.get_mut(usize::from(db)) else { return };
         let mut gone = Vec::new();
-        database.retain(|_, entry| {
+        let unqueued = &mut self.unqueued;
+        database.retain(|key, entry| {
             let keep = keep(entry);
             if !keep {
-                gone.push(entry.state);
+                gone.push((entry.state, entry.cause));
+                if entry.state != State::Dirty {
+                    unqueued.remove(&(db, key.clone()));
+                }
             }
             keep
         });
         self.len -= gone.len();
-        gone.into_iter().for_each(|state| self.count(state, -1));
+        for (state, cause) in gone {
+            self.healing[cause as usize] -= usize::from(state != State::Unmirrorable);
+            self.by_cause[cause as usize] -= 1;
+            self.count(state, -1);
+        }
         if self.len == 0 {
             self.queue.clear();
             self.aside.clear();
@@ -363,13 +531,9 @@ impl Ledger {
     pub fn swap(&mut self, a: Db, b: Db) {
         self.database(a.max(b));
         self.databases.swap(usize::from(a), usize::from(b));
-        for (db, _) in &mut self.queue {
-            *db = match *db {
-                db if db == a => b,
-                db if db == b => a,
-                db => db,
-            };
-        }
+        self.queue.iter_mut().for_each(|(db, _)| *db = swapped(*db, a, b));
+        let unqueued = std::mem::replace(&mut self.unqueued, HashSet::with_hasher(self.hasher.clone()));
+        self.unqueued.extend(unqueued.into_iter().map(|(db, key)| (swapped(db, a, b), key)));
         let (at_a, at_b) = (self.aside.remove(&a), self.aside.remove(&b));
         self.aside.extend([(b, at_a), (a, at_b)].into_iter().filter_map(|(db, keys)| Some((db, keys?))));
         // An image that is not confirmed will be confirmed under the old number: take another.
@@ -380,9 +544,37 @@ impl Ledger {
         }
     }
 
-    /// Keys of the ledger, for status and for what must be undone.
-    pub fn entries(&self) -> impl Iterator<Item = (Db, &Arc<[u8]>, &Entry)> {
-        self.databases.iter().enumerate().flat_map(|(db, keys)| keys.iter().map(move |(key, entry)| (db as Db, key, entry)))
+    /// Keys in doubt by cause.
+    pub fn by_cause(&self) -> impl Iterator<Item = (Cause, usize)> {
+        Cause::ALL.into_iter().map(|cause| (cause, self.by_cause[cause as usize])).filter(|(_, keys)| *keys > 0)
+    }
+
+    /// At most `most` keys in doubt, those that have been waiting longest first: a look at a ledger of a million keys must not hold
+    /// up who waits for a reply, so of the keys that wait only the front of the queue is looked at.
+    #[must_use]
+    pub fn oldest(&self, most: usize) -> Vec<Listed> {
+        let entry = |db: Db, key: &Arc<[u8]>| self.get(db, key).map(|entry| (db, key.clone(), *entry));
+        let waits = |listed: &Listed| listed.2.state == State::Dirty;
+        let mut oldest: Vec<Listed> = self.unqueued.iter().take(LISTED_UNQUEUED_MAX).filter_map(|(db, key)| entry(*db, key)).collect();
+        for (db, keys) in &self.aside {
+            oldest.extend(keys.iter().take(most).filter_map(|key| entry(*db, key)).filter(waits));
+        }
+        oldest.extend(self.queue.iter().take(most).filter_map(|(db, key)| entry(*db, key)).filter(waits));
+        oldest.sort_by(|one, other| (one.2.first_seen, one.0, &one.1).cmp(&(other.2.first_seen, other.0, &other.1)));
+        oldest.dedup_by(|one, other| (one.0, &one.1) == (other.0, &other.1));
+        oldest.truncate(most);
+        oldest
+    }
+}
+
+/// Keys with an image under way that a look at the ledger sorts; there are not many more, since images are bounded by their bytes.
+const LISTED_UNQUEUED_MAX: usize = 16_384;
+
+fn swapped(db: Db, a: Db, b: Db) -> Db {
+    match db {
+        db if db == a => b,
+        db if db == b => a,
+        db => db,
     }
 }
 
@@ -393,13 +585,13 @@ mod tests {
     #[test]
     fn an_image_heals_all_doubt_before_it() {
         let mut ledger = Ledger::new([1, 2]);
-        assert!(ledger.mark(0, b"k", Cause::Mismatch, 5));
+        assert!(ledger.mark(0, b"k", Cause::Mismatch, 5, 0));
         assert_eq!(ledger.next_dirty(|_| false, |_, _, _| true).map(|(db, key)| (db, key.to_vec())), Some((0, b"k".to_vec())));
         ledger.set_state(0, b"k", State::Asked);
-        assert!(!ledger.mark(0, b"k", Cause::Mismatch, 6), "the image will contain it");
+        assert!(!ledger.mark(0, b"k", Cause::Mismatch, 6, 0), "the image will contain it");
         ledger.set_state(0, b"k", State::Restoring(9));
-        assert!(!ledger.mark(0, b"k", Cause::Mismatch, 8), "older than the image");
-        assert!(ledger.mark(0, b"k", Cause::Mismatch, 10), "younger than the image");
+        assert!(!ledger.mark(0, b"k", Cause::Mismatch, 8, 0), "older than the image");
+        assert!(ledger.mark(0, b"k", Cause::Mismatch, 10, 0), "younger than the image");
         assert_eq!(ledger.dirty(), 1);
         assert!(ledger.next_dirty(|_| false, |_, _, _| true).is_some());
         ledger.remove(0, b"k");
@@ -413,7 +605,7 @@ mod tests {
             |ledger: &mut Ledger, resting: Db| ledger.next_dirty(|db| db == resting, |_, _, _| true).map(|(db, key)| (db, key.to_vec()));
         let mut ledger = Ledger::new([1, 2]);
         for (db, key) in [(3, b"a"), (0, b"b"), (3, b"c"), (3, b"d")] {
-            ledger.mark(db, key, Cause::MirrorDown, 1);
+            ledger.mark(db, key, Cause::MirrorDown, 1, 0);
         }
         assert_eq!(next(&mut ledger, 3), Some((0, b"b".to_vec())));
         assert_eq!(next(&mut ledger, 3), None);
@@ -422,15 +614,35 @@ mod tests {
         assert_eq!(next(&mut ledger, 0), Some((5, b"a".to_vec())));
         assert_eq!(next(&mut ledger, 5), None);
         ledger.flush(5);
-        ledger.mark(5, b"e", Cause::MirrorDown, 2);
+        ledger.mark(5, b"e", Cause::MirrorDown, 2, 0);
         assert_eq!(next(&mut ledger, 0), Some((5, b"e".to_vec())));
         assert_eq!(next(&mut ledger, 0), None);
     }
 
     #[test]
+    fn people_see_the_oldest_first_and_every_cause() {
+        let mut ledger = Ledger::new([1, 2]);
+        for (at, key) in [b"a", b"b", b"c", b"d"].into_iter().enumerate() {
+            ledger.mark(3, key, if at < 2 { Cause::Mismatch } else { Cause::Expired }, 5, at as i64);
+        }
+        let keys = |ledger: &Ledger, most| ledger.oldest(most).iter().map(|(_, key, _)| key.to_vec()).collect::<Vec<_>>().concat();
+        assert_eq!(keys(&ledger, 9), b"abcd");
+        let taken = ledger.next_dirty(|_| false, |_, _, _| true);
+        ledger.set_state(3, b"a", State::Asked);
+        assert!(taken.is_some());
+        assert_eq!(keys(&ledger, 2), b"ab", "one under way is listed too");
+        ledger.swap(3, 4);
+        ledger.remove(4, b"a");
+        assert_eq!(keys(&ledger, 9), b"bcd");
+        assert_eq!(ledger.by_cause().collect::<Vec<_>>(), [(Cause::Mismatch, 1), (Cause::Expired, 2)]);
+        ledger.clear();
+        assert!(ledger.oldest(9).is_empty() && ledger.by_cause().count() == 0);
+    }
+
+    #[test]
     fn h35_barriers_transform_the_ledger() {
         let mut ledger = Ledger::new([1, 2]);
-        ledger.mark(0, b"k", Cause::Mismatch, 5);
+        ledger.mark(0, b"k", Cause::Mismatch, 5, 0);
         ledger.swap(0, 3);
         assert!(ledger.get(0, b"k").is_none());
         assert!(ledger.get(3, b"k").is_some());

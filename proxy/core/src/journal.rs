@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Version of the layout.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Bytes in front of the ring: the header, and two seals.
 pub const HEADER_BYTES: usize = 20_480;
@@ -98,6 +98,8 @@ pub enum Left {
         facts: Facts,
         /// Each key once.
         keys: Vec<(Db, Vec<u8>)>,
+        /// Begin and end of the part of the spill file that names further ones; equal: none.
+        spilled: (u64, u64),
     },
 }
 
@@ -106,6 +108,9 @@ pub enum Left {
 pub struct Opening<'a> {
     /// The installation whose journal it is; another's is not read.
     pub installation: &'a str,
+    /// Names the file: device, inode, and when it was made (0: not told). What was written into another one is a copy, or was restored, and
+    /// may be older than what the servers hold.
+    pub file: [u64; 3],
     /// Of this start of the machine: what another one left is relied on only if its pages were synced.
     pub boot: &'a str,
     /// Pages are synced before what they announce is sent, or as often as the operator finds right.
@@ -125,6 +130,8 @@ pub struct Journal {
     /// Records carry sums.
     summed: bool,
     facts: Facts,
+    /// From here on nothing is missing between the records.
+    floor: u64,
     /// Times a bound was reached.
     overflows: u64,
     records: u64,
@@ -167,6 +174,10 @@ const AT_EVICTED: usize = 56;
 const AT_RUN_IDS: usize = 128;
 const AT_BOOT: usize = 256;
 const AT_INSTALLATION: usize = 384;
+/// Device, inode and birth of the file; all zero: not told.
+const AT_FILE: usize = 448;
+/// Begin and end of the part of the spill file that names keys in doubt.
+const AT_SPILL: usize = 480;
 const AT_DATABASES: usize = 1024;
 /// Bytes of a text: its length, then itself.
 const TEXT: usize = 64;
@@ -215,6 +226,7 @@ impl Journal {
         memory[AT_FORMAT..AT_FORMAT + 4].copy_from_slice(&FORMAT.to_le_bytes());
         put(memory, AT_CAPACITY, capacity as u64);
         put_text(memory, AT_BOOT, opening.boot);
+        opening.file.iter().enumerate().for_each(|(at, number)| put(memory, AT_FILE + at * 8, *number));
         put_text(memory, AT_INSTALLATION, opening.installation);
         memory[AT_SYNCED] = u8::from(opening.synced);
         memory[AT_COMPLETE] = 1;
@@ -227,7 +239,10 @@ impl Journal {
         let summed = opening.synced;
         let seals = newest_seal(memory).map_or(0, |at| number(memory, at));
         let capacity = capacity as u64;
-        Some((Journal { pages, capacity, head, tail, full: false, summed, facts, overflows: 0, records: 0, changes: 1, seals }, left))
+        Some((
+            Journal { pages, capacity, head, tail, full: false, summed, facts, floor: head, overflows: 0, records: 0, changes: 1, seals },
+            left,
+        ))
     }
 
     /// A request that may write this key leaves for the primary next.
@@ -293,6 +308,7 @@ impl Journal {
     /// Behind an overflow: the ring is empty and takes records again. It is complete when the caller says so.
     pub fn begin_anew(&mut self) {
         self.tail = self.head;
+        self.floor = self.head;
         let memory = (*self.pages).as_mut();
         put(memory, AT_TAIL, self.tail);
         self.full = false;
@@ -389,6 +405,35 @@ impl Journal {
         put((*self.pages).as_mut(), AT_TAIL, tail);
     }
 
+    /// The oldest place from which [`Journal::recent`] reads.
+    #[must_use]
+    pub fn recent_from(&self) -> u64 {
+        if self.full { self.head } else { self.floor.max(self.head.saturating_sub(self.capacity)) }
+    }
+
+    /// Tells `each` what the records from one place up to another name, retired ones too: a key, or None for any key of the database.
+    /// `from` is a place at which [`Journal::head`] once was. False when some of them are overwritten, or a bound was reached.
+    #[must_use]
+    pub fn recent(&mut self, from: u64, to: u64, mut each: impl FnMut(Db, Option<&[u8]>)) -> bool {
+        if self.full || from < self.recent_from() {
+            return false;
+        }
+        let memory = (*self.pages).as_mut();
+        let mut place = from;
+        while place < to.min(self.head) {
+            let at = place & (self.capacity - 1);
+            let rest = self.capacity - at;
+            let record = (rest >= RECORD as u64).then(|| Record::read(&memory[HEADER_BYTES + at as usize..])).flatten();
+            let Some(record) = record.filter(|record| record.kind != Kind::Pad) else {
+                place += rest;
+                continue;
+            };
+            each(record.db, (record.kind != Kind::Wide).then_some(record.key));
+            place += (RECORD + record.key.len()) as u64;
+        }
+        true
+    }
+
     /// Whether these are the facts that it holds already.
     #[must_use]
     pub fn holds(&self, epoch: u64, run_ids: [&str; 2], evicted_keys: [Option<u64>; 2], mut known: impl FnMut(Db) -> Known) -> bool {
@@ -425,6 +470,21 @@ impl Journal {
         }
         self.facts = facts.clone();
         self.changes += 1;
+    }
+
+    /// Keys in doubt that are in no record, because the spill file names them between these two places.
+    pub fn set_spill(&mut self, begin: u64, end: u64) {
+        self.changes += 1;
+        let memory = (*self.pages).as_mut();
+        // A kill between the two stores leaves too much, or nothing when all of it is in memory again.
+        if end == 0 {
+            put(memory, AT_SPILL + 8, 0);
+            compiler_fence(Ordering::SeqCst);
+            return put(memory, AT_SPILL, 0);
+        }
+        put(memory, AT_SPILL, begin);
+        compiler_fence(Ordering::SeqCst);
+        put(memory, AT_SPILL + 8, end);
     }
 
     /// Its memory, as it stands.
@@ -555,6 +615,14 @@ fn newest_seal(memory: &[u8]) -> Option<usize> {
     [AT_SEALS, AT_SEALS + SEAL].into_iter().filter(whole).max_by_key(|at| number(memory, *at))
 }
 
+/// Whether it lies where its header was written. Devices may be numbered anew when the machine starts, so they count only within one start of it.
+fn is_same_file(header: &[u8], opening: &Opening<'_>) -> bool {
+    let [device, inode, made] = [0, 1, 2].map(|at| number(header, AT_FILE + at * 8));
+    let same_start = text(header, AT_BOOT) == opening.boot;
+    let told = [device, inode, made] != [0; 3] && opening.file != [0; 3];
+    !told || (inode == opening.file[1] && made == opening.file[2] && (device == opening.file[0] || !same_start))
+}
+
 /// What the pages hold.
 struct Found {
     left: Left,
@@ -587,6 +655,9 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Found {
     }
     if !coherent && seal.is_none() {
         return unknown("the machine was started anew, and the journal was not synced (journal.sync = \"none\")".into());
+    }
+    if !is_same_file(header, opening) {
+        return unknown("its file is a copy, or was restored: it may be older than what the servers hold".into());
     }
     let capacity = (memory.len() - HEADER_BYTES) as u64;
     let (head, tail) = (number(header, AT_HEAD), number(header, AT_TAIL));
@@ -634,7 +705,12 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Found {
         place += (RECORD + record.key.len()) as u64;
         read_to = place;
     }
-    Found { left: Left::Known { facts, keys: keys.into_iter().collect() }, head: read_to.max(head), tail, seal }
+    let (begin, end) = (number(header, AT_SPILL), number(header, AT_SPILL + 8));
+    if seal.is_some() && begin < end {
+        return unknown("the machine was started anew, and keys in doubt were in the spill file, which is not synced".into());
+    }
+    let left = Left::Known { facts, keys: keys.into_iter().collect(), spilled: (begin.min(end), end) };
+    Found { left, head: read_to.max(head), tail, seal }
 }
 
 #[cfg(test)]

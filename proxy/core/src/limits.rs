@@ -136,6 +136,20 @@ pub const UNCONFIRMED_KEYS_MAX: usize = 65_536;
 /// and a restart copies everything.
 pub const INTENTS_RETIRED_MAX: usize = 8192;
 
+/// Least time between two counts that are raised on the servers, microseconds (H11): what a failover may have forgotten is known as
+/// exactly as this.
+pub const RECENT_EVERY_US: u64 = 100_000;
+
+/// A count is raised without a write after this, microseconds: where a server does not list its clients, that it rises is the one
+/// sign by which another proxy knows that this one lives (H10).
+pub const RECENT_BEAT_US: u64 = 5_000_000;
+
+/// Counts remembered: a minute of them. A server that comes back with an older one is copied as a whole, or has lost its data.
+pub const RECENT_COUNTS_MAX: usize = 600;
+
+/// Keys of a loss that are named to people.
+pub const RECENT_SAMPLES: usize = 8;
+
 /// Keys remembered because a connection that could not be killed may still write them; past it everything is copied anew.
 pub const ZOMBIE_KEYS_MAX: usize = 65_536;
 
@@ -205,6 +219,31 @@ pub const VERIFY_TRIES_MAX: u32 = 48;
 /// Keyed fingerprints of the keys that a pass has read on the primary: 2^21 slots of 8 bytes are 16 MiB while it runs. Forgotten ones are asked
 /// for again when the mirror is walked.
 pub const VERIFY_SEEN_SLOTS: usize = 1 << 21;
+
+/// Slots of 8 bytes of each of the two tables over keys in doubt that are on the disk, made when the first one is: 2 times 8 MiB. With five million
+/// keys there, one other key in ten is taken for one of them, and copied.
+pub const SPILL_SLOTS: usize = 1 << 20;
+
+/// Keys that go to the spill file at a time.
+pub const SPILL_BATCH_KEYS: usize = 4096;
+
+/// Keys in doubt past the bound while a batch is on its way to the disk; past that, a database is in doubt as a whole.
+pub const SPILL_SLACK_KEYS: usize = 16_384;
+
+/// Bytes of the spill file that are read back at a time; more than the longest record.
+pub const UNSPILL_BYTES: usize = 64 * 1024;
+
+/// Writes that are remembered for people, each with a fingerprint of its key: 32 bytes each are 2 MiB. A power of two.
+pub const RECENT_WRITES: usize = 1 << 16;
+
+/// Clients that have gone of which name and address are remembered, for who asks whose those writes were.
+pub const RECENT_CLIENTS: usize = 1024;
+
+/// Writes of one key that are told.
+pub const EXPLAINED_WRITES: usize = 16;
+
+/// Keys in doubt that are told at a time.
+pub const DIRTY_LISTED_MAX: usize = 10_000;
 
 /// Divergences that are kept for people; the oldest goes. All are counted.
 pub const DIVERGENCES_MAX: usize = 1024;

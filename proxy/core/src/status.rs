@@ -36,6 +36,10 @@ pub struct Status {
     pub expiry: ExpiryStatus,
     /// What a restart would know; None: there is no journal.
     pub journal: Option<crate::journal::JournalStatus>,
+    /// In which form keys are copied each way.
+    pub images: ImageStatus,
+    /// How much of what was written lately is known, should a server forget it.
+    pub recent: RecentStatus,
     /// `GET /v1/readiness`; not part of the status page.
     #[serde(skip)]
     pub findings: Vec<Finding>,
@@ -43,6 +47,10 @@ pub struct Status {
     pub verify: crate::divergence::VerifyStatus,
     /// `GET /v1/shadow`.
     pub shadow: crate::shadow::ShadowStatus,
+    /// `GET /v1/backfill`.
+    pub backfill: BackfillStatus,
+    /// `GET /v1/repair`.
+    pub repair: RepairStatus,
     /// State of the flip that is under way: `idle`, `arming`, `draining`, `committing`.
     pub flip: &'static str,
 }
@@ -116,6 +124,94 @@ pub struct ExpiryStatus {
     pub probes: u64,
 }
 
+/// How keys are copied, in [`Status`]: `dump` (the receiver takes the sender's DUMP), `typed` (it does not: type by type), `unknown`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ImageStatus {
+    /// From `old` to `new`.
+    pub to_new: &'static str,
+    /// From `new` to `old`.
+    pub to_old: &'static str,
+}
+
+/// What was written lately, in [`Status`] (H11).
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RecentStatus {
+    /// The count in the reserved keys, raised while there are writes.
+    pub count: u64,
+    /// What `old` has confirmed.
+    pub old: Option<u64>,
+    /// What `new` has confirmed.
+    pub new: Option<u64>,
+    /// For so long back the keys written are known, milliseconds. A server that has gone back further is copied as a whole.
+    pub reaches_back_ms: u64,
+    /// Times that a server was found to have gone back to an earlier state.
+    pub forgotten: u64,
+    /// Keys that were doubted because they were written shortly before a server was lost.
+    pub keys: u64,
+    /// Some of them, of the last time, with their databases.
+    pub samples: Vec<String>,
+}
+
+/// `GET /v1/backfill`: how far the copying of keys that are not known to be equal is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct BackfillStatus {
+    /// `idle` (nothing is to be copied by itself: see `reason`), `running`, `paused`, `done` (every database is known to be equal, or its
+    /// doubtful keys are in the ledger, and all that was copied has been restored), `failed` (what is left cannot be copied: see `reason`).
+    pub state: &'static str,
+    /// Why it is idle, or failed.
+    pub reason: Option<String>,
+    /// What it waits for while it runs; None: it goes on at its pace.
+    pub waits_for: Option<String>,
+    /// Keys of the primary that were walked and are known to be equal. What an earlier process walked is reckoned from the cursor.
+    pub keys_done: u64,
+    /// Keys of the primary that are to be walked, by its own count, at most a second old.
+    pub keys_estimate: u64,
+    /// Bytes of images sent to the mirror.
+    pub bytes_done: u64,
+    /// Keys in the last second.
+    pub rate: u64,
+    /// Bytes in the last second.
+    pub bytes_per_second: u64,
+    /// Seconds that are left at this rate.
+    pub eta_s: Option<u64>,
+    /// Keys per second at most; 0: as fast as the servers allow.
+    pub rate_limit: u64,
+    /// Bytes per second at most; 0: no bound.
+    pub bytes_limit: u64,
+    /// Keys that were walked and wait in the ledger for their image.
+    pub waiting: u64,
+    /// Databases that are being walked, or are to be.
+    pub databases: Vec<WalkStatus>,
+    /// Databases whose values are equal, and whose times to live are being set anew behind a flip.
+    pub realigning: Vec<crate::endpoint::Db>,
+}
+
+/// The walk of one database in [`BackfillStatus`].
+#[derive(Clone, Debug, Serialize)]
+pub struct WalkStatus {
+    /// Which.
+    pub db: crate::endpoint::Db,
+    /// The side that is walked now: the primary first, then the mirror, for keys that the primary does not have.
+    pub walks: Endpoint,
+    /// Keys of the primary that were walked.
+    pub keys_done: u64,
+    /// Of so many.
+    pub keys_estimate: u64,
+}
+
+/// Repairs of keys that match a pattern, in [`Status`].
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RepairStatus {
+    /// `idle`, `running`, or `done`.
+    pub state: &'static str,
+    /// The database and the pattern, of the one that runs or of the last one.
+    pub db: crate::endpoint::Db,
+    /// See `db`.
+    pub pattern: String,
+    /// Keys that matched and were put into the ledger.
+    pub keys_marked: u64,
+}
+
 /// How much a finding weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -176,6 +272,10 @@ pub struct Counters {
     pub latency: [Latency; 2],
     /// What verify did; see [`VerifyCounters`].
     pub verify: VerifyCounters,
+    /// Times that a side was found to have gone back to an earlier state (old, new).
+    pub forgotten: [u64; 2],
+    /// What backfills did; see [`BackfillCounters`].
+    pub backfill: BackfillCounters,
     /// Bytes read from clients and written to clients.
     pub client_bytes: (u64, u64),
 }
@@ -208,6 +308,15 @@ pub struct VerifyCounters {
     pub proven: bool,
 }
 
+/// What backfills did since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackfillCounters {
+    /// Keys of the primary that they walked.
+    pub keys: u64,
+    /// Bytes of images that they sent to the mirror.
+    pub bytes: u64,
+}
+
 /// A latency histogram with fixed bounds.
 #[derive(Clone, Debug, Default)]
 pub struct Latency {
@@ -230,6 +339,15 @@ impl Latency {
         self.buckets[bucket] += count;
         self.sum_us += us * count;
     }
+}
+
+/// How fast a backfill may be. None leaves a bound as it is, 0 stands for what is configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackfillRates {
+    /// Keys per second.
+    pub keys: Option<u64>,
+    /// Bytes of images per second.
+    pub bytes: Option<u64>,
 }
 
 /// What an operator can ask of the sequencer.
@@ -268,10 +386,34 @@ pub enum Operation {
     VerifyCancel,
     /// Compare another share of the reads, or others.
     Shadow(crate::shadow::ShadowChange),
+    /// Copy what is not known to be equal, also where that does not begin by itself, and try again what could not be copied.
+    BackfillStart(BackfillRates),
+    /// Change how fast backfills may be, until the process ends.
+    BackfillRate(BackfillRates),
+    /// Let the backfill rest where it is.
+    BackfillPause,
+    /// Let it go on.
+    BackfillResume,
     /// Delete the keys that the last verify found on the mirror alone.
     RepairExtras {
         /// How many they are, as the answer without it says.
         confirm: Option<u64>,
+    },
+    /// Copy the keys that the primary has and that match a pattern anew.
+    RepairPattern {
+        /// Their database.
+        db: crate::endpoint::Db,
+        /// As SCAN takes it.
+        pattern: Vec<u8>,
+    },
+    /// Copy everything anew.
+    RepairAll,
+    /// Tell what is known of a key, and what both sides hold.
+    Explain {
+        /// Its database.
+        db: crate::endpoint::Db,
+        /// Its name.
+        key: Vec<u8>,
     },
     /// Copy one key from the primary to the mirror anew.
     RepairKey {
@@ -300,6 +442,8 @@ pub enum Outcome {
     Done,
     /// Nothing was done: these keys would be deleted, and the operator is to confirm how many they are.
     ToConfirm(crate::divergence::ExtraKeys),
+    /// What is known of a key.
+    Explained(Box<crate::explained::Explained>),
     /// Refused by the gate, or aborted within the budget: nothing changed. The reasons name their figures.
     Refused {
         /// One sentence each.

@@ -17,9 +17,23 @@ impl Answer {
     }
 }
 
+/// What an answer says, for the audit log.
+#[derive(Debug, Clone)]
+pub(super) struct Told(pub String);
+
+/// Bytes of an answer that the audit log keeps.
+const TOLD_MAX: usize = 1024;
+
+fn told(status: StatusCode, body: &Value) -> Response {
+    let text: String = body.to_string().chars().take(TOLD_MAX).collect();
+    let mut response = (status, Json(body)).into_response();
+    response.extensions_mut().insert(Told(text));
+    response
+}
+
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
-        (self.0, Json(self.1)).into_response()
+        told(self.0, &self.1)
     }
 }
 
@@ -28,6 +42,7 @@ pub(super) fn outcome(outcome: Outcome, dry_run: bool) -> Answer {
     match outcome {
         Outcome::Done if dry_run => Answer(StatusCode::OK, json!({"done": false, "dry_run": true, "reasons": []})),
         Outcome::Done => Answer(StatusCode::OK, json!({"done": true})),
+        Outcome::Explained(told) => Answer(StatusCode::OK, super::ledger::explained(&told)),
         Outcome::ToConfirm(extra) => {
             let samples: Vec<Value> = extra.samples.iter().map(|(db, key)| json!({"db": db, "key": super::verify::clear(key)})).collect();
             Answer(StatusCode::OK, json!({"done": false, "count": extra.count, "samples": samples, "endpoint": extra.endpoint}))
@@ -74,7 +89,7 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let error = json!({"code": self.code, "message": self.message, "who": self.who});
-        (self.status, Json(json!({"error": error}))).into_response()
+        told(self.status, &json!({"error": error}))
     }
 }
 

@@ -6,14 +6,16 @@
 //! This room decides nothing about data; it turns requests into `Operation`s and `Outcome`s into JSON.
 
 mod answer;
+mod backfill;
 mod guard;
+mod ledger;
 pub(crate) mod shadow;
 mod verify;
 
 use crate::control::{Control, ControlError, Phase};
+use crate::store::Audit;
 use crate::telemetry::metrics::Exporter;
-use answer::{Answer, Failure, failure, outcome};
-use axum::Router;
+use answer::{Answer, Failure, Told, failure, outcome};
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
@@ -21,25 +23,27 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use serde::Deserialize;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::status::{Operation, Status};
+use verify::divergence;
 
 /// Listens and serves until the process ends; gives the address that was bound.
 ///
 /// # Errors
 /// When the address is taken, or no thread can be made.
-pub fn spawn(address: SocketAddr, control: Control) -> io::Result<SocketAddr> {
+pub fn spawn(address: SocketAddr, control: Control, audit: Arc<Audit>) -> io::Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _inside = runtime.enter();
         crate::net::listen(address)?
     };
     let bound = listener.local_addr()?;
-    let service = router(control)?.into_make_service_with_connect_info::<SocketAddr>();
+    let service = router(control, audit)?.into_make_service_with_connect_info::<SocketAddr>();
     let serve = move || {
         if let Err(error) = runtime.block_on(async { axum::serve(listener, service).await }) {
             tracing::error!("the admin port ended: {error}");
@@ -50,7 +54,7 @@ pub fn spawn(address: SocketAddr, control: Control) -> io::Result<SocketAddr> {
 }
 
 /// The routes, for [`spawn`] and for tests.
-fn router(control: Control) -> io::Result<Router> {
+fn router(control: Control, audit: Arc<Audit>) -> io::Result<Router> {
     let exporter = Arc::new(Exporter::new().map_err(io::Error::other)?);
     Ok(Router::new()
         .route("/v1/status", get(status))
@@ -60,13 +64,20 @@ fn router(control: Control) -> io::Result<Router> {
         .route("/v1/cutover", post(cutover))
         .route("/v1/rollback", post(rollback))
         .route("/v1/primary-loss/accept", post(accept_loss))
+        .route("/v1/backfill", get(backfill::show).post(backfill::start))
+        .route("/v1/backfill/rate", post(backfill::rate))
+        .route("/v1/backfill/pause", post(backfill::pause))
+        .route("/v1/backfill/resume", post(backfill::resume))
         .route("/v1/verify", get(verify::show).post(verify::start))
         .route("/v1/verify/pause", post(verify::pause))
         .route("/v1/verify/resume", post(verify::resume))
         .route("/v1/verify/cancel", post(verify::cancel))
         .route("/v1/divergences", get(verify::divergences))
-        .route("/v1/repair", post(verify::repair))
         .route("/v1/shadow", get(shadow::show).post(shadow::change))
+        .route("/v1/repair", get(verify::repairing).post(verify::repair))
+        .route("/v1/dirty", get(ledger::dirty))
+        .route("/v1/explain", get(ledger::explain))
+        .route("/v1/audit", get(ledger::audit))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
@@ -74,7 +85,8 @@ fn router(control: Control) -> io::Result<Router> {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(guard::refuse_foreign))
-        .with_state(Desk { control, exporter }))
+        .layer(Extension(audit.clone()))
+        .with_state(Desk { control, exporter, audit }))
 }
 
 /// What every handler needs.
@@ -82,6 +94,7 @@ fn router(control: Control) -> io::Result<Router> {
 struct Desk {
     control: Control,
     exporter: Arc<Exporter>,
+    audit: Arc<Audit>,
 }
 
 /// The body of cutover and rollback.
@@ -221,6 +234,7 @@ struct Request {
     peer: SocketAddr,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
+    audit: Option<Arc<Audit>>,
 }
 
 impl<S: Send + Sync> axum::extract::FromRequest<S> for Request {
@@ -229,9 +243,10 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for Request {
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
         let path = request.uri().path().to_owned();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |info| info.0);
+        let audit = request.extensions().get::<Arc<Audit>>().cloned();
         let headers = request.headers().clone();
         let body = <Bytes as axum::extract::FromRequest<S>>::from_request(request, state).await;
-        Ok(Request { path, peer, headers, body })
+        Ok(Request { path, peer, headers, body, audit })
     }
 }
 
@@ -260,10 +275,15 @@ impl Request {
         serde_json::from_value(value).map_err(|error| bad_json(&error))
     }
 
-    /// Writes the audit line: who asked for what, and what was answered.
+    /// Writes the audit line, into the log and into the state directory: who asked for what, and what was answered.
     fn audited(&self, response: Response) -> Response {
         let body = self.body.as_ref().map(|body| String::from_utf8_lossy(&body[..body.len().min(AUDIT_BODY_MAX)]).into_owned());
         tracing::info!(target: "audit", peer = %self.peer, path = %self.path, body = body.as_deref().unwrap_or("unreadable"), status = response.status().as_u16(), "admin request");
+        if let Some(audit) = &self.audit {
+            let told = response.extensions().get::<Told>().map_or("", |told| &told.0);
+            let outcome = format!("{} {told}", response.status().as_u16());
+            audit.note(&self.peer.to_string(), &self.path, body.as_deref().unwrap_or("unreadable"), outcome.trim_end());
+        }
         response
     }
 }

@@ -5,6 +5,8 @@ use crate::control::{ControlReceiver, ControlRequest, channel};
 use crate::telemetry::metrics::tests::snapshot;
 use serde_json::{Value, json};
 use twinlane_core::divergence::{Divergence, DivergenceKind, Divergences, ExtraKeys};
+use twinlane_core::doubt::{Cause, State, WideCause};
+use twinlane_core::explained::{Dirty, DirtyDatabase, DirtyKey, Explained};
 use twinlane_core::status::Outcome;
 
 /// A data thread that answers like one whose primary is `new` at epoch 4; rollback is done, anything else as scripted.
@@ -17,6 +19,7 @@ fn stand_in(mut receiver: ControlReceiver) {
                 match request {
                     ControlRequest::Snapshot { answer } => drop(answer.send(snapshot())),
                     ControlRequest::Divergences { answer } => drop(answer.send(divergences())),
+                    ControlRequest::Dirty { most, answer } => drop(answer.send(dirty(most))),
                     ControlRequest::Operate { operation, answer } => drop(answer.send(reaction(&operation))),
                 }
             }
@@ -37,6 +40,21 @@ fn divergences() -> Divergences {
     found
 }
 
+fn dirty(most: usize) -> Dirty {
+    let item = |key: &str, first_seen: i64| DirtyKey {
+        db: 3,
+        key: key.as_bytes().into(),
+        cause: Cause::Mismatch,
+        state: State::Restoring(8),
+        first_seen,
+        attempts: 1,
+        position: 7,
+    };
+    let items: Vec<DirtyKey> = vec![item("user:1", 5), item("user:2", 6)].into_iter().take(most).collect();
+    let databases = vec![DirtyDatabase { db: Some(2), cause: WideCause::Evicted, since: Some(4) }];
+    Dirty { total: 2, spilled: 0, by_cause: vec![(Cause::Mismatch, 2)], items, databases }
+}
+
 fn reaction(operation: &Operation) -> Outcome {
     match operation {
         Operation::Flip { dry_run: true, .. } => Outcome::Done,
@@ -46,14 +64,33 @@ fn reaction(operation: &Operation) -> Outcome {
         Operation::RepairExtras { confirm: None } => {
             Outcome::ToConfirm(ExtraKeys { count: 2, samples: vec![(1, b"k".as_slice().into())], endpoint: Endpoint::New })
         }
+        Operation::Explain { db, key } => Outcome::Explained(Box::new(Explained {
+            key: key.as_slice().into(),
+            db: *db,
+            primary: Endpoint::New,
+            sides: [None, None],
+            position: 9,
+            mirror_unread: Some("mirroring is off".into()),
+            dirty: None,
+            spilled: false,
+            synced: true,
+            excuse: None,
+            divergences: Vec::new(),
+            writes: Vec::new(),
+        })),
         _ => Outcome::Done,
     }
+}
+
+/// A log that stays open when its directory is gone.
+fn audit() -> Arc<Audit> {
+    Arc::new(Audit::open(tempfile::tempdir().unwrap().path()).unwrap())
 }
 
 fn serve() -> String {
     let (control, receiver) = channel();
     stand_in(receiver);
-    spawn("127.0.0.1:0".parse().unwrap(), control).unwrap().to_string()
+    spawn("127.0.0.1:0".parse().unwrap(), control, audit()).unwrap().to_string()
 }
 
 fn call(address: &str, method: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
@@ -85,6 +122,22 @@ fn every_answer_of_a_post() {
     check("/v1/mirror/stop", "{}", 409, json!({"done": false, "reasons": ["the way back ends"]}));
     check("/v1/mirror/stop", r#"{"lose_rollback":true}"#, 200, json!({"done": true}));
     check("/v1/primary-loss/accept", "{}", 200, json!({"done": true}));
+}
+
+#[test]
+fn the_ledger_for_people() {
+    let address = serve();
+    let get = |path: &str| -> Value { serde_json::from_str(&call(&address, "GET", path, "", "").1).unwrap() };
+    let shown = get("/v1/dirty?reveal=true&limit=1");
+    let item = json!({"key": "user:1", "db": 3, "cause": "mismatch", "state": "restoring", "first_seen": 5, "attempts": 1, "position": 7});
+    let databases = json!([{"db": 2, "cause": "evicted", "first_seen": 4}]);
+    assert_eq!(shown, json!({"total": 2, "spilled": 0, "by_cause": {"mismatch": 2}, "items": [item], "databases": databases}));
+    let hidden = get("/v1/dirty");
+    assert!(hidden["items"].as_array().is_some_and(|items| items.len() == 2), "{hidden}");
+    assert!(!hidden.to_string().contains("user:1"), "{hidden}");
+    let told = get("/v1/explain?key=user%3A1&db=3");
+    assert_eq!((&told["key"], &told["db"], &told["synced"]), (&json!("user:1"), &json!(3), &json!(true)), "{told}");
+    assert_eq!(call(&address, "GET", "/v1/explain", "", "").0, 400);
 }
 
 #[test]
@@ -128,7 +181,7 @@ fn status_metrics_and_probes() {
 fn before_serving_it_is_alive_but_not_ready() {
     let (control, receiver) = channel();
     receiver.starting("old cannot be used yet");
-    let address = spawn("127.0.0.1:0".parse().unwrap(), control).unwrap().to_string();
+    let address = spawn("127.0.0.1:0".parse().unwrap(), control, audit()).unwrap().to_string();
     assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
     let (code, text) = call(&address, "GET", "/readyz", "", "");
     assert!(code == 503 && text.contains("old cannot be used yet"));
@@ -154,6 +207,29 @@ fn the_reference_page_names_every_route() {
         let path = route.split('"').next().unwrap();
         let method = if route.contains("post(") { "POST" } else { "GET" };
         assert!(page.contains(&format!("`{method} {path}`")), "{method} {path} is missing in docs/admin-api.md");
+    }
+}
+
+#[test]
+fn the_backfill_is_begun_slowed_down_and_watched() {
+    let address = serve();
+    let post = |path: &str, body: &str| {
+        let (code, text) = call(&address, "POST", path, "application/json", body);
+        (code, serde_json::from_str::<Value>(&text).unwrap())
+    };
+    let done = (200, json!({"done": true}));
+    assert_eq!(post("/v1/backfill", ""), done);
+    assert_eq!(post("/v1/backfill", r#"{"rate":100,"bytes_rate":1000000}"#), done);
+    assert_eq!(post("/v1/backfill/rate", r#"{"rate":0}"#), done);
+    assert_eq!(post("/v1/backfill/pause", ""), done);
+    assert_eq!(post("/v1/backfill/resume", "{}"), done);
+    assert_eq!(post("/v1/backfill", r#"{"speed":1}"#).0, 400);
+    assert_eq!(post("/v1/backfill/rate", r#"{"rate":-1}"#).0, 400);
+    assert_eq!(post("/v1/backfill/pause", r#"{"rate":1}"#).0, 400);
+    let shown = serde_json::from_str::<Value>(&call(&address, "GET", "/v1/backfill", "", "").1).unwrap();
+    assert_eq!(shown["state"], "running");
+    for field in ["keys_done", "keys_estimate", "bytes_done", "rate", "eta_s"] {
+        assert!(shown[field].is_u64(), "{field} in {shown}");
     }
 }
 

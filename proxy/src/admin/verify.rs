@@ -28,7 +28,29 @@ struct RepairBody {
     delete_extra: bool,
     confirm: Option<u64>,
     key: Option<String>,
+    pattern: Option<String>,
+    all: bool,
     db: u16,
+}
+
+impl RepairBody {
+    /// What is asked for; None: nothing, or several things at once.
+    fn operation(self) -> Option<Operation> {
+        let db = self.db;
+        match self {
+            RepairBody { delete_extra: true, confirm, key: None, pattern: None, all: false, .. } => {
+                Some(Operation::RepairExtras { confirm })
+            }
+            RepairBody { delete_extra: false, key: Some(key), pattern: None, all: false, .. } => {
+                Some(Operation::RepairKey { db, key: key.into_bytes() })
+            }
+            RepairBody { delete_extra: false, key: None, pattern: Some(pattern), all: false, .. } => {
+                Some(Operation::RepairPattern { db, pattern: pattern.into_bytes() })
+            }
+            RepairBody { delete_extra: false, key: None, pattern: None, all: true, .. } => Some(Operation::RepairAll),
+            _ => None,
+        }
+    }
 }
 
 /// The query of `GET /v1/divergences`.
@@ -73,17 +95,22 @@ async fn plain(desk: &Desk, request: Request, operation: Operation) -> Response 
 
 pub(super) async fn repair(State(desk): State<Desk>, request: Request) -> Response {
     let answer = match request.options::<RepairBody>() {
-        Ok(RepairBody { delete_extra: true, confirm, key: None, .. }) => perform(&desk, Operation::RepairExtras { confirm }).await,
-        Ok(RepairBody { delete_extra: false, key: Some(key), db, .. }) => {
-            perform(&desk, Operation::RepairKey { db, key: key.into_bytes() }).await
-        }
-        Ok(_) => {
-            let text = "name either a \"key\" (and its \"db\"), or \"delete_extra\": true".to_owned();
-            Failure::client(StatusCode::BAD_REQUEST, "bad_json", text).into_response()
-        }
+        Ok(body) => match body.operation() {
+            Some(operation) => perform(&desk, operation).await,
+            None => {
+                let text = "name one of: a \"key\" or a \"pattern\" (and its \"db\"), \"all\": true, or \"delete_extra\": true".to_owned();
+                Failure::client(StatusCode::BAD_REQUEST, "bad_json", text).into_response()
+            }
+        },
         Err(refused) => refused.into_response(),
     };
     request.audited(answer)
+}
+
+/// How far the repair of a pattern is.
+pub(super) async fn repairing(State(desk): State<Desk>) -> Result<Response, Failure> {
+    let status = desk.control.status().await.map_err(|error| failure(&error))?;
+    Ok(Json(status.repair).into_response())
 }
 
 pub(super) async fn divergences(State(desk): State<Desk>, Query(shown): Query<Shown>) -> Result<Response, Failure> {
@@ -95,7 +122,7 @@ pub(super) async fn divergences(State(desk): State<Desk>, Query(shown): Query<Sh
     Ok(Json(json!({"total": found.total, "items": items})).into_response())
 }
 
-fn divergence(item: &Divergence, reveal: bool) -> Value {
+pub(super) fn divergence(item: &Divergence, reveal: bool) -> Value {
     let Divergence { db, key, kind, cause, first_seen, command } = item;
     let key = if reveal { clear(key) } else { redacted(key) };
     json!({"key": key, "db": db, "kind": kind, "cause": cause, "first_seen": first_seen, "command": command})
@@ -107,7 +134,7 @@ pub(super) fn clear(key: &[u8]) -> String {
 }
 
 /// What stands before the first colon, and a fingerprint that tells keys apart and is another one in the next process.
-fn redacted(key: &[u8]) -> String {
+pub(super) fn redacted(key: &[u8]) -> String {
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let family = key.iter().position(|byte| *byte == b':').filter(|at| *at <= FAMILY_MAX).map_or(&[][..], |at| &key[..=at]);
     format!("{}*{:08x}", clear(family), SEED.hash_one(key) as u32)

@@ -7,7 +7,8 @@
 use super::{AdoptArgs, exit};
 use crate::config::{Config, Layers, load};
 use crate::start::{Probe, Unusable, probe, write_mark};
-use crate::store::{Mark, NewData, Record, Store, new_installation};
+use crate::store::{Audit, Mark, NewData, Record, Store, instances, new_installation, note_instances};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use twinlane_core::endpoint::Endpoint;
 
@@ -52,6 +53,10 @@ fn adopt(config: &Config, args: &AdoptArgs) -> anyhow::Result<ExitCode> {
     let addresses = [targets[0].address(), targets[1].address()];
     show(store.record(), &addresses, [&old, &new]);
 
+    let holders = holders([&old, &new], &instances(store.directory()));
+    for holder in &holders {
+        println!("in use by:        instance {holder}, which is connected now; its connections are killed when this one starts");
+    }
     let found = Found { local: store.record().cloned(), sides: [side(old), side(new)], addresses };
     let wish = Wish { primary: args.primary.as_deref().map(endpoint), new_data: args.new_data.as_deref().map(new_data) };
     let record = match propose(&found, &wish, new_installation().map_err(|error| anyhow::anyhow!("{error}"))?) {
@@ -62,15 +67,28 @@ fn adopt(config: &Config, args: &AdoptArgs) -> anyhow::Result<ExitCode> {
     if !args.yes {
         return Ok(end(exit::REFUSED, "nothing was changed; say --yes to write this record"));
     }
+    note_instances(store.directory(), &holders)?;
     // The directory first: it is the authority. A mark that fails is mended by the next start or adopt.
     store.commit(&record)?;
+    // Both are told the same: what was forgotten before the operator spoke is not asked for again.
+    let count = found.sides.iter().flatten().filter_map(|side| side.mark.as_ref()).map(|mark| mark.count).max().unwrap_or(0);
     for target in &targets {
         if found.sides[target.side.index()].is_some() {
-            runtime.block_on(write_mark(target, &record))?;
+            runtime.block_on(write_mark(target, &record, count))?;
         }
     }
+    let audit = Audit::open(&config.state_dir)?;
+    audit.note("command line", "adopt", &describe(&record), "done");
     println!("adopted");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Other processes that have connections to a server: whoever adopts takes over from them (H10).
+fn holders(probes: [&Result<Probe, Unusable>; 2], ours: &[String]) -> Vec<String> {
+    let probes = probes.into_iter().filter_map(|probe| probe.as_ref().ok());
+    let found = probes.flat_map(|probe| probe.neighbours.iter().flatten()).map(|neighbour| neighbour.instance.clone());
+    let others: BTreeSet<String> = found.filter(|instance| !ours.contains(instance)).collect();
+    others.into_iter().collect()
 }
 
 /// The new record, or why the operator must say more.
@@ -182,7 +200,7 @@ mod tests {
     const HOME: [&str; 2] = ["a:1", "b:2"];
 
     fn mark(side: Endpoint, installation: &str, epoch: u64, primary: Endpoint) -> Option<Side> {
-        Some(Side { keys: 3, mark: Some(Mark { installation: installation.into(), epoch, primary, side }) })
+        Some(Side { keys: 3, mark: Some(Mark { installation: installation.into(), epoch, primary, side, count: 0 }) })
     }
 
     fn bare(keys: u64) -> Option<Side> {

@@ -29,9 +29,27 @@ pub(super) fn shadow(admin: &str, json: bool) -> ExitCode {
     }
 }
 
+/// Prints an answer that is no verdict.
+pub(super) fn page(admin: &str, path: &str, json: bool, for_people: impl Fn(&Value) -> String) -> ExitCode {
+    match show(admin, path, json, for_people) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+/// A value of a query.
+pub(super) fn quoted(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 /// Asks for something, and prints it as JSON or for people; gives it back.
 fn show(admin: &str, path: &str, json: bool, for_people: impl Fn(&Value) -> String) -> Result<Value, ExitCode> {
     let (code, body) = send(admin, path, None)?;
+    if code == 409 && body["reasons"].is_array() {
+        eprintln!("{}", table::refused(&body));
+        return Err(ExitCode::from(refusal_code(&body)));
+    }
     if code != 200 {
         return Err(failed(code, &body));
     }
@@ -107,6 +125,12 @@ pub(super) fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_query_carries_any_key() {
+        assert_eq!(quoted("a-1"), "a-1");
+        assert_eq!(quoted("user:1 &=ä"), "user%3A1%20%26%3D%C3%A4");
+    }
 
     #[test]
     fn a_gate_is_not_an_abort() {

@@ -5,6 +5,7 @@
 //! reached, 4 failed or aborted.
 
 mod adopt;
+mod backfill;
 mod client;
 mod shadow;
 mod table;
@@ -59,12 +60,52 @@ pub enum Verb {
     Cutover(FlipArgs),
     /// Move the primary role back to `old`.
     Rollback(FlipArgs),
+    /// Copy what is not known to be equal, or tell the copying that is under way how to go on; with --wait the exit code is 0 done, 4 failed.
+    Backfill(BackfillArgs),
     /// Compare every key of both sides at one position each; with --wait the exit code is 0 clean, 1 differences, 2 it could not tell.
     Verify(VerifyArgs),
-    /// Copy one key anew, or delete what the last verify found on the mirror alone.
+    /// Copy one key anew, those that match a pattern, or everything; or delete what the last verify found on the mirror alone.
     Repair(RepairArgs),
     /// Compare a share of the clients' reads with the mirror at their position, or show what came of it.
     Shadow(ShadowArgs),
+    /// List what is in doubt: keys, oldest first, and databases as a whole.
+    Dirty {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Show keys in clear.
+        #[arg(long)]
+        reveal: bool,
+        /// Keys at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what both sides hold of a key at one position, and everything that is known of it.
+    Explain {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The key.
+        key: String,
+        /// Its database.
+        #[arg(long, default_value_t = 0)]
+        db: u16,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what operators did, and what came of it, the youngest first.
+    Audit {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// Operations at most.
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
     /// The primary lost its data and that is fine: make the mirror equal to it, deletions included.
     AcceptLoss {
         #[command(flatten)]
@@ -110,6 +151,66 @@ pub struct FlipArgs {
     force: Vec<String>,
 }
 
+/// Options of backfill.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BackfillArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(flatten)]
+    rates: RateArgs,
+    /// Stay until it has ended; one that is under way already is watched.
+    #[arg(long)]
+    wait: bool,
+    /// The admin port's own JSON, for scripts.
+    #[arg(long)]
+    json: bool,
+    /// What to tell it instead.
+    #[command(subcommand)]
+    action: Option<BackfillAction>,
+}
+
+/// How fast; what is not given stays as it is.
+#[derive(Debug, Args)]
+pub struct RateArgs {
+    /// Keys per second at most; 0: what the configuration says.
+    #[arg(long, value_name = "N")]
+    rate: Option<u64>,
+    /// Bytes per second at most; 0: what the configuration says.
+    #[arg(long, value_name = "N")]
+    bytes_rate: Option<u64>,
+}
+
+/// What to tell a backfill.
+#[derive(Debug, Subcommand)]
+pub enum BackfillAction {
+    /// Rest where it is.
+    Pause {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Go on.
+    Resume {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Go on at another rate.
+    Rate {
+        #[command(flatten)]
+        admin: AdminArgs,
+        #[command(flatten)]
+        rates: RateArgs,
+    },
+    /// Show how it stands.
+    Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// The admin port's own JSON, for scripts.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// Options of verify.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
@@ -141,13 +242,19 @@ pub struct RepairArgs {
     #[command(flatten)]
     admin: AdminArgs,
     /// The key to copy from the primary to the mirror.
-    #[arg(required_unless_present = "delete_extra")]
+    #[arg(required_unless_present_any = ["delete_extra", "pattern", "all"])]
     key: Option<String>,
+    /// Copy every key of the primary that matches, as SCAN MATCH takes it.
+    #[arg(long, value_name = "PATTERN", conflicts_with = "key")]
+    pattern: Option<String>,
+    /// Copy everything.
+    #[arg(long, conflicts_with_all = ["key", "pattern", "db"])]
+    all: bool,
     /// Its database.
     #[arg(long, default_value_t = 0)]
     db: u16,
     /// Delete the keys that the last verify found on the mirror alone. Without --confirm nothing is done but told.
-    #[arg(long, conflicts_with = "key")]
+    #[arg(long, conflicts_with_all = ["key", "pattern", "all"])]
     delete_extra: bool,
     /// How many they are, as the answer without it says.
     #[arg(long, value_name = "COUNT", requires = "delete_extra")]
@@ -262,9 +369,17 @@ pub fn run(verb: Verb) -> ExitCode {
         }
         Verb::Cutover(args) => flip("/v1/cutover", &args),
         Verb::Rollback(args) => flip("/v1/rollback", &args),
+        Verb::Backfill(args) => backfill::run(&args),
         Verb::Verify(args) => verify(&args),
         Verb::Repair(args) => repair(&args),
         Verb::Shadow(args) => shadow::run(&args),
+        Verb::Dirty { admin, reveal, limit, json } => {
+            client::page(&admin.admin, &format!("/v1/dirty?reveal={reveal}&limit={limit}"), json, table::dirty)
+        }
+        Verb::Explain { admin, key, db, json } => {
+            client::page(&admin.admin, &format!("/v1/explain?db={db}&key={}", client::quoted(&key)), json, table::explained)
+        }
+        Verb::Audit { admin, limit, json } => client::page(&admin.admin, &format!("/v1/audit?limit={limit}"), json, table::audit),
         Verb::AcceptLoss { admin } => client::post(&admin.admin, "/v1/primary-loss/accept", &serde_json::json!({})),
         Verb::Adopt(args) => adopt::run(&args),
         Verb::CheckConfig(args) => check_config(&args),
@@ -285,9 +400,11 @@ fn verify(args: &VerifyArgs) -> ExitCode {
 }
 
 fn repair(args: &RepairArgs) -> ExitCode {
-    let body = match &args.key {
-        Some(key) => serde_json::json!({"key": key, "db": args.db}),
-        None => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
+    let body = match (&args.key, &args.pattern) {
+        (Some(key), _) => serde_json::json!({"key": key, "db": args.db}),
+        (None, Some(pattern)) => serde_json::json!({"pattern": pattern, "db": args.db}),
+        (None, None) if args.all => serde_json::json!({"all": true}),
+        (None, None) => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
     };
     client::post(&args.admin.admin, "/v1/repair", &body)
 }

@@ -41,6 +41,77 @@ pub(super) fn readiness(body: &Value) -> String {
     page
 }
 
+/// What is in doubt, a line each.
+pub(super) fn dirty(body: &Value) -> String {
+    let mut page = format!("{} keys in doubt", body["total"]);
+    if body["spilled"].as_u64() > Some(0) {
+        let _ = write!(page, ", {} of them on the disk", body["spilled"]);
+    }
+    let causes: Vec<String> = body["by_cause"].as_object().into_iter().flatten().map(|(cause, keys)| format!("{cause} {keys}")).collect();
+    let _ = writeln!(page, "{}{}", if causes.is_empty() { "" } else { ": " }, causes.join(", "));
+    for database in body["databases"].as_array().into_iter().flatten() {
+        let name = if database["db"].is_null() { "every database".to_owned() } else { format!("database {}", database["db"]) };
+        let _ = writeln!(page, "{name} is in doubt as a whole: {}", word(&database["cause"]));
+    }
+    for item in body["items"].as_array().into_iter().flatten() {
+        let [key, cause, state] = ["key", "cause", "state"].map(|name| word(&item[name]));
+        let failed = item["attempts"].as_u64().filter(|attempts| *attempts > 0).map(|attempts| format!("  {attempts} images failed"));
+        let _ = writeln!(page, "  db {:<3} {key:<40} {cause:<18} {state}{}", item["db"], failed.unwrap_or_default());
+    }
+    page
+}
+
+/// Everything that is known of a key.
+pub(super) fn explained(body: &Value) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(page, "{name:<12}{text}");
+    };
+    line("key", format!("{}   database {}", word(&body["key"]), body["db"]));
+    for name in ["old", "new"] {
+        let side = &body[name];
+        let role = if body["primary"] == name { "primary" } else { "mirror" };
+        let told = match side["unread"].as_str() {
+            Some(why) => why.to_owned(),
+            None => format!("digest {}", word(&side["digest"])),
+        };
+        line(name, format!("{role:<8} type {:<8} ttl {:<10} {told}", word(&side["type"]), side["ttl_ms"]));
+    }
+    let doubt = match body["dirty"].as_object() {
+        Some(entry) => format!("{}, {}, {} images failed", word(&entry["cause"]), word(&entry["state"]), entry["attempts"]),
+        None if body["spilled"] == true => "it may be among the keys in doubt on the disk".into(),
+        None => "none".into(),
+    };
+    line("doubt", doubt);
+    line("known equal", if body["synced"] == true { "yes".into() } else { "no".into() });
+    if let Some(excuse) = body["excuse"].as_str() {
+        line("now", excuse.to_owned());
+    }
+    for found in body["divergences"].as_array().into_iter().flatten() {
+        line("differed", format!("{} ({}), seen at {}", word(&found["kind"]), word(&found["cause"]), found["first_seen"]));
+    }
+    for write in body["writes"].as_array().into_iter().flatten() {
+        let client = &write["client"];
+        let by = if client.is_null() {
+            String::new()
+        } else {
+            format!("  client {} {} {}", client["id"], word(&client["address"]), word(&client["name"]))
+        };
+        line("written", format!("{} by {:<12} {}{by}", write["at"], word(&write["command"]), word(&write["effect"])));
+    }
+    page
+}
+
+/// Operations, a line each.
+pub(super) fn audit(body: &Value) -> String {
+    let mut page = String::new();
+    for entry in body["items"].as_array().into_iter().flatten() {
+        let [who, what, options, outcome] = ["who", "what", "options", "outcome"].map(|name| word(&entry[name]));
+        let _ = writeln!(page, "{}  {who:<22} {what} {options}\n    {outcome}", entry["at"]);
+    }
+    page
+}
+
 fn scripts(scripts: &Value) -> String {
     let undeclared = match scripts["undeclared"].as_str() {
         Some("unknown") => format!("undeclared keys are UNKNOWN: {}", word(&scripts["cause"])),
@@ -94,6 +165,75 @@ fn to_confirm(answer: &Value) -> String {
         word(&answer["endpoint"]),
         samples.concat()
     )
+}
+
+/// How a backfill stands, in a line.
+pub(super) fn backfill_progress(now: &Value) -> String {
+    let (done, all) = (now["keys_done"].as_u64().unwrap_or(0), now["keys_estimate"].as_u64().unwrap_or(0));
+    let share = if all == 0 { 0.0 } else { done.min(all) as f64 / all as f64 };
+    let full = (share * 30.0) as usize;
+    let left = now["eta_s"].as_u64().map(|seconds| format!("  {} left", time(seconds))).unwrap_or_default();
+    let waits = now["waits_for"].as_str().map(|what| format!("  waits: {what}")).unwrap_or_default();
+    let paused = if now["state"] == "paused" { "  paused" } else { "" };
+    format!(
+        "[{}{}] {:>3.0} %  {done} of {all} keys  {} keys/s  {}/s{left}{waits}{paused}",
+        "=".repeat(full),
+        " ".repeat(30 - full),
+        share * 100.0,
+        now["rate"],
+        bytes(now["bytes_per_second"].as_u64().unwrap_or(0)),
+    )
+}
+
+/// How a backfill stands, as a page.
+pub(super) fn backfill(now: &Value) -> String {
+    let mut page = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(page, "{name:<14}{text}");
+    };
+    let reason = now["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+    line("backfill", format!("{}{reason}", word(&now["state"])));
+    if let Some(what) = now["waits_for"].as_str() {
+        line("waits for", what.to_owned());
+    }
+    let done = bytes(now["bytes_done"].as_u64().unwrap_or(0));
+    line("keys", format!("{} of {}, {} on their way   {done} sent", now["keys_done"], now["keys_estimate"], now["waiting"]));
+    if matches!(now["state"].as_str(), Some("running" | "paused")) {
+        let left = now["eta_s"].as_u64().map_or_else(|| "unknown".into(), time);
+        line("speed", format!("{} keys/s, {}/s   left {left}", now["rate"], bytes(now["bytes_per_second"].as_u64().unwrap_or(0))));
+    }
+    let bound = |name: &str, text: String| if now[name] == 0 { "none".to_owned() } else { text };
+    let limits = [
+        bound("rate_limit", format!("{} keys/s", now["rate_limit"])),
+        bound("bytes_limit", format!("{}/s", bytes(now["bytes_limit"].as_u64().unwrap_or(0)))),
+    ];
+    line("bounds", limits.join(", "));
+    for walk in now["databases"].as_array().into_iter().flatten() {
+        line(
+            "database",
+            format!("{}   walks {}   {} of {} keys", walk["db"], word(&walk["walks"]), walk["keys_done"], walk["keys_estimate"]),
+        );
+    }
+    if now["realigning"].as_array().is_some_and(|databases| !databases.is_empty()) {
+        line("realigning", format!("times to live of databases {}", now["realigning"]));
+    }
+    page
+}
+
+/// Bytes for people.
+fn bytes(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB"];
+    let at = (0..units.len()).rev().find(|at| bytes >> (10 * at) > 0).unwrap_or(0);
+    if at == 0 { format!("{bytes} B") } else { format!("{:.1} {}", bytes as f64 / f64::from(1u32 << (10 * at)), units[at]) }
+}
+
+/// Seconds for people.
+fn time(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
 }
 
 /// How a verify stands, in a line.
@@ -211,6 +351,27 @@ flip gate dirty keys: 1
 alarms    none
 ";
         assert_eq!(page, expect, "\n{page}");
+    }
+
+    #[test]
+    fn the_backfill_as_a_line_and_as_a_page() {
+        let (found, _) = crate::telemetry::metrics::tests::snapshot();
+        let now = serde_json::to_value(found.backfill).unwrap();
+        let expect = "[=====================         ]  70 %  700 of 1000 keys  150 keys/s  488.3 KiB/s  2 s left";
+        assert_eq!(backfill_progress(&now), expect);
+        let expect = "\
+backfill      running
+keys          700 of 1000, 0 on their way   2.4 MiB sent
+speed         150 keys/s, 488.3 KiB/s   left 2 s
+bounds        none, none
+";
+        assert_eq!(backfill(&now), expect);
+        assert_eq!(
+            (time(61), time(7_260), bytes(0), bytes(5 << 30)),
+            ("1 min 1 s".into(), "2 h 1 min".into(), "0 B".into(), "5.0 GiB".into())
+        );
+        let paused = backfill_progress(&json!({"state": "paused", "keys_done": 5, "keys_estimate": 4, "rate": 0}));
+        assert!(paused.starts_with("[==============================] 100 %") && paused.ends_with("  paused"), "{paused}");
     }
 
     #[test]

@@ -35,6 +35,12 @@ fn every_verb_and_every_wrong_use() {
         "twinlane cutover --dry-run --force primary-lost",
         "twinlane rollback",
         "twinlane accept-loss",
+        "twinlane backfill",
+        "twinlane backfill --rate 1000 --bytes-rate 5000000 --wait --admin 127.0.0.1:9",
+        "twinlane backfill status --json --admin 127.0.0.1:9",
+        "twinlane backfill pause",
+        "twinlane backfill resume",
+        "twinlane backfill rate --rate 0",
         "twinlane adopt --state-dir /s --old redis://a --new redis://b --primary new --new-data keep --yes",
         "twinlane check-config --config f.toml",
     ] {
@@ -45,6 +51,8 @@ fn every_verb_and_every_wrong_use() {
         "twinlane fly",
         "twinlane mirror",
         "twinlane cutover --force everything",
+        "twinlane backfill --wait pause",
+        "twinlane backfill --rate fast",
         "twinlane serve --ack maybe",
         "twinlane serve --set x",
     ] {

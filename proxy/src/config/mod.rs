@@ -47,12 +47,16 @@ pub struct Config {
     pub scripts: Scripts,
     /// How a flip is bounded.
     pub cutover: Cutover,
+    /// How fast keys that are not known to be equal are copied.
+    pub backfill: BackfillPace,
     /// How fast both sides are compared.
     pub verify: Verify,
     /// Which reads of clients are compared.
     pub shadow: Shadow,
     /// What happens when the primary fails.
     pub primary: Primary,
+    /// Connections to both servers.
+    pub upstream: Upstream,
     /// Bounds of memory.
     pub limits: Limits,
     /// What clients may ask for.
@@ -117,10 +121,14 @@ pub struct Mirror {
     pub queue_age_max_ms: u64,
     /// Added once to every relative TTL, so that the mirror never expires a key first.
     pub expiry_margin_ms: u64,
-    /// Keys in doubt that are remembered by name; past it the database is in doubt as a whole.
+    /// Keys in doubt that are remembered in memory; past it the youngest go to the disk.
     pub dirty_keys_max: usize,
     /// Keys that take more bytes are copied in pieces; 0: none are.
     pub image_bytes_max: usize,
+    /// Bytes of the file they go to; past it the database is in doubt as a whole.
+    pub spill_bytes_max: u64,
+    /// Keys in doubt that are repaired per second at most; 0: as many as the bounds of images allow.
+    pub repair_rate_max: u64,
     /// FLUSHDB of a client.
     pub flushdb: Flush,
     /// FLUSHALL of a client.
@@ -185,6 +193,18 @@ pub struct Cutover {
     pub pause_budget_ms: u64,
     /// The gate is shut above this lag.
     pub lag_max_ms: u64,
+    /// Whether a cutover needs a verify.
+    pub require_verify: RequireVerify,
+}
+
+/// `[backfill]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackfillPace {
+    /// Keys copied per second at most; 0: no bound.
+    pub rate_max: u64,
+    /// Bytes of their images per second at most; 0: no bound.
+    pub bytes_rate_max: u64,
 }
 
 /// `[verify]`
@@ -219,6 +239,14 @@ pub struct Primary {
     pub wait_ms: u64,
 }
 
+/// `[upstream]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// A connection that has carried nothing for so long is asked with PING; 0: never.
+    pub keepalive_s: u64,
+}
+
 /// `[journal]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -239,6 +267,16 @@ pub enum Sync {
     Interval,
     /// Before what it announces is sent: a loss of power costs nothing, and every batch of writes waits for the disk.
     Always,
+}
+
+/// Whether a cutover needs a verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireVerify {
+    /// It does not; readiness warns.
+    Off,
+    /// The last one must be clean, alive and fresh.
+    Fresh,
 }
 
 /// `[limits]`
@@ -432,9 +470,11 @@ impl Default for Config {
             expiry: Expiry::default(),
             scripts: Scripts::default(),
             cutover: Cutover::default(),
+            backfill: BackfillPace::default(),
             verify: Verify::default(),
             shadow: Shadow::default(),
             primary: Primary::default(),
+            upstream: Upstream::default(),
             limits: Limits::default(),
             commands: Commands::default(),
             log: Log::default(),
@@ -471,6 +511,8 @@ impl Default for Mirror {
             expiry_margin_ms: 500,
             dirty_keys_max: 1_000_000,
             image_bytes_max: 1 << 20,
+            spill_bytes_max: 1 << 30,
+            repair_rate_max: 0,
             flushdb: Flush::Mirror,
             flushall: Flush::Mirror,
             swapdb: Flush::Mirror,
@@ -482,7 +524,7 @@ impl Default for Mirror {
 
 impl Default for Cutover {
     fn default() -> Self {
-        Cutover { pause_budget_ms: 250, lag_max_ms: 100 }
+        Cutover { pause_budget_ms: 250, lag_max_ms: 100, require_verify: RequireVerify::Off }
     }
 }
 
@@ -495,6 +537,12 @@ impl Default for Verify {
 impl Default for Primary {
     fn default() -> Self {
         Primary { on_loss: OnLoss::Hold, wait_ms: 5000 }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Upstream { keepalive_s: 60 }
     }
 }
 

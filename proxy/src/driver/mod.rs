@@ -9,22 +9,26 @@ mod clients;
 mod events;
 mod lanes;
 mod sides;
+mod spill;
 
 use crate::config::{self, Config};
 use crate::control::{ControlReceiver, ControlRequest};
 use crate::net::{self, Stream, Target};
 use crate::start::start;
-use crate::store::{NewData, Opened, Record, Store, open_journal};
+use crate::store::{NewData, Opened, Record, Store, instances, keep_verify, kept_verify, note_instances, open_journal};
+use crate::upstream::conn::ServerInfo;
 use anyhow::Context;
 use clients::Clients;
 use lanes::Lanes;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{LocalSet, spawn_local};
+use twinlane_core::divergence::VerifyResult;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::sequencer::{self, Action, Now, Sequencer, Settings};
 use twinlane_core::status::Outcome;
@@ -36,6 +40,8 @@ pub(crate) struct Shell {
     lanes: Lanes,
     targets: [Target; 2],
     store: Arc<Mutex<Store>>,
+    /// The state directory.
+    directory: PathBuf,
     answers: RefCell<HashMap<u64, oneshot::Sender<Outcome>>>,
     tickets: Cell<u64>,
     begun: Instant,
@@ -44,6 +50,10 @@ pub(crate) struct Shell {
     record: RefCell<Record>,
     /// Names this process among the connections to the servers.
     instance: String,
+    /// It, and those that ran on this state directory before.
+    ours: Vec<String>,
+    /// What each side said it is, when it was last connected.
+    met: [RefCell<Option<ServerInfo>>; 2],
     flushing: Cell<bool>,
     /// Told to tasks that wait for a role to move or a side to be lost.
     standing: watch::Sender<Standing>,
@@ -82,7 +92,11 @@ pub async fn run(config: Config, store: Store, control: ControlReceiver) -> anyh
 }
 
 async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
-    let started = start(&config, &mut store, &control).await?;
+    let instance = format!("{:08x}", random()?[0] as u32);
+    let mut ours = instances(store.directory());
+    ours.push(instance.clone());
+    let started = start(&config, &mut store, &ours, &control).await?;
+    note_instances(store.directory(), std::slice::from_ref(&instance)).context("the state directory")?;
     let settings = settings(&config, &started.record)?;
     let record = started.record;
     let addresses = [started.targets[0].address(), started.targets[1].address()];
@@ -92,7 +106,10 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         Some(Opened { journal, left, file }) => (Some((journal, left)), Some(file)),
         None => (None, None),
     };
-    let core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data, journal);
+    let mut core = Sequencer::new(settings, core_record(&record), addresses, started.primary_lost_data, journal);
+    if let Some(result) = kept_verify(store.directory(), &record.installation) {
+        core.recall_verify(result);
+    }
     let (standing, _) = watch::channel(Standing::of(&core));
     let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
     let shell = Rc::new(Shell {
@@ -100,13 +117,16 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         clients: Clients::default(),
         lanes: Lanes::default(),
         targets: started.targets,
+        directory: store.directory().to_owned(),
         store: Arc::new(Mutex::new(store)),
         answers: RefCell::default(),
         tickets: Cell::new(0),
         begun: Instant::now(),
         buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
         record: RefCell::new(record),
-        instance: format!("{:08x}", random()?[0] as u32),
+        instance,
+        ours,
+        met: Default::default(),
         flushing: Cell::new(false),
         standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
@@ -228,6 +248,15 @@ impl Shell {
             Action::SaveRecord(record) => {
                 spawn_local(save(shell, record));
             }
+            Action::Spill { at, bytes } => {
+                spawn_local(spill::write(shell, at, bytes));
+            }
+            Action::Unspill { at, len } => {
+                spawn_local(spill::read(shell, at, len));
+            }
+            Action::VerifyEnded(result) => {
+                spawn_local(keep(shell, result));
+            }
             Action::Answer { ticket, outcome } => {
                 if let Some(asker) = self.answers.borrow_mut().remove(&ticket) {
                     // An asker who hung up does not want it any more.
@@ -248,6 +277,9 @@ impl Shell {
             ControlRequest::Divergences { answer } => {
                 let _ = answer.send(self.core.borrow().divergences().clone());
             }
+            ControlRequest::Dirty { most, answer } => {
+                let _ = answer.send(self.core.borrow().dirty(most));
+            }
             ControlRequest::Operate { operation, answer } => {
                 let ticket = self.tickets.get() + 1;
                 self.tickets.set(ticket);
@@ -260,6 +292,15 @@ impl Shell {
     /// Another handle to this very value.
     fn itself(&self) -> Option<Rc<Shell>> {
         self.lanes.shell.borrow().upgrade()
+    }
+}
+
+/// Keeps what a verify found for the next process. It is for people, so a disk that refuses costs a line in the log.
+async fn keep(shell: Rc<Shell>, result: VerifyResult) {
+    let (directory, installation) = (shell.directory.clone(), shell.record.borrow().installation.clone());
+    let kept = tokio::task::spawn_blocking(move || keep_verify(&directory, &installation, &result)).await;
+    if let Some(error) = kept.map_err(std::io::Error::other).and_then(|kept| kept).err() {
+        tracing::error!("what the verify found was not kept for the next process: {error}");
     }
 }
 
@@ -333,6 +374,9 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         backfill: mirror.backfill == config::Backfill::Auto,
         pause_budget_us: config.cutover.pause_budget_ms * 1000,
         flip_lag_max_us: config.cutover.lag_max_ms * 1000,
+        require_verify: config.cutover.require_verify == config::RequireVerify::Fresh,
+        repair_rate_max: mirror.repair_rate_max,
+        spill_bytes_max: mirror.spill_bytes_max,
         follow_loss: config.primary.on_loss == config::OnLoss::Follow,
         primary_wait_us: config.primary.wait_ms * 1000,
         client_output_max: config.limits.client_output_bytes_max,
@@ -343,6 +387,9 @@ fn settings(config: &Config, record: &Record) -> anyhow::Result<Settings> {
         client_auth: (!password.is_empty()).then(|| (config.listen.client_username.clone().into_bytes(), password.as_bytes().to_vec())),
         allowed: config.allowed_commands().map_err(|name| anyhow::anyhow!("commands.allow: {name}"))?,
         scripts: config.scripts.modes(),
+        keepalive_us: config.upstream.keepalive_s * 1_000_000,
+        backfill_rate_max: config.backfill.rate_max,
+        backfill_bytes_rate_max: config.backfill.bytes_rate_max,
         verify_rate_max: config.verify.rate_max,
         verify_large_bytes: config.verify.large_bytes,
         shadow: config.shadow_wish().map_err(anyhow::Error::msg)?,

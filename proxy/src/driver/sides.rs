@@ -2,13 +2,14 @@
 //! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it (H5, H6).
 
 use super::{Shell, lanes};
-use crate::upstream::conn::{Conn, ConnError, Protocol, Reply};
+use crate::upstream::conn::{Conn, ConnError, Protocol, Reply, ServerInfo};
+use crate::upstream::pair::{self, neighbours};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::task::spawn_local;
 use twinlane_core::endpoint::{Db, Endpoint};
-use twinlane_core::sequencer::{Bypassing, Eviction, LaneId, LaneInfo, Probe, Role, SideUp};
+use twinlane_core::sequencer::{Bypassing, Eviction, LaneId, LaneInfo, Memory, Probe, Role, SideUp};
 
 /// Longest wait for a step of a handshake.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -59,6 +60,9 @@ pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, p
             shell.with(|core, now| core.handle_side_up(side, generation, up, now));
             spawn_local(super::events::follow(shell.clone(), side, generation));
             spawn_local(super::aside::prepare(shell.clone(), side));
+            if shell.core.borrow().is_up(side.other()) {
+                spawn_local(try_pair(shell.clone(), side, generation));
+            }
             watch(shell, side, generation, conn).await;
         }
         Err(error) => shell.lose(side, generation, &error),
@@ -75,7 +79,9 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
     if info.loading {
         return Err("the server is loading its data".into());
     }
+    refuse_same(shell, side, &info)?;
     refuse_strangers(shell, side, &mut conn).await?;
+    refuse_holder(shell, &mut conn).await?;
     let killed = kill(&mut conn, &info.run_id, predecessors, shell).await;
     let mark = conn.get_mark().await.map_err(text)?.map(|mark| mark.to_json().into_bytes());
     let keyspace = conn.keyspace().await.map_err(text)?.into_iter().filter(|(_, keys)| keys.keys > 0).map(|(db, _)| db).collect();
@@ -93,7 +99,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
         databases: count,
         commands: commands.into_iter().collect(),
         client_line,
-        eviction: Eviction::of_policy(&info.maxmemory_policy),
+        eviction: Eviction::of_policy(&info.policy),
         mark,
         keyspace,
         killed,
@@ -123,6 +129,49 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
 
 /// Databases assumed where CONFIG is refused: what managed services offer at least.
 const DATABASES_UNTOLD: u32 = 16;
+
+/// Another process is connected there: it holds the pair, and this one serves when it has gone (H10).
+async fn refuse_holder(shell: &Shell, conn: &mut Conn) -> Result<(), String> {
+    let text = |error: ConnError| error.to_string();
+    let Some(found) = neighbours(conn).await.map_err(text)? else { return Ok(()) };
+    if found.iter().all(|neighbour| shell.ours.contains(&neighbour.instance)) {
+        return Ok(());
+    }
+    let (id, _) = conn.client_id_and_addr().await.map_err(text)?;
+    let holder = found.iter().find(|neighbour| !shell.ours.contains(&neighbour.instance) && neighbour.holds_against(id));
+    holder.map_or(Ok(()), |neighbour| Err(neighbour.sentence()))
+}
+
+/// The address may lead to the other side's server now, or to one that follows it (H39).
+fn refuse_same(shell: &Shell, side: Endpoint, info: &ServerInfo) -> Result<(), String> {
+    let other = shell.met[side.other().index()].borrow();
+    if let Some(other) = other.as_ref().filter(|_| shell.core.borrow().is_up(side.other()))
+        && let Some(reason) = pair::same(info, other)
+    {
+        return Err(reason);
+    }
+    *shell.met[side.index()].borrow_mut() = Some(info.clone());
+    Ok(())
+}
+
+/// Both sides are connected: what is written on one must not appear on the other, and each tells whether it takes the other's dumps.
+async fn try_pair(shell: Rc<Shell>, side: Endpoint, generation: u64) {
+    let tried = async {
+        let mut old = Conn::open(&shell.targets[0], &shell.name("control"), DEADLINE).await?;
+        let mut new = Conn::open(&shell.targets[1], &shell.name("control"), DEADLINE).await?;
+        let patient = shell.met.iter().any(|met| met.borrow().as_ref().is_some_and(|info| info.followers > 0 || info.run_id.is_empty()));
+        pair::try_both(&mut old, &mut new, &format!("{}:{generation}", shell.instance), patient).await
+    };
+    match tried.await {
+        Ok(tried) => {
+            shell.with(|core, now| core.handle_images_tried(tried.carried, now));
+            if let Some(reason) = tried.refusal() {
+                shell.lose(side, generation, &reason);
+            }
+        }
+        Err(error) => tracing::warn!("old and new could not be tried together: {error}"),
+    }
+}
 
 /// A side that carries the record of another installation, or a newer one, is not served from (H9).
 async fn refuse_strangers(shell: &Rc<Shell>, side: Endpoint, conn: &mut Conn) -> Result<(), String> {
@@ -157,20 +206,12 @@ async fn kill(conn: &mut Conn, run_id: &str, predecessors: &[LaneInfo], shell: &
     dead & kill_by_name(conn, shell).await
 }
 
-/// Connections of an earlier process of this installation: the lock on the state directory says that it is gone.
+/// Connections of earlier processes of this state directory: its lock says that they are gone.
 async fn kill_by_name(conn: &mut Conn, shell: &Shell) -> bool {
-    let installation = shell.record.borrow().installation.clone();
-    let ours = format!("twinlane:{}:", &installation[..installation.len().min(12)]);
-    let this = format!("{ours}{}:", shell.instance);
-    let Ok(list) = conn.call(&[b"CLIENT", b"LIST"]).await else { return false };
+    let Ok(Some(found)) = neighbours(conn).await else { return false };
     let mut dead = true;
-    for line in list.text().unwrap_or_default().lines() {
-        let field = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name));
-        let (Some(name), Some(id), Some(addr)) = (field("name="), field("id="), field("addr=")) else { continue };
-        if name.starts_with(&ours) && !name.starts_with(&this) {
-            let id = id.parse().unwrap_or(0);
-            dead &= conn.kill_client(id, addr).await.is_ok();
-        }
+    for neighbour in found.iter().filter(|neighbour| neighbour.instance != shell.instance && shell.ours.contains(&neighbour.instance)) {
+        dead &= conn.kill_client(neighbour.id, &neighbour.address).await.is_ok();
     }
     dead
 }
@@ -318,9 +359,15 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         run_id: field("run_id").to_owned(),
         evicted_keys: field("evicted_keys").parse().unwrap_or(0),
         expires: HashMap::new(),
+        keys: HashMap::new(),
         // A slow answer says little about the clock.
         clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map_or(known, |ms| ms - middle),
         keyspace: Vec::new(),
+        memory: Memory {
+            used: field("used_memory").parse().unwrap_or(0),
+            max: field("maxmemory").parse().unwrap_or(0),
+            policy: field("maxmemory_policy").to_owned(),
+        },
         eviction: Eviction::of_policy(field("maxmemory_policy")),
         bypassing: None,
     };
@@ -334,6 +381,7 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
         let number = |key: &str| value.split(',').find_map(|part| part.strip_prefix(key)).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         if number("keys=") > 0 {
             probe.keyspace.push(db);
+            probe.keys.insert(db, number("keys="));
         }
         probe.expires.insert(db, number("expires="));
     }

@@ -113,7 +113,11 @@ impl Target {
         Err(self.tcp_error(last))
     }
 
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, NetError> {
+    /// The addresses that the name leads to now.
+    ///
+    /// # Errors
+    /// [`NetError::Resolve`].
+    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, NetError> {
         match tokio::net::lookup_host((self.host.as_str(), self.port)).await {
             Ok(addresses) => Ok(addresses.collect()),
             Err(error) => Err(NetError::Resolve { side: self.side, host: self.host.clone(), reason: error.to_string() }),

@@ -18,7 +18,7 @@ pub(crate) fn configured(old: &str, new: &str, choice: &str) -> Config {
 
 async fn run(config: &Config, directory: &std::path::Path) -> Result<Started, StartError> {
     let (_control, receiver) = channel();
-    start(config, &mut open(directory).await, &receiver).await
+    start(config, &mut open(directory).await, &[], &receiver).await
 }
 
 /// A server that another test spawns holds a copy of our lock from its fork to its exec; so the lock is asked for again.
@@ -57,7 +57,7 @@ async fn i8_the_life_of_an_installation() {
     assert_eq!(started.record.new_data, NewData::Empty);
     let started = run(&plain, directory.path()).await.unwrap();
     let probe = started.probes[0].as_ref().unwrap();
-    assert!(!started.first && probe.mark == Some(started.record.mark(Endpoint::Old)) && probe.keys() == 1);
+    assert!(!started.first && probe.mark == Some(started.record.mark(Endpoint::Old, 0)) && probe.keys() == 1);
 
     // The directory is lost: the servers remember.
     let empty = tempfile::tempdir().unwrap();
@@ -115,7 +115,7 @@ async fn the_first_start_waits_for_both_and_says_so() {
     drop(new);
     let (control, receiver) = channel();
     let mut store = open(directory.path()).await;
-    let waiting = tokio::time::timeout(Duration::from_millis(300), start(&plain, &mut store, &receiver)).await;
+    let waiting = tokio::time::timeout(Duration::from_millis(300), start(&plain, &mut store, &[], &receiver)).await;
     assert!(waiting.is_err());
     let crate::control::Phase::Starting(reason) = control.phase() else { panic!() };
     assert!(reason.contains("needs both servers") && reason.contains("cannot connect"), "{reason}");

@@ -35,7 +35,8 @@ pub fn open_journal(
     let (path, bytes) = (directory.join("journal"), HEADER_BYTES + settings.bytes);
     let resized = std::fs::metadata(&path).is_ok_and(|found| found.len() != bytes as u64);
     let (memory, file) = twinlane_mapped::map(&path, bytes).map_err(failed)?;
-    let opening = Opening { installation, boot: &boot()?, synced: settings.sync != config::Sync::None };
+    let named = name_of(&file).map_err(failed)?;
+    let opening = Opening { installation, file: named, boot: &boot()?, synced: settings.sync != config::Sync::None };
     let opened = Journal::open(Box::new(memory), &opening);
     let (journal, left) = opened.ok_or_else(|| failed(io::Error::other("its size is no power of two of at least 65536")))?;
     let left = match (distrust, left) {
@@ -46,6 +47,14 @@ pub fn open_journal(
     // What is not to be believed any more must not come back with the next start of the machine.
     file.sync_data().map_err(failed)?;
     Ok(Some(Opened { journal, left, file }))
+}
+
+/// Device, inode, and when the file was made, where the file system tells.
+fn name_of(file: &File) -> io::Result<[u64; 3]> {
+    use std::os::unix::fs::MetadataExt;
+    let facts = file.metadata()?;
+    let made = facts.created().ok().and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
+    Ok([facts.dev(), facts.ino(), made.map_or(0, |made| made.as_nanos() as u64)])
 }
 
 /// Names this start of the machine. Where the system does not tell, every start of ours is another one.

@@ -45,7 +45,7 @@ pub enum Start {
     },
     /// Serve as the record says.
     Serve {
-        /// The primary's mark is gone though it was written: it came back without its data.
+        /// The primary's mark is gone though it was written, or older than the mirror's: it came back without its data, or with less.
         primary_lost_data: bool,
         /// The mirror's mark is gone though it was written: nothing is known of its data.
         mirror_unsynced: bool,
@@ -116,7 +116,19 @@ fn judge_with_record(facts: &Facts<'_>, record: &Record) -> Start {
         let address = facts.addresses[record.primary.index()];
         return Start::Wait(format!("the primary, {} ({address}), cannot be used yet", record.primary));
     }
-    Start::Serve { primary_lost_data: primary.mark.is_none(), mirror_unsynced: mirror.reachable && mirror.mark.is_none() }
+    Start::Serve {
+        primary_lost_data: primary.mark.is_none() || has_gone_back(record, primary, mirror),
+        mirror_unsynced: mirror.reachable && mirror.mark.is_none(),
+    }
+}
+
+/// The mirror's count is raised behind the primary's, so a primary that is behind has forgotten what it had acknowledged (H11). Marks of
+/// another epoch are still to be written anew, and say nothing.
+fn has_gone_back(record: &Record, primary: &SideFacts, mirror: &SideFacts) -> bool {
+    match (&primary.mark, &mirror.mark) {
+        (Some(primary), Some(mirror)) => primary.epoch == record.epoch && mirror.epoch == record.epoch && primary.count < mirror.count,
+        _ => false,
+    }
 }
 
 fn unreachable(facts: &Facts<'_>) -> Option<Endpoint> {
@@ -156,7 +168,7 @@ fn contradiction(facts: &Facts<'_>, record: &Record) -> Option<String> {
             "{endpoint} ({}) carries a record that {what}: {mark}. The state directory says: {}. Start with the newer state directory, or \
              run `twinlane adopt`, which shows what is known and writes a new record",
             facts.addresses[endpoint.index()],
-            record.mark(endpoint)
+            record.mark(endpoint, mark.count)
         ))
     })
 }

@@ -39,10 +39,10 @@ impl Record {
         Record { format, installation, epoch: 0, primary, mirroring: true, completed: false, old_address, new_address, new_data }
     }
 
-    /// What the server that is `side` is told.
+    /// What the server that is `side` is told, when it has this count.
     #[must_use]
-    pub fn mark(&self, side: Endpoint) -> Mark {
-        Mark { installation: self.installation.clone(), epoch: self.epoch, primary: self.primary, side }
+    pub fn mark(&self, side: Endpoint, count: u64) -> Mark {
+        Mark { installation: self.installation.clone(), epoch: self.epoch, primary: self.primary, side, count }
     }
 
     /// Addresses as the record has them, old first.
@@ -63,6 +63,9 @@ pub struct Mark {
     pub primary: Endpoint,
     /// What this server was called then: shows that the names were swapped even when the addresses do not.
     pub side: Endpoint,
+    /// Raised while there are writes, on the primary first: a server that has gone back to an earlier state shows it (H11).
+    #[serde(default)]
+    pub count: u64,
 }
 
 impl Mark {
@@ -72,8 +75,8 @@ impl Mark {
     /// The value of the reserved key.
     #[must_use]
     pub fn to_json(&self) -> String {
-        let Mark { installation, epoch, primary, side } = self;
-        serde_json::json!({"installation": installation, "epoch": epoch, "primary": primary, "side": side}).to_string()
+        let Mark { installation, epoch, primary, side, count } = self;
+        serde_json::json!({"count": count, "installation": installation, "epoch": epoch, "primary": primary, "side": side}).to_string()
     }
 
     /// Reads the value of the reserved key.

@@ -122,7 +122,7 @@ fn an_interrupted_first_write_is_no_record() {
 
 #[test]
 fn a_mark_is_json_and_reads_back() {
-    let mark = record(3, Endpoint::New).mark(Endpoint::Old);
+    let mark = record(3, Endpoint::New).mark(Endpoint::Old, 7);
     assert_eq!(mark.to_json(), r#"{"epoch":3,"installation":"i1","primary":"new","side":"old"}"#);
     assert_eq!(Mark::from_json(mark.to_json().as_bytes()).unwrap(), mark);
     assert!(Mark::from_json(b"hello").is_err());
@@ -142,7 +142,7 @@ fn facts(endpoint: Endpoint, side: &Side) -> SideFacts {
         Down => SideFacts::default(),
         Bare(keys) => SideFacts { reachable: true, mark: None, keys: *keys },
         Marked(installation, epoch) => {
-            let mark = Mark { installation: (*installation).into(), epoch: *epoch, primary: Endpoint::New, side: endpoint };
+            let mark = Mark { installation: (*installation).into(), epoch: *epoch, primary: Endpoint::New, side: endpoint, count: 0 };
             SideFacts { reachable: true, mark: Some(mark), keys: 5 }
         }
     }

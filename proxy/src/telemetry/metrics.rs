@@ -187,8 +187,29 @@ pub static METRICS: &[Metric] = &[
     ),
     row("twinlane_repairs_total", "counter", &[], "Keys healed by an image", |_, c| total(c.repairs)),
     row("twinlane_dirty_keys_total", "counter", &["cause"], "Keys that came into doubt, by cause", |_, c| words(&c.dirty_by_cause)),
+    row(
+        "twinlane_forgotten_total",
+        "counter",
+        &["endpoint"],
+        "Times that the endpoint was found to have gone back to an earlier state: a failover, a snapshot restored",
+        |_, c| Endpoint::BOTH.map(|endpoint| (label(endpoint.name()), Value::Number(c.forgotten[endpoint.index()] as f64))).into(),
+    ),
     row("twinlane_reply_mismatches_total", "counter", &["command"], "Mirror replies that differed from the primary's", |_, c| {
         words(&c.mismatches)
+    }),
+    row("twinlane_backfill_state", "gauge", &["state"], "1 for the backfill's present state", |s, _| {
+        BACKFILLING.iter().map(|state| (label(state), number(s.backfill.state == *state))).collect()
+    }),
+    row(
+        "twinlane_backfill_keys",
+        "gauge",
+        &["kind"],
+        "Keys of the primary that are copied (done), and that there are (estimate)",
+        |s, _| [(label("done"), count_of(s.backfill.keys_done)), (label("estimate"), count_of(s.backfill.keys_estimate))].into(),
+    ),
+    row("twinlane_backfill_keys_total", "counter", &[], "Keys of the primary that backfills walked", |_, c| total(c.backfill.keys)),
+    row("twinlane_backfill_bytes_total", "counter", &[], "Bytes of images that backfills sent to the mirror", |_, c| {
+        total(c.backfill.bytes)
     }),
     row("twinlane_verify_running", "gauge", &[], "1 while a verify is under way, also while it waits or is paused", |s, _| {
         one(f64::from(u8::from(VERIFYING.contains(&s.verify.state))))
@@ -259,6 +280,7 @@ pub static BUILD: Metric = row("twinlane_build_info", "gauge", &["version"], "Al
 /// Stage names without their reasons.
 const STAGES: [&str; 7] = ["PASS", "MIRROR", "SYNCED", "CANARY", "SOAK", "COMPLETE", "PRIMARY LOST DATA"];
 const VERIFYING: [&str; 3] = ["running", "waiting", "paused"];
+const BACKFILLING: [&str; 5] = ["idle", "running", "paused", "done", "failed"];
 const MIRROR_STATES: [&str; 5] = ["following", "collapsing", "paused", "down", "off"];
 
 const fn row(
@@ -374,7 +396,7 @@ fn histogram(latency: &Latency) -> proto::Histogram {
 pub(crate) mod tests {
     use super::*;
     use twinlane_core::shadow::ShadowStatus;
-    use twinlane_core::status::{ExpiryStatus, Finding, MirrorStatus, ScriptStatus, SideStatus};
+    use twinlane_core::status::{BackfillStatus, ExpiryStatus, Finding, MirrorStatus, ScriptStatus, SideStatus};
 
     /// A snapshot in which every label set has a row.
     pub(crate) fn snapshot() -> (Status, Counters) {
@@ -405,6 +427,8 @@ pub(crate) mod tests {
             scripts: ScriptStatus { undeclared: "idle", ..ScriptStatus::default() },
             expiry: ExpiryStatus { mode: "compared", ..ExpiryStatus::default() },
             journal: Some(twinlane_core::journal::JournalStatus::default()),
+            images: twinlane_core::status::ImageStatus::default(),
+            recent: twinlane_core::status::RecentStatus::default(),
             findings: vec![Finding {
                 level: Level::Block,
                 code: "script-missing",
@@ -417,6 +441,17 @@ pub(crate) mod tests {
                 by_command: [("GET", ShadowCounts { equal: 1, ..ShadowCounts::default() })].into(),
                 ..ShadowStatus::default()
             },
+            backfill: BackfillStatus {
+                state: "running",
+                keys_done: 700,
+                keys_estimate: 1000,
+                bytes_done: 2_500_000,
+                rate: 150,
+                bytes_per_second: 500_000,
+                eta_s: Some(2),
+                ..BackfillStatus::default()
+            },
+            repair: twinlane_core::status::RepairStatus::default(),
             flip: "idle",
         };
         let mut counters = Counters {

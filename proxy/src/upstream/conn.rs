@@ -347,10 +347,18 @@ pub struct ServerInfo {
     pub role: String,
     /// It is reading its data from disk.
     pub loading: bool,
-    /// `maxmemory_policy`.
-    pub maxmemory_policy: String,
     /// It is a cluster node.
     pub cluster: bool,
+    /// Of the data it replicates: a follower has its primary's.
+    pub replid: String,
+    /// Followers connected to it.
+    pub followers: u64,
+    /// `used_memory`, bytes.
+    pub used_memory: u64,
+    /// `maxmemory`, bytes; 0: no limit.
+    pub maxmemory: u64,
+    /// What it does at that limit.
+    pub policy: String,
 }
 
 impl ServerInfo {
@@ -362,8 +370,20 @@ impl ServerInfo {
         let own = fields.get("valkey_version").map(|version| ("valkey".to_owned(), (*version).to_owned()));
         let (product, version) = own.unwrap_or_else(|| ("redis".to_owned(), field("redis_version")));
         let (loading, cluster) = (field("loading") == "1", field("cluster_enabled") == "1");
-        let maxmemory_policy = field("maxmemory_policy");
-        ServerInfo { run_id: field("run_id"), product, version, role: field("role"), loading, maxmemory_policy, cluster }
+        let number = |name: &str| fields.get(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        ServerInfo {
+            run_id: field("run_id"),
+            product,
+            version,
+            role: field("role"),
+            loading,
+            cluster,
+            replid: field("master_replid"),
+            followers: number("connected_slaves"),
+            used_memory: number("used_memory"),
+            maxmemory: number("maxmemory"),
+            policy: field("maxmemory_policy"),
+        }
     }
 
     /// For people: `7.0.15`, `valkey 8.0.1`.

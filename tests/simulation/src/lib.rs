@@ -27,6 +27,7 @@ mod audience;
 mod check;
 mod client;
 mod commands;
+mod disk;
 pub mod plan;
 mod shell;
 mod verified;
@@ -63,6 +64,8 @@ pub struct Summary {
     pub verified: [u64; 2],
     /// Reads that were compared at their position, and planted differences that they found.
     pub shadowed: [u64; 2],
+    /// Bytes of keys in doubt that went to the disk.
+    pub spilled: u64,
 }
 
 /// A history that broke an invariant.

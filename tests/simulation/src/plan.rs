@@ -35,6 +35,10 @@ pub enum Fault {
     ServerCloses(Endpoint),
     /// The server restarts, with its data or without, and is away for a while.
     Restart { side: Endpoint, empty: bool, away_us: u64 },
+    /// The server's state is kept, for [`Fault::GoesBack`].
+    Remember(Endpoint),
+    /// The server restarts with what it held when it was last remembered: a failover, a snapshot restored (H11).
+    GoesBack { side: Endpoint, away_us: u64 },
     /// The server does nothing for a while, but its sockets stay.
     Freeze { side: Endpoint, us: u64 },
     /// The server takes no more connections for a while but those without which the side is not up.
@@ -57,6 +61,21 @@ pub enum Fault {
     ClientsLeave,
     /// The operator begins a verify.
     Verify,
+    /// The operator tells the backfill something.
+    Backfill(Told),
+}
+
+/// What a backfill is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// To begin, at this many keys a second.
+    Start(u64),
+    /// To go on at this many keys and bytes a second.
+    Rate(u64, u64),
+    /// To rest.
+    Pause,
+    /// To go on.
+    Resume,
 }
 
 /// See the module.
@@ -117,6 +136,8 @@ pub struct Plan {
     pub save_us: u64,
     /// Time between two looks at a side.
     pub probe_us: u64,
+    /// The disk under the file of keys in doubt refuses now and then.
+    pub disk_fails: bool,
     /// When all is quiet, differences are planted, and a verify must find these and no other.
     pub verified: bool,
     /// It is not a verify that finds them then, but a client that reads every planted key once.
@@ -210,6 +231,7 @@ impl Plan {
             probe_us: 50_000 + r.below(950_000),
             verified: false,
             read_back: false,
+            disk_fails: false,
         };
         let count = r.index(7);
         for _ in 0..count {
@@ -234,11 +256,33 @@ impl Plan {
                 plan.faults.push((at, Fault::Full { side, us: 1_000 + r.below(600_000) }));
             }
         }
+        plan.draw_disk();
         plan.draw_verifies(options);
         plan.draw_full();
         plan.draw_machine();
+        plan.draw_way_back(options);
+        plan.draw_backfills(options);
         plan.draw_pieces(options);
         plan
+    }
+
+    /// Drawn apart, as [`Plan::draw_verifies`].
+    fn draw_way_back(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x6261_636b);
+        if !options.is_faulty() && r.one_in(3) {
+            self.settings.keepalive_us = 400_000 + r.below(1_000_000);
+        }
+        let wanted = !options.is_faulty() || options.faults.no_recent;
+        if !wanted || self.import || !r.one_in(4) {
+            return;
+        }
+        for _ in 0..1 + r.index(2) {
+            let side = Endpoint::BOTH[r.index(2)];
+            let at = r.below(self.traffic_us);
+            let most = if r.one_in(3) { self.traffic_us } else { 150_000 };
+            self.faults.push((at.saturating_sub(r.below(most)), Fault::Remember(side)));
+            self.faults.push((at, Fault::GoesBack { side, away_us: r.below(300_000) }));
+        }
     }
 
     /// Small keys are large, and copied in small pieces. Drawn apart for the same reason.
@@ -252,6 +296,18 @@ impl Plan {
         self.settings.image_bytes_max = 50 + r.index(most);
         self.settings.piece_bytes = 1 + r.index(60);
         self.settings.piece_items = 1 + r.index(4);
+    }
+
+    /// Drawn apart, for the same reason as below: how much memory has room for, what the disk has, and when it refuses.
+    fn draw_disk(&mut self) {
+        let r = &mut Rng::new(self.seed ^ 0x6469_736b);
+        self.settings.spill_slots = 1 << r.index(8);
+        self.disk_fails = r.one_in(4);
+        self.settings.spill_bytes_max = match r.below(6) {
+            0 => 0,
+            1 => 100 + r.below(2_000),
+            _ => 1 << 20,
+        };
     }
 
     /// Drawn apart, so that a seed's history is what it was before there was a verify. Where a rule is turned off there is none: it would heal
@@ -296,6 +352,29 @@ impl Plan {
             for _ in 0..1 + r.index(2) {
                 let at = r.below(self.traffic_us);
                 self.faults.push((at, Fault::MachineDies));
+            }
+        }
+    }
+
+    /// Drawn apart, as verifies are.
+    fn draw_backfills(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x6261_636b_6669_6c6c);
+        if options.is_faulty() {
+            return;
+        }
+        if r.one_in(4) {
+            self.settings.backfill_rate_max = 500 + r.below(5_000);
+        }
+        if r.one_in(2) {
+            for _ in 0..1 + r.index(5) {
+                let told = match r.below(5) {
+                    0 => Told::Start(r.below(3) * 700),
+                    1 => Told::Rate(r.below(2) * (100 + r.below(3_000)), r.below(2) * (1_000 + r.below(100_000))),
+                    2 => Told::Resume,
+                    _ => Told::Pause,
+                };
+                let at = r.below(self.traffic_us);
+                self.faults.push((at, Fault::Backfill(told)));
             }
         }
     }

@@ -37,6 +37,8 @@ pub struct Site {
     pub away_until: u64,
     /// It takes no connections until then but those without which the side is not up.
     pub full_until: u64,
+    /// What it held some time ago.
+    pub remembered: Option<Vec<twinlane_model::server::Db>>,
     /// Keys were evicted and no look has told.
     pub evicted: bool,
     /// Connections of ours from earlier lives of the proxy.
@@ -54,6 +56,7 @@ impl Site {
             frozen_until: 0,
             away_until: 0,
             full_until: 0,
+            remembered: None,
             evicted: false,
             strays: Vec::new(),
         }
@@ -296,7 +299,7 @@ impl World<'_> {
                 });
             }
         }
-        let mark = site.server.dbs[0].get(RECORD_KEY).map(|_| b"mark".to_vec());
+        let mark = site.server.dbs[0].get(RECORD_KEY).map(mark_in);
         let up = SideUp {
             run_id,
             version: "7.0.15".into(),
@@ -405,6 +408,9 @@ impl World<'_> {
         }
         let now = self.now;
         let last = self.core.last_probe(side);
+        let evicts = self.plan.faults.iter().any(|(_, fault)| *fault == crate::plan::Fault::Evict);
+        let policy = if evicts { "allkeys-random" } else { "noeviction" };
+        let memory = twinlane_core::sequencer::Memory { used: 0, max: 1 << 20, policy: policy.into() };
         let site = &mut self.sites[side.index()];
         let probe = if site.away_until > now || site.frozen_until > now + 2_000_000 {
             Probe { error: Some("no answer".into()), ..last }
@@ -422,8 +428,10 @@ impl World<'_> {
                 run_id: String::new(),
                 evicted_keys: site.server.evicted_keys,
                 expires: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, volatile(keys))).collect(),
+                keys: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, keys.len() as u64)).collect(),
                 clock_offset_ms: site.offset_ms,
                 keyspace: keyspace(&site.server),
+                memory,
                 eviction: Eviction::default(),
                 bypassing: None,
             }
@@ -437,6 +445,14 @@ impl World<'_> {
 
 /// Bytes on the wire and in the server's buffer before a socket takes no more.
 const SOCKET_BYTES: usize = 8 * 1024;
+
+/// The bytes of the reserved key.
+fn mark_in(entry: &twinlane_model::server::Entry) -> Vec<u8> {
+    match &entry.value {
+        twinlane_model::server::Value::Str(bytes) => bytes.clone(),
+        _ => Vec::new(),
+    }
+}
 
 /// What a server says that takes no more connections.
 const FULL: &str = "ERR max number of clients reached";

@@ -3,7 +3,7 @@
 use crate::audience::{Subscriber, Waiter};
 use crate::check::differing;
 use crate::client::{Client, Rules};
-use crate::plan::{Fault, Options, Plan};
+use crate::plan::{Fault, Options, Plan, Told};
 use crate::shell::{BASE_MS, Site};
 use crate::{Summary, commands};
 use std::cmp::Reverse;
@@ -11,7 +11,7 @@ use std::collections::BinaryHeap;
 use twinlane_core::endpoint::{Db, Endpoint};
 use twinlane_core::journal::{HEADER_BYTES, Journal, Known, Left, Opening, Pages};
 use twinlane_core::sequencer::{Ack, Action, Addresses, LaneId, LaneInfo, Now, RECORD_KEY, Record, Sequencer, SessionId, SideUp};
-use twinlane_core::status::{Operation, Outcome};
+use twinlane_core::status::{BackfillRates, Operation, Outcome};
 use twinlane_model::server::OOM;
 use twinlane_model::{ConnId, Rng};
 
@@ -21,35 +21,94 @@ pub enum Event {
     /// Time passes for the sequencer.
     Tick,
     /// A client sends its next pipeline, or connects.
-    Act { client: usize },
+    Act {
+        client: usize,
+    },
     /// A subscriber says something, or connects.
-    Listen { subscriber: usize },
+    Listen {
+        subscriber: usize,
+    },
     /// A waiter and its pusher do something, or connect.
-    Wait { waiter: usize },
+    Wait {
+        waiter: usize,
+    },
     /// A piece reaches the proxy.
-    FromClient { client: usize, life: u32, bytes: Vec<u8> },
+    FromClient {
+        client: usize,
+        life: u32,
+        bytes: Vec<u8>,
+    },
     /// A lane's socket is written.
     Write(LaneId),
     /// A piece reaches a server.
-    Feed { side: Endpoint, conn: ConnId, bytes: Vec<u8> },
+    Feed {
+        side: Endpoint,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
     /// The server learns that we closed a connection.
-    HangUp { side: Endpoint, conn: ConnId },
+    HangUp {
+        side: Endpoint,
+        conn: ConnId,
+    },
     /// A server executes.
     Step(Endpoint),
     /// A piece of a reply reaches the proxy.
-    Receive { side: Endpoint, conn: ConnId, bytes: Vec<u8> },
+    Receive {
+        side: Endpoint,
+        conn: ConnId,
+        bytes: Vec<u8>,
+    },
     /// We learn that the server closed a connection.
-    EndOfFile { side: Endpoint, conn: ConnId },
+    EndOfFile {
+        side: Endpoint,
+        conn: ConnId,
+    },
     /// Handshake, first half.
-    Ask { side: Endpoint, generation: u64, predecessors: Vec<LaneInfo>, databases: Vec<Db>, process: u32, since: u64 },
+    Ask {
+        side: Endpoint,
+        generation: u64,
+        predecessors: Vec<LaneInfo>,
+        databases: Vec<Db>,
+        process: u32,
+        since: u64,
+    },
     /// Handshake, second half.
-    Open { side: Endpoint, generation: u64, databases: Vec<Db>, up: Box<SideUp>, process: u32 },
+    Open {
+        side: Endpoint,
+        generation: u64,
+        databases: Vec<Db>,
+        up: Box<SideUp>,
+        process: u32,
+    },
     /// One more lane.
-    OpenLane { id: LaneId, generation: u64, process: u32 },
+    OpenLane {
+        id: LaneId,
+        generation: u64,
+        process: u32,
+    },
     /// The regular look at a side.
-    Look { side: Endpoint, generation: u64, process: u32 },
+    Look {
+        side: Endpoint,
+        generation: u64,
+        process: u32,
+    },
     /// The record is durable.
-    Saved { record: Record, process: u32 },
+    Saved {
+        record: Record,
+        process: u32,
+    },
+    Spilled {
+        at: usize,
+        bytes: Vec<u8>,
+        fails: bool,
+        process: u32,
+    },
+    Unspilled {
+        at: usize,
+        len: usize,
+        process: u32,
+    },
     /// Something goes wrong.
     Strike(Fault),
     /// A server accepts writes again.
@@ -116,6 +175,8 @@ pub struct World<'t> {
     durable: Record,
     /// A record that is being written.
     saving: Option<Record>,
+    /// The file of keys in doubt that memory has no room for.
+    pub spilled: Vec<u8>,
     events: BinaryHeap<Reverse<Timed>>,
     number: u64,
     pub tickets: u64,
@@ -145,22 +206,23 @@ const SETTLE_US: u64 = 60_000_000;
 const TTL_TOLERANCE_MS: u64 = 60_000;
 
 /// Whether the next process would doubt this key.
-fn names(left: &Left, sites: &[Site; 2], db: Db, key: &[u8]) -> bool {
-    let Left::Known { facts, keys } = left else { return true };
+fn names(left: &Left, world: &World<'_>, db: Db, key: &[u8]) -> bool {
+    let Left::Known { facts, keys, spilled } = left else { return true };
     // It believes nothing of another server, of one that has lost its mark, or has evicted keys since.
     let known = |side: Endpoint| {
-        let server = &sites[side.index()].server;
+        let server = &world.sites[side.index()].server;
         let evicted = facts.evicted_keys[side.index()].is_some_and(|before| before != server.evicted_keys);
         facts.run_ids[side.index()] == server.run_id() && server.dbs[0].contains_key(RECORD_KEY) && !evicted
     };
     // What a walk has not reached is not equal either.
     let unsure = matches!(facts.databases[usize::from(db)], Known::Nothing | Known::Walked { .. });
-    unsure || !Endpoint::BOTH.into_iter().all(known) || keys.iter().any(|(other, named)| *other == db && named == key)
+    let named = || keys.iter().any(|(other, named)| *other == db && named == key) || world.spill_names(*spilled, db, key);
+    unsure || !Endpoint::BOTH.into_iter().all(known) || named()
 }
 
 fn open_journal(pages: Pages, boot: u32, synced: bool) -> (Journal, Left) {
     let boot = boot.to_string();
-    let opening = Opening { installation: "simulation", boot: &boot, synced };
+    let opening = Opening { installation: "simulation", file: [0; 3], boot: &boot, synced };
     Journal::open(pages, &opening).unwrap_or_else(|| unreachable!("the plan draws rings of a right size"))
 }
 
@@ -210,6 +272,7 @@ impl<'t> World<'t> {
             waiters,
             durable: record,
             saving: None,
+            spilled: Vec::new(),
             events: BinaryHeap::new(),
             number: 0,
             tickets: 0,
@@ -336,7 +399,10 @@ impl<'t> World<'t> {
             Event::OpenLane { id, generation, process } if process == self.process => self.open_lane(id, generation),
             Event::Look { side, generation, process } if process == self.process => self.look(side, generation),
             Event::Saved { record, process } if process == self.process => self.saved(record),
-            Event::Ask { .. } | Event::Open { .. } | Event::OpenLane { .. } | Event::Look { .. } | Event::Saved { .. } => {}
+            Event::Spilled { at, bytes, fails, process } if process == self.process => self.written(at, &bytes, fails),
+            Event::Unspilled { at, len, process } if process == self.process => self.unspill(at, len),
+            Event::Ask { .. } | Event::Open { .. } | Event::OpenLane { .. } | Event::Look { .. } => {}
+            Event::Saved { .. } | Event::Spilled { .. } | Event::Unspilled { .. } => {}
             Event::Strike(fault) => self.strike(fault),
             Event::Accept(side) => {
                 let server = &mut self.sites[side.index()].server;
@@ -423,6 +489,12 @@ impl<'t> World<'t> {
             Action::AskAside { asked, .. } => {
                 let now = self.clock();
                 self.core.handle_aside(asked, Ok(b"+PONG\r\n"), now);
+            }
+            Action::VerifyEnded(_) => {}
+            Action::Spill { at, bytes } => self.spill(at as usize, bytes),
+            Action::Unspill { at, len } => {
+                let after = self.now + self.rng.below(2_000);
+                self.at(after, Event::Unspilled { at: at as usize, len, process: self.process });
             }
             Action::Answer { ticket, outcome } => self.answered(ticket, &outcome),
             Action::Log { warn, text } => self.note(|| format!("{} {text}", if warn { "WARN" } else { "info" })),
@@ -670,6 +742,11 @@ impl<'t> World<'t> {
             }
             Fault::ServerCloses(side) => self.server_closes(side),
             Fault::Restart { side, empty, away_us } => self.restart(side, empty, away_us),
+            Fault::Remember(side) => {
+                let site = &mut self.sites[side.index()];
+                site.remembered = Some(site.server.snapshot());
+            }
+            Fault::GoesBack { side, away_us } => self.go_back(side, away_us),
             Fault::Freeze { side, us } => self.sites[side.index()].frozen_until = self.now + us,
             Fault::Full { side, us } => self.sites[side.index()].full_until = self.now + us,
             Fault::Refuse { us } => self.refuse(us),
@@ -682,7 +759,18 @@ impl<'t> World<'t> {
             Fault::MachineDies => self.proxy_dies(true),
             Fault::ClientsLeave => self.clients_leave(),
             Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
+            Fault::Backfill(told) => self.tell_backfill(told),
         }
+    }
+
+    fn tell_backfill(&mut self, told: Told) {
+        let rates = |keys, bytes| BackfillRates { keys: Some(keys), bytes: Some(bytes) };
+        self.ask_aside(match told {
+            Told::Start(keys) => Operation::BackfillStart(rates(keys, 0)),
+            Told::Rate(keys, bytes) => Operation::BackfillRate(rates(keys, bytes)),
+            Told::Pause => Operation::BackfillPause,
+            Told::Resume => Operation::BackfillResume,
+        });
     }
 
     fn server_closes(&mut self, side: Endpoint) {
@@ -729,6 +817,16 @@ impl<'t> World<'t> {
             let at = self.now + self.rng.below(30_000);
             self.at(at, Event::EndOfFile { side, conn });
         }
+    }
+
+    fn go_back(&mut self, side: Endpoint, away_us: u64) {
+        let Some(data) = self.sites[side.index()].remembered.take().filter(|_| self.pending.is_none()) else { return };
+        self.restart(side, false, away_us);
+        let seed = self.rng.next_u64();
+        self.sites[side.index()].server.restart_with(seed, data);
+        // The better copy is on the other side, or is not known any more; what was acknowledged may be gone.
+        self.kept = None;
+        self.rules.own &= side != self.core.primary();
     }
 
     fn refuse(&mut self, us: u64) {
@@ -893,7 +991,7 @@ impl<'t> World<'t> {
             if !self.core.explains(db, &key) {
                 self.violate(format!("I4: nothing explains this difference at {} us: {sentence}", self.now));
             }
-            if left.iter().any(|left| !names(left, &self.sites, db, &key)) && self.core.status().mirroring {
+            if left.iter().any(|left| !names(left, self, db, &key)) && self.core.status().mirroring {
                 self.violate(format!("I4: the journal does not name this difference at {} us: {sentence}", self.now));
             }
         }
@@ -919,7 +1017,9 @@ impl<'t> World<'t> {
             for side in Endpoint::BOTH {
                 self.start_steps(side);
             }
+            self.tell_backfill(Told::Rate(0, 0));
         }
+        self.judge_backfill();
         let status = self.core.status();
         if status.stage == "PRIMARY LOST DATA" {
             self.check_kept();
@@ -937,6 +1037,7 @@ impl<'t> World<'t> {
         }
         let mirror = &status.mirror;
         let still = mirror.dirty_keys == 0 && mirror.queued_effects == 0 && mirror.state == "following" && self.pending.is_none();
+        let still = still && status.backfill.state != "running";
         let settled = if self.plan.import { still } else { still && status.gate.is_empty() && mirror.unsynced_databases.is_empty() };
         let answered = self.clients.iter().all(|client| client.session.is_none() || client.is_idle());
         let answered = answered && self.subscribers.iter().all(Subscriber::is_idle) && self.waiters.iter().all(Waiter::is_idle);
@@ -954,6 +1055,20 @@ impl<'t> World<'t> {
         }
         self.at(self.now + 25_000, Event::Settle);
         self.broken.is_some()
+    }
+
+    /// What is said of the backfill is so, and an operator who let it rest lets it go on at the end.
+    fn judge_backfill(&mut self) {
+        let status = self.core.status();
+        let told = &status.backfill;
+        let unsynced = !status.mirror.unsynced_databases.is_empty();
+        let waiting = told.waiting > 0 && !self.finale.is_begun();
+        if told.state == "done" && (unsynced || waiting || !status.mirroring) {
+            self.violate(format!("I5: the backfill says it is done: {status:?}"));
+        }
+        if told.state == "paused" {
+            self.tell_backfill(Told::Resume);
+        }
     }
 
     /// Nothing was deleted from the mirror to match a primary that lost its data.

@@ -58,9 +58,10 @@ fn histories_keep_every_invariant() {
         restarts: [blind, told],
         verified: [passes, found],
         shadowed: [compared, shown],
+        spilled,
     } = *totals.lock().unwrap();
     println!(
-        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults; {ran} EXECs under WATCH and {nil} answered nil, {served} waiters served, {heard} messages heard; {told} kills behind which the journal told, {blind} behind which it did not; {passes} verifies, {found} planted differences found; {compared} shadow reads, {shown} planted differences found",
+        "{played} histories in {took:.1} s ({:.0} a second): {} s of virtual time, {replies} replies, {effects} effects, {images} images, {flips} flips, {faults} faults; {ran} EXECs under WATCH and {nil} answered nil, {served} waiters served, {heard} messages heard; {told} kills behind which the journal told, {blind} behind which it did not; {passes} verifies, {found} planted differences found; {compared} shadow reads, {shown} planted differences found; {spilled} bytes of keys in doubt went to the disk",
         played as f64 / took,
         virtual_us / 1_000_000
     );
@@ -101,5 +102,6 @@ fn add(sum: &mut Summary, one: Summary) {
     sum.heard += one.heard;
     sum.restarts = [sum.restarts[0] + one.restarts[0], sum.restarts[1] + one.restarts[1]];
     sum.shadowed = [sum.shadowed[0] + one.shadowed[0], sum.shadowed[1] + one.shadowed[1]];
+    sum.spilled += one.spilled;
     sum.verified = [sum.verified[0] + one.verified[0], sum.verified[1] + one.verified[1]];
 }

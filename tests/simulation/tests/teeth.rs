@@ -80,3 +80,8 @@ fn i4_the_intents_of_the_journal() {
 fn h1_the_kill_of_predecessors() {
     is_noticed("the kill of predecessors", &Options { no_kill: true, ..Options::default() });
 }
+
+#[test]
+fn h11_what_a_server_forgot_is_doubted() {
+    is_noticed("the doubt of what was written last", &without(Faults { no_recent: true, ..Faults::default() }));
+}

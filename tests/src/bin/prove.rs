@@ -5,12 +5,17 @@
 //!   `DEBUG DIGEST-VALUE`.
 //! - `prove crashes --kills 100`: `kill -9` of the proxy at random moments under load, with the mirror frozen or not; equal each time, without
 //!   a walk over the keyspace.
+//! - `prove warm`: a million keys of all types in `old`, some of them huge, clients on them from the first second, a backfill, with a `kill -9`
+//!   of the proxy in the middle or without; verify is clean and both servers are equal.
+//! - `prove backfill-speed`: keys per second of the backfill, beside a plain pipelined copier.
 //! - `prove flips --flips 200`: a constant rate of commands, flips in turn; how long a request was held, beside what a direct
 //!   connection suffers in the same windows.
 //! - `prove contended --watched-by shadow` (or `verify`): the same with all reads compared, or with one verify after the other; no difference is
 //!   reported. `prove verify-quiet` is ten minutes of the latter without flips.
 //! - `prove verify-finds`: a thousand differences planted at random, one element of a million among them; a verify finds exactly these.
 //! - `prove shadow-price`: CPU of the proxy per read with all reads compared, and with none.
+//! - `prove outage`: the mirror frozen, killed, and back empty under 20,000 writes a second; clients beside clients without it, memory,
+//!   and the time until both sides are equal.
 //! - `prove verify-speed`: keys per second of verify, beside a plain pipelined reader of both servers.
 //!
 //! The load itself comes from the `loadtest` program beside this one.
@@ -22,11 +27,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use twinlane_tests::compare::{self, Report, compare, digest_check};
-use twinlane_tests::pair::{PATIENCE, in_step, until};
+use twinlane_tests::outage;
+use twinlane_tests::pair::{PATIENCE, Pair, in_step, until};
 use twinlane_tests::planted;
 use twinlane_tests::proxy::{Options as ProxyOptions, Proxy};
 use twinlane_tests::resp::Value;
 use twinlane_tests::servers::{Options as ServerOptions, Server, Version};
+use twinlane_tests::warm;
 
 #[derive(Debug, Parser)]
 #[command(name = "prove")]
@@ -115,6 +122,48 @@ enum What {
         #[arg(long, default_value_t = 5)]
         rounds: u32,
     },
+    /// The mirror frozen, killed, and back empty under a constant rate of writes.
+    Outage {
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Length of one visit of the load; a round has three.
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        /// The median of the ratios of the 99th percentiles, with the outage to without, must be at most this.
+        #[arg(long, default_value_t = 1.5)]
+        p99_ratio_max: f64,
+    },
+    /// A warm cache is copied under traffic.
+    Warm {
+        /// Keys in `old`.
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u32,
+        /// Elements of the largest hash, list, set, sorted set and stream.
+        #[arg(long, default_value_t = 1_000_000)]
+        elements: u32,
+        /// Bytes of the largest strings.
+        #[arg(long, default_value_t = 100_000_000)]
+        bytes: usize,
+        /// Kill the proxy in the middle.
+        #[arg(long)]
+        kill: bool,
+        /// The server behind `old`.
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        old: Version,
+        /// The server behind `new`.
+        #[arg(long, default_value = "redis-7.0", value_parser = version)]
+        new: Version,
+    },
+    /// The speed of the backfill beside a plain pipelined copier, in turns.
+    BackfillSpeed {
+        /// Keys in `old`.
+        #[arg(long, default_value_t = 200_000)]
+        keys: u32,
+        /// How often each runs.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+    },
     /// Flips under a constant rate.
     Flips {
         /// How many, cutovers and rollbacks together.
@@ -188,6 +237,11 @@ fn main() -> ExitCode {
         What::Crashes { kills, seed } => crashes(kills, seed),
         What::ShadowPrice { rounds } => shadow_price(rounds),
         What::VerifySpeed { keys, rounds } => verify_speed(keys, rounds),
+        What::Outage { rounds, seconds, p99_ratio_max } => outage(rounds, seconds, p99_ratio_max),
+        What::Warm { keys, elements, bytes, kill, old, new } => {
+            warm::copy_under_traffic(&warm::Cache { keys, elements, bytes }, [old, new], kill)
+        }
+        What::BackfillSpeed { keys, rounds } => warm::backfill_speed(keys, rounds),
         What::Flips { flips, rate } => flip(flips, rate),
     };
     match done {
@@ -405,6 +459,46 @@ fn verify_speed(keys: u32, rounds: u32) -> Result<()> {
         (verified, read) = (verified + took, read + plain);
     }
     println!("verify reaches {:.0} % of a plain pipelined reader of both servers", 100.0 * read.as_secs_f64() / verified.as_secs_f64());
+    Ok(())
+}
+
+/// Rounds of one pair, each with an outage between two calm visits.
+fn outage(rounds: u32, seconds: u32, p99_ratio_max: f64) -> Result<()> {
+    let program = std::env::current_exe()?.with_file_name("loadtest");
+    ensure!(program.exists(), "{} is missing: run `make prove`", program.display());
+    let workload = twinlane_tests::servers::root().join("loadtest/workloads/outage.toml");
+    let mut pair = Pair::plain()?;
+    let load = outage::Load { program: &program, workload: &workload, seconds };
+    let (mut ratios, mut settled, mut grown) = (Vec::new(), Duration::ZERO, 0);
+    for number in 1..=rounds {
+        let round = outage::round(&mut pair, &load)?;
+        let [before, behind] = round.calm;
+        println!(
+            "round {number}: p99 {:.2} ms with the outage, {:.2} and {:.2} ms without (ratio {:.2}; longest {:.1}, {:.1}, {:.1} ms); {:.0} answered a second; memory {} KiB before, {} KiB at most; in step {:.1} s after the return, equal",
+            round.outage.p99_ms,
+            before.p99_ms,
+            behind.p99_ms,
+            round.ratio(),
+            round.outage.max_ms,
+            before.max_ms,
+            behind.max_ms,
+            round.outage.rps,
+            round.memory_kib[0],
+            round.memory_kib[1],
+            round.settled.as_secs_f64()
+        );
+        ratios.push(round.ratio());
+        settled = settled.max(round.settled);
+        grown = grown.max(round.memory_kib[1].saturating_sub(round.memory_kib[0]));
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios.get(ratios.len() / 2).copied().unwrap_or(0.0);
+    println!(
+        "outage: {rounds} rounds, p99 ratio {median:.2} (median), memory grew by {grown} KiB at most, equal within {:.1} s",
+        settled.as_secs_f64()
+    );
+    ensure!(median <= p99_ratio_max, "clients noticed the outage: ratio {median:.2}");
+    ensure!(grown <= outage::MEMORY_KIB_MAX, "memory grew by {grown} KiB, more than {} KiB", outage::MEMORY_KIB_MAX);
     Ok(())
 }
 

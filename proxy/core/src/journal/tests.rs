@@ -8,7 +8,7 @@ fn pages(bytes: Vec<u8>) -> Pages {
 const RING: usize = RING_BYTES_MIN;
 
 fn opening() -> Opening<'static> {
-    Opening { installation: "one", boot: "boot", synced: false }
+    Opening { installation: "one", file: [1, 2, 3], boot: "boot", synced: false }
 }
 
 fn begin() -> Journal {
@@ -66,7 +66,7 @@ fn a_wide_intent_and_a_key_too_long_put_their_database_in_doubt() {
     journal.intend_any(4);
     journal.intend(5, &vec![b'x'; KEY_BYTES_MAX + 1]);
     let (_, left) = reopen(journal, &opening());
-    let Left::Known { facts, keys } = left else { panic!("{left:?}") };
+    let Left::Known { facts, keys, .. } = left else { panic!("{left:?}") };
     assert!(keys.is_empty());
     let unknown: Vec<usize> = (0..DATABASES_MAX).filter(|db| facts.databases[*db] == Known::Nothing).collect();
     assert_eq!(unknown, [4, 5]);
@@ -166,6 +166,30 @@ fn another_installation_machine_start_format_or_size_is_not_believed() {
     assert!(Journal::open(pages(vec![0; 5000]), &opening()).is_none());
 }
 
+/// A state directory that was copied, or restored from a backup, names keys of another time: what was written since is in none of them.
+#[test]
+fn a_copied_file_is_not_relied_on() {
+    let check = |synced: bool, opening: Opening<'_>, known: bool| {
+        let mut journal = begin_as(&Opening { synced, ..super::tests::opening() });
+        journal.set_facts(&equal_everywhere());
+        journal.intend(0, b"k");
+        if synced {
+            journal.seal();
+        }
+        let left = reopen(journal, &opening).1;
+        assert_eq!(matches!(left, Left::Known { .. }), known, "{opening:?}: {left:?}");
+    };
+    check(false, opening(), true);
+    check(false, Opening { file: [1, 9, 3], ..opening() }, false);
+    check(false, Opening { file: [1, 2, 9], ..opening() }, false);
+    check(false, Opening { file: [9, 2, 3], ..opening() }, false);
+    // The device may have another number behind the machine's next start.
+    check(true, Opening { file: [9, 2, 3], boot: "next", ..opening() }, true);
+    check(true, Opening { file: [9, 4, 3], boot: "next", ..opening() }, false);
+    // A system that does not tell.
+    check(false, Opening { file: [0; 3], ..opening() }, true);
+}
+
 /// A machine that lost its power has what was synced, and of what came later any part.
 #[test]
 fn what_was_sealed_outlives_the_machine_and_a_torn_record_below_it_is_noticed_at_every_byte() {
@@ -194,7 +218,7 @@ fn what_was_sealed_outlives_the_machine_and_a_torn_record_below_it_is_noticed_at
     let mut after = (*journal.pages).as_mut().to_vec();
     after[later + 16 + AT_EPOCH] ^= 1;
     let (_, left) = Journal::open(pages(after), &next).expect("the same size");
-    let Left::Known { facts, keys } = left else { panic!("{left:?}") };
+    let Left::Known { facts, keys, .. } = left else { panic!("{left:?}") };
     assert_eq!((facts, keys.len()), (equal_everywhere(), 21));
 }
 
@@ -222,4 +246,23 @@ fn nothing_announced_is_lost_between_two_stores() {
     let mut whole = after.clone();
     whole[head.clone()].copy_from_slice(&before[head]);
     assert_eq!(keys(&Journal::open(pages(whole), &opening()).expect("the same size").1), [(0, "before".to_owned())]);
+}
+
+/// What the spill file names is in no record: the header says which part of it the next process must read.
+#[test]
+fn the_header_points_at_what_was_spilled() {
+    let part = |journal: Journal| match reopen(journal, &opening()).1 {
+        Left::Known { spilled, .. } => spilled,
+        left => panic!("{left:?}"),
+    };
+    let told = |ranges: &[(u64, u64)]| {
+        let mut journal = begin();
+        journal.set_facts(&equal_everywhere());
+        ranges.iter().for_each(|(begin, end)| journal.set_spill(*begin, *end));
+        part(journal)
+    };
+    assert_eq!(told(&[]), (0, 0));
+    assert_eq!(told(&[(0, 900)]), (0, 900));
+    assert_eq!(told(&[(0, 900), (400, 1_200)]), (400, 1_200));
+    assert_eq!(told(&[(400, 1_200), (0, 0)]), (0, 0));
 }

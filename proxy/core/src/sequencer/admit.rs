@@ -283,7 +283,7 @@ impl Sequencer {
             let gone: [&[&[u8]]; 3] = [&[b"SELECT", b"0"], &[b"DEL", RECORD_KEY], &[b"SELECT", &home]];
             return Some((vec![], gone.iter().map(|args| (words(args), Hidden::Silent)).collect()));
         }
-        let mark = || (words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+        let mark = || (words(&[b"SET", RECORD_KEY, &self.mark(self.primary())]), Hidden::Silent);
         match command.rule {
             Rule::FlushDb if db == 0 => Some((vec![], vec![mark()])),
             Rule::FlushAll if db == 0 => Some((vec![], vec![mark()])),
@@ -342,7 +342,7 @@ impl Sequencer {
         if self.settings.flush_policy(command.rule) == FlushPolicy::Alarm {
             plain.hide(&words(&[b"DEL", RECORD_KEY]), Hidden::Silent);
         } else {
-            plain.hide(&words(&[b"SET", RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+            plain.hide(&words(&[b"SET", RECORD_KEY, &self.mark(self.primary())]), Hidden::Silent);
         }
         plain.wrote = block.wrote;
         // The refused block may have been retired already: what is sent again is announced again.

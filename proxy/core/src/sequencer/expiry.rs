@@ -13,7 +13,7 @@
 use super::lane::{LaneId, What};
 use super::{Action, Now, Sequencer};
 use crate::command::{Command, KeyUse};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::effect::Effect;
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
@@ -146,7 +146,7 @@ impl Sequencer {
         let databases: Vec<Db> = (0..limits::DATABASES_MAX as Db).filter(|db| self.may_be_volatile(*db)).collect();
         if !databases.is_empty() {
             self.log(true, format!("{why}: databases with keys that have a time to live are copied anew"));
-            self.unsync(&databases);
+            self.unsync(&databases, WideCause::Expiry);
         }
     }
 

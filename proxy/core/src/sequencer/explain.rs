@@ -16,6 +16,7 @@ impl Sequencer {
             || self.lost.is_some()
             || self.scans.doubts(db)
             || self.ledger.get(db, key).is_some()
+            || self.spill.may_hold(db, key)
             || self.mirror_owes()
             || self.is_in_flight(db, key)
             || self.is_unreported(db)

@@ -40,6 +40,22 @@ impl Sequencer {
         }
     }
 
+    /// Nobody has compared the two sides lately. Where the gate asks for it, the gate says so.
+    fn verify_findings(&self, found: &mut Vec<Finding>) {
+        if !self.record.mirroring || self.primary() != Endpoint::Old || self.settings.require_verify || self.is_proven() {
+            return;
+        }
+        found.push(Finding {
+            level: Level::Warn,
+            code: "not-verified",
+            subject: String::new(),
+            text:
+                "no verify stands that is clean, alive and fresh: that both sides are equal was not shown since the last gap in observation"
+                    .into(),
+            remedy: "run `twinlane verify --wait`; `cutover.require_verify = \"fresh\"` makes the cutover insist on it".into(),
+        });
+    }
+
     /// Everything found, the worst first.
     #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
@@ -48,7 +64,9 @@ impl Sequencer {
         self.script_findings(&mut found);
         self.expiry_findings(&mut found);
         self.bypass_findings(&mut found);
+        self.pair_findings(&mut found);
         self.use_findings(&mut found);
+        self.verify_findings(&mut found);
         found.sort_by(|a, b| (a.level, a.code, &a.subject).cmp(&(b.level, b.code, &b.subject)));
         found
     }

@@ -5,6 +5,7 @@
 //! decision to abort is taken before the record is written; once it is being written there is only forward (H8).
 
 use super::{Action, Record, Sequencer, mirror::Mode};
+use crate::doubt::WideCause;
 use crate::endpoint::Endpoint;
 use crate::status::Outcome;
 
@@ -58,6 +59,10 @@ impl Flip {
     }
 }
 
+/// A gate that the operator asked for (`cutover.require_verify`).
+pub(super) const NOT_PROVEN: &str =
+    "no verify stands that is clean, alive and fresh, and `cutover.require_verify` asks for one: run `twinlane verify`";
+
 impl Sequencer {
     /// Why a flip to the present mirror would be refused now. What passes by itself (a few keys being repaired) is left out when
     /// `lasting` is asked for.
@@ -86,6 +91,8 @@ impl Sequencer {
             );
         }
         say(self.record.mirroring, "mirroring is off".into());
+        let unproven = self.settings.require_verify && !force_primary_lost && self.primary() == Endpoint::Old && !self.is_proven();
+        say(!unproven, NOT_PROVEN.into());
         reasons.extend(self.unopened_reasons());
         if self.lost.is_some() && !force_primary_lost {
             reasons.push("the primary lost its data: flip with force `primary-lost` to go on from the mirror, or accept the loss".into());
@@ -105,8 +112,8 @@ impl Sequencer {
         if !lasting {
             let (_, age) = self.mirror_queue();
             say(
-                self.ledger.is_empty() || force_primary_lost,
-                format!("{} keys are in doubt (dirty, or their image is not confirmed)", self.ledger.len()),
+                self.has_no_doubt() || force_primary_lost,
+                format!("{} keys are in doubt (dirty, or their image is not confirmed)", self.keys_in_doubt()),
             );
             say(self.mirror.mode != Mode::Collapsing, "the mirror is behind its bounds".into());
             say(
@@ -119,8 +126,11 @@ impl Sequencer {
     }
 
     fn unsynced_sentence(&self) -> String {
-        if !self.settings.backfill {
+        if !self.backfills() {
             return "not every key is known to be on the mirror, and the backfill is off".into();
+        }
+        if self.backfill.paused {
+            return "not every key is known to be on the mirror, and the backfill is paused".into();
         }
         format!(
             "not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited",
@@ -170,7 +180,8 @@ impl Sequencer {
         // Images under way are drained; keys that wait for theirs are not worth a pause.
         // Unless some are made doubtful all the time: they are healed while everybody is held.
         let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
-        let few = self.ledger.dirty() <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
+        let few = self.dirty_for_flip(force) <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
+        let few = few && (self.spill.is_empty() || force);
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
         let quiet =
             !self.fences.has_barrier() && few && self.copies.is_empty() && self.mirror.mode == Mode::Following && !self.mirror_owes();
@@ -201,7 +212,8 @@ impl Sequencer {
         let up = self.sides.iter().all(super::sides::Side::is_up);
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
-        let settled = self.ledger.dirty() == 0 && !self.mirror_owes() && self.mirror.mode == Mode::Following;
+        let doubtful = self.dirty_for_flip(force) > 0 || !(self.spill.is_empty() || force);
+        let settled = !doubtful && !self.mirror_owes() && self.mirror.mode == Mode::Following;
         let told = !(up && drained && settled && recheck && self.events_owe());
         if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
@@ -230,6 +242,14 @@ impl Sequencer {
         false
     }
 
+    /// Dirty keys that a flip waits for. Those that the primary has forgotten are right on the mirror, and are copied from there behind it.
+    fn dirty_for_flip(&self, force_primary_lost: bool) -> usize {
+        match self.lost.filter(|_| force_primary_lost) {
+            Some(lost) => self.ledger.dirty_since(lost),
+            None => self.ledger.dirty(),
+        }
+    }
+
     /// What the drain still waits for, for the operator.
     fn undrained(&self) -> String {
         let mut waits = Vec::new();
@@ -245,8 +265,8 @@ impl Sequencer {
                 waits.push(format!("what scripts wrote on {unreported} connections to `{side}`"));
             }
         }
-        if !self.ledger.is_empty() {
-            waits.push(format!("{} keys that are being copied", self.ledger.len()));
+        if !self.has_no_doubt() {
+            waits.push(format!("{} keys that are being copied", self.keys_in_doubt()));
         }
         if !self.feeds_are_marked() {
             waits.push("the streams of subscribers".into());
@@ -331,12 +351,14 @@ impl Sequencer {
             self.lost = None;
             self.clear_alarm("PRIMARY LOST DATA");
             self.ledger.clear();
-            self.unsync(&[]);
+            self.clear_spill();
+            self.unsync(&[], WideCause::Flip);
         } else if self.settings.new_data == super::NewData::Keep {
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Flip);
         } else {
             self.realign();
         }
+        self.level_counts();
         self.write_marks();
         self.turn_feeds(true);
         self.holding = false;
@@ -385,8 +407,9 @@ impl Sequencer {
         self.scripts.mirror_is_new();
         self.end_copies(|_| true);
         self.ledger.clear();
+        self.clear_spill();
         // Nobody knows what is written while nothing is mirrored.
-        self.unsync(&[]);
+        self.unsync(&[], WideCause::MirroringOff);
         self.refresh_keyspaces();
         self.write_marks();
         self.log(true, format!("mirroring is {}", if record.mirroring { "on" } else { "off" }));
@@ -405,10 +428,14 @@ impl Sequencer {
     pub(super) fn follow_loss(&mut self) {
         self.lost = None;
         self.clear_alarm("PRIMARY LOST DATA");
-        self.synced.forget_all();
-        // Deletions included: that is what the operator said.
-        self.scans.want_all(true);
-        self.refresh_keyspaces();
+        // Where what it lacks is named, it is in the ledger.
+        if !self.recent.named {
+            self.synced.forget_all();
+            // Deletions included: that is what the operator said.
+            self.scans.want_all(true);
+            self.wide.note(&[], WideCause::LossAccepted, self.now.unix_ms);
+            self.refresh_keyspaces();
+        }
         self.write_marks();
         self.log(true, "the loss of the primary's data is accepted: the mirror is being made equal to it");
     }

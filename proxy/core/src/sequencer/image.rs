@@ -288,9 +288,11 @@ impl Sequencer {
         let position = self.next_position();
         let id = LaneId::shared(self.mirror_side(), db);
         let now = self.now.us;
+        self.note_sent(db, Some(key));
         let Some(lane) = self.lane_mut(id) else { return };
         lane.push(&[frame], What::Restore(Image { key: key.clone(), position, size }), replies, now);
         self.mirror.image_bytes += frame.len();
+        self.note_backfilled(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
         if self.ledger.take_again(db, key) {
             let again = self.next_position();
@@ -372,7 +374,7 @@ impl Sequencer {
         }
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
-        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX {
+        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX && self.may_repair_one() {
             let (fences, sides, copies, now) = (&self.fences, &self.sides, &self.copies, self.now.us);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
@@ -392,6 +394,7 @@ impl Sequencer {
                 self.ledger.set_state(db, &key, State::Dirty);
                 break;
             }
+            self.note_repair();
             moved = true;
         }
         moved
@@ -403,7 +406,7 @@ impl Sequencer {
         !self.fences.has_barrier() && !self.flip.as_ref().is_some_and(super::flip::Flip::is_committing)
     }
 
-    fn may_repair(&self) -> bool {
+    pub(super) fn may_repair(&self) -> bool {
         self.record.mirroring
             && self.mirror.mode == Mode::Following
             && self.sides.iter().all(super::sides::Side::is_up)

@@ -9,7 +9,7 @@
 use super::Sequencer;
 use super::lane::{Lane, LaneId};
 use crate::command::{Command, Rule};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::{Db, Endpoint};
 use crate::journal::{Facts, Journal, JournalStatus, Known, Left, Pages};
 use crate::limits;
@@ -140,6 +140,28 @@ impl Sequencer {
         }
     }
 
+    /// Everything below this place of the journal has been answered by both sides; None: there is no journal.
+    pub(super) fn retired_place(&self) -> Option<u64> {
+        self.intents.journal.as_ref().map(|_| self.intents.retired)
+    }
+
+    /// The mirror is sent what the primary held: from then on it is what a mirror can forget.
+    pub(super) fn note_sent(&mut self, db: Db, key: Option<&[u8]>) {
+        let Some(journal) = &mut self.intents.journal else { return };
+        match key {
+            Some(key) => journal.intend(db, key),
+            None => journal.intend_any(db),
+        }
+    }
+
+    /// How much of the spill file the next process must read.
+    pub(super) fn note_spill(&mut self) {
+        let (begin, end) = self.spill.range();
+        if let Some(journal) = &mut self.intents.journal {
+            journal.set_spill(begin, end);
+        }
+    }
+
     /// Two databases changed places: the ledger's keys have other numbers now.
     pub(super) fn renumber_doubts(&mut self, databases: [Db; 2]) {
         if let Some(journal) = &mut self.intents.journal {
@@ -157,11 +179,8 @@ impl Sequencer {
         Some(JournalStatus { complete: status.complete && self.intents.complete_from.is_none(), ..status })
     }
 
-    /// Time passes: facts first, then the round, then the tail.
-    pub(super) fn tick_intents(&mut self) {
-        if self.intents.journal.is_none() {
-            return;
-        }
+    /// The journal is told what it rests on now: a server that is another process, or has lost its data, ends what was known at once.
+    pub(super) fn write_facts(&mut self) {
         // What is still believed of an earlier process's knowledge is all there is until both sides have been met.
         if !self.holds_facts() {
             let facts = self.intents.known.clone().unwrap_or_else(|| self.present_facts());
@@ -169,6 +188,14 @@ impl Sequencer {
                 journal.set_facts(&facts);
             }
         }
+    }
+
+    /// Time passes: facts first, then the round, then the tail.
+    pub(super) fn tick_intents(&mut self) {
+        if self.intents.journal.is_none() {
+            return;
+        }
+        self.write_facts();
         self.begin_anew();
         // Each step looks at what the one before has found; with idle lanes all of them end at once.
         while self.step_round() {}
@@ -305,10 +332,10 @@ impl Sequencer {
     /// A start: what an earlier process left. Keys are doubtful at once; of the databases nothing is believed before both sides
     /// have shown that they are the servers it knew.
     pub(super) fn take_over(&mut self, left: Left) {
-        let (mut facts, keys) = match left {
+        let (mut facts, keys, spilled) = match left {
             Left::Nothing => return,
             Left::Unknown(reason) => return self.log(true, format!("the journal says nothing: {reason}; every key is copied anew")),
-            Left::Known { facts, keys } => (facts, keys),
+            Left::Known { facts, keys, spilled } => (facts, keys, spilled),
         };
         // A flip, or a word on mirroring, whose record was written and whose facts were not.
         match self.record.epoch.checked_sub(facts.epoch) {
@@ -321,7 +348,11 @@ impl Sequencer {
         if !self.record.mirroring || self.lost.is_some() {
             return;
         }
-        self.log(false, format!("the journal names {} keys that may differ; they are repaired", keys.len()));
+        self.spill.inherit(spilled.0, spilled.1);
+        self.log(
+            false,
+            format!("the journal names {} keys that may differ, and {} on the disk; they are repaired", keys.len(), self.spill.keys()),
+        );
         for side in Endpoint::BOTH {
             self.sides[side.index()].evicted_keys = facts.evicted_keys[side.index()];
         }
@@ -362,7 +393,7 @@ impl Sequencer {
         }
         if before.is_some_and(|before| evicted_keys > before) {
             self.log(true, "the primary evicted keys while the proxy was not running: every key is copied anew");
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Evicted);
         }
     }
 }

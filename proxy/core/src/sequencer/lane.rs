@@ -91,8 +91,8 @@ pub(super) enum What {
     ScanPage(u64),
     /// A page of SCAN on the mirror, looking for keys that the primary does not have.
     ScanExtras(u64),
-    /// Times to live of a page's keys.
-    ScanTimes(Vec<Box<[u8]>>),
+    /// What the primary says of a page's keys, one reply each: their times to live, or whether they exist.
+    ScanKeys { page: u64, keys: Vec<Box<[u8]>> },
     /// An effect on the mirror.
     Effect(EffectFlight),
     /// A block of effects on the mirror.
@@ -101,8 +101,8 @@ pub(super) enum What {
     Restore(super::image::Image),
     /// The mirror's part of a barrier.
     Barrier,
-    /// The mark in the reserved key.
-    Mark,
+    /// The mark in the reserved key, with its count.
+    Mark(u64),
     /// What a mirror evicted, asked behind the drain of a flip.
     Census,
     /// A write that asks a refusing mirror whether it accepts again.
@@ -188,7 +188,7 @@ impl InFlight {
         let plain = match &what {
             What::Block(block) => block.plain,
             What::ImageRead { form, .. } => *form == super::image::Form::Plain,
-            What::ScanTimes(_) | What::CopyRead(_) => true,
+            What::ScanKeys { .. } | What::CopyRead(_) => true,
             _ => false,
         };
         let gathered = plain.then(|| {
@@ -239,6 +239,8 @@ pub(super) struct Lane {
     /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
     pub answered: u64,
     pub appended: u64,
+    /// When it last carried a request, microseconds.
+    pub used_at: u64,
     /// Whether the server reports on this lane which keys are written.
     pub tracking: Tracking,
     /// When a script was last sent or answered, microseconds.
@@ -269,6 +271,7 @@ impl Lane {
             sourced: 0,
             answered: 0,
             appended: 0,
+            used_at: 0,
             tracking: Tracking::Off,
             script_at: 0,
             script_sent: 0,
@@ -298,6 +301,7 @@ impl Lane {
     pub fn push(&mut self, parts: &[&[u8]], what: What, replies: u32, at: u64) {
         let len = self.tape.append(parts);
         self.appended += 1;
+        self.used_at = at;
         self.in_flight.push_back(InFlight::new(what, len, replies, at));
         if let Some((bytes, what, replies, at)) = self.held.take() {
             self.push(&[&bytes], what, replies, at);
@@ -313,9 +317,10 @@ impl Lane {
         }
     }
 
-    /// Requests in flight, without what only reads and what belongs to it.
+    /// Requests in flight, without what only reads and what belongs to it, or keeps the connection and the mark.
     pub fn effects(&self) -> usize {
-        self.in_flight.iter().filter(|flight| !matches!(flight.what, What::Verify(_) | What::Shadow(_) | What::Silent)).count()
+        let other = |what: &What| matches!(what, What::Verify(_) | What::Shadow(_) | What::Silent | What::Mark(_));
+        self.in_flight.iter().filter(|flight| !other(&flight.what)).count()
     }
 
     /// Age of the oldest request in flight.

@@ -10,7 +10,7 @@ use super::reply::each_request;
 use super::session::SessionId;
 use super::{Ack, RECORD_KEY, Sequencer};
 use crate::command::{Command, KeyUse, Rule};
-use crate::doubt::{Cause, State};
+use crate::doubt::{Cause, State, WideCause};
 use crate::effect::{Effect, Expect};
 use crate::endpoint::Db;
 use crate::limits;
@@ -40,6 +40,8 @@ struct Barrier {
     /// Sending it twice is harmless.
     repeatable: bool,
     databases: Vec<Db>,
+    /// It empties every database.
+    flushes: bool,
 }
 
 /// Replies that wait: session and number.
@@ -133,6 +135,9 @@ impl Sequencer {
                 None => {}
             }
         }
+        if self.spill.may_hold(db, key) {
+            return true;
+        }
         !self.settings.faults.no_unsynced && !self.synced.contains(db, key)
     }
 
@@ -150,6 +155,7 @@ impl Sequencer {
             return pending;
         }
         let way = self.way(db, command, request, effect, ack);
+        self.note_write(db, command, request, effect, matches!(way, Way::Send));
         let (bytes, frames, expect, total) = match (way, effect) {
             (Way::Done(pending), effect) => {
                 self.unreplayed(db, command, effect);
@@ -193,6 +199,7 @@ impl Sequencer {
             return pending;
         }
         let way = self.way(outgoing.db, command, request, effect, ack);
+        self.note_write(outgoing.db, command, request, effect, matches!(way, Way::Send));
         match (way, effect) {
             (Way::Done(pending), effect) => {
                 self.unreplayed(outgoing.db, command, effect);
@@ -402,7 +409,7 @@ impl Sequencer {
             }
             _ => {
                 let frame = request.frame.to_vec();
-                self.push_barrier(Barrier { frame, replies: 1, repeatable: true, databases: vec![] });
+                self.push_barrier(Barrier { frame, replies: 1, repeatable: true, databases: vec![], flushes: false });
                 Way::Done(false)
             }
         }
@@ -422,6 +429,7 @@ impl Sequencer {
     fn flushed(&mut self, db: Db) {
         self.end_copies(|copied| copied == db);
         self.ledger.flush(db);
+        self.drop_spilled(db);
         self.synced.forget(db);
         self.synced.set_whole(db);
         self.scans.cancel(db);
@@ -434,6 +442,7 @@ impl Sequencer {
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"FLUSHDB"]);
         let id = LaneId::shared(self.mirror_side(), db);
+        self.note_sent(db, None);
         let Some(lane) = self.lane_mut(id) else { return };
         if db == 0 {
             push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
@@ -456,7 +465,7 @@ impl Sequencer {
         push_request(&mut frame, &[b"FLUSHALL"]);
         push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
         push_request(&mut frame, &[b"EXEC"]);
-        self.push_barrier(Barrier { frame, replies: 4, repeatable: true, databases: vec![] });
+        self.push_barrier(Barrier { frame, replies: 4, repeatable: true, databases: vec![], flushes: true });
         Way::Done(false)
     }
 
@@ -468,6 +477,7 @@ impl Sequencer {
         self.swap_scripted(a, b);
         self.end_copies(|db| db == a || db == b);
         self.copies.forget_resting([a, b]);
+        self.swap_spilled(a, b);
         self.ledger.swap(a, b);
         self.renumber_doubts([a, b]);
         self.synced.swap(a, b);
@@ -483,7 +493,7 @@ impl Sequencer {
         push_request(&mut frame, &[b"SWAPDB", &number(i64::from(a)), &number(i64::from(b))]);
         push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
         push_request(&mut frame, &[b"EXEC"]);
-        self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b] });
+        self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b], flushes: false });
         Way::Done(false)
     }
 
@@ -498,20 +508,21 @@ impl Sequencer {
 
     /// The primary's function libraries go to the mirror, behind what waits for it already.
     pub(super) fn push_libraries(&mut self, frame: Vec<u8>, replies: u32) {
-        self.push_barrier(Barrier { frame, replies, repeatable: true, databases: vec![] });
+        self.push_barrier(Barrier { frame, replies, repeatable: true, databases: vec![], flushes: false });
     }
 
     fn push_barrier(&mut self, barrier: Barrier) {
         if self.mirror.barriers.len() >= limits::MIRROR_BARRIERS_MAX {
             self.alarm(TOO_MANY_BARRIERS);
-            return self.unsync(&barrier.databases);
+            return self.unsync(&barrier.databases, WideCause::Barrier);
         }
         self.mirror.barriers.push_back(barrier);
     }
 
     /// These databases (all, when none is named) are in doubt as a whole.
-    pub(super) fn unsync(&mut self, databases: &[Db]) {
+    pub(super) fn unsync(&mut self, databases: &[Db], cause: WideCause) {
         self.note_gap();
+        self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours;
         let all: Vec<Db> = if databases.is_empty() { (0..limits::DATABASES_MAX as Db).collect() } else { databases.to_vec() };
         for db in &all {
@@ -543,10 +554,14 @@ impl Sequencer {
         }
         if let Some(barrier) = self.mirror.barriers.front() {
             let (frame, replies, now) = (barrier.frame.clone(), barrier.replies, self.now.us);
+            let databases = if barrier.flushes { (0..limits::DATABASES_MAX as Db).collect() } else { barrier.databases.clone() };
             self.mirror.barrier_sent = true;
+            databases.into_iter().for_each(|db| self.note_sent(db, None));
             if let Some(lane) = self.lane_mut(home) {
                 lane.push(&[&frame], What::Barrier, replies, now);
             }
+            // Its own mark is as old as the command.
+            self.push_mark(side);
             self.touch_lane(home);
             return true;
         }
@@ -573,7 +588,7 @@ impl Sequencer {
             self.alarm(&format!("`{}` refused a whole-database command: {text}", self.mirror_side()));
             let databases = self.mirror.barriers.front().map(|barrier| barrier.databases.clone()).unwrap_or_default();
             if !databases.is_empty() {
-                self.unsync(&databases);
+                self.unsync(&databases, WideCause::Barrier);
             }
         }
         let done = self.mirror.barriers.pop_front();
@@ -697,10 +712,12 @@ impl Sequencer {
         if !matches!(cause, Cause::Mismatch | Cause::Late | Cause::Contagion | Cause::Verifier | Cause::Extra) {
             self.disturb_copy(db, key);
         }
-        if self.ledger.len() >= self.settings.dirty_keys_max && self.ledger.get(db, key).is_none() {
+        let slack = if self.can_spill() { limits::SPILL_SLACK_KEYS } else { 0 };
+        if self.ledger.len() >= self.settings.dirty_keys_max + slack && self.ledger.get(db, key).is_none() {
             self.alarm("more dirty keys than the bound `mirror.dirty_keys_max`: databases are copied anew");
             self.ledger.collapse(db);
-            return self.unsync(&[db]);
+            self.drop_spilled(db);
+            return self.unsync(&[db], WideCause::Overflow);
         }
         self.note_dirty(db, key, cause, position);
     }
@@ -711,7 +728,7 @@ impl Sequencer {
         if matches!(cause, Cause::InDoubt | Cause::MirrorReplyLost) {
             self.note_zombie(db, key);
         }
-        if self.ledger.mark(db, key, cause, position) {
+        if self.ledger.mark(db, key, cause, position, self.now.unix_ms) {
             self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;
         }
@@ -793,7 +810,7 @@ impl Sequencer {
     }
 
     fn mirror_mark(&self) -> Vec<u8> {
-        self.record.mark(self.mirror_side())
+        self.mark(self.mirror_side())
     }
 
     /// Something that must reach the mirror before it is in step, and is no key.
@@ -871,8 +888,8 @@ impl Sequencer {
             | What::CopyRead(_)
             | What::FieldsRead { .. }
             | What::ScanPage(_)
-            | What::ScanTimes(_)
-            | What::Mark
+            | What::ScanKeys { .. }
+            | What::Mark(_)
             | What::Census
             | What::Trial
             | What::Watch(_)
@@ -900,7 +917,7 @@ impl Sequencer {
             && let Some(barrier) = self.mirror.barriers.pop_front()
         {
             self.log(true, "a SWAPDB may or may not have run on the mirror: its databases are copied anew");
-            self.unsync(&barrier.databases);
+            self.unsync(&barrier.databases, WideCause::Barrier);
         }
     }
 
@@ -925,11 +942,11 @@ impl Sequencer {
                 self.mirror.owed_flush.insert(db);
             }
             // It was refused, and what came behind it was not.
-            _ => self.unsync(&[db]),
+            _ => self.unsync(&[db], WideCause::Barrier),
         }
         if scripted {
             // A replayed script: nobody knows which keys it writes.
-            self.unsync(&[db]);
+            self.unsync(&[db], WideCause::Script);
         }
         for key in &doubtful {
             self.mark_dirty(db, key, cause, position);
@@ -947,7 +964,7 @@ impl Sequencer {
         let mut keys: Vec<(Db, Arc<[u8]>)> = Vec::new();
         if let What::Piece(piece) = what {
             keys.push((db, piece.key.clone()));
-        } else if !matches!(what, What::Mark | What::Trial | What::Barrier) {
+        } else if !matches!(what, What::Mark(_) | What::Trial | What::Barrier) {
             each_request(frame, |command, request| {
                 keys.extend(command.keys(request).filter(|key| key.used.writes()).map(|key| (db, key.name.into())));
             });

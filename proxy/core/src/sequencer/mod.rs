@@ -8,6 +8,7 @@
 //! that die).
 
 mod admit;
+mod backfill;
 mod busy;
 mod client;
 mod cursor;
@@ -26,8 +27,12 @@ mod local;
 mod mirror;
 mod opening;
 mod own;
+mod pair;
+mod pace;
 mod parked;
 mod pause;
+mod recent;
+mod writes;
 mod reply;
 mod report;
 mod scan;
@@ -35,6 +40,7 @@ mod scripts;
 mod session;
 mod shadow;
 mod sides;
+mod spilled;
 mod track;
 mod transaction;
 mod verify;
@@ -43,6 +49,7 @@ mod watch;
 pub use busy::Asked;
 pub use expiry::Events;
 pub use lane::{LaneId, LaneInfo, Role};
+pub use pair::Memory;
 pub use scripts::ScriptMode;
 pub use session::{Addresses, SessionId};
 pub use shadow::can_be_shadowed;
@@ -53,6 +60,7 @@ use crate::endpoint::{Db, Endpoint};
 use crate::journal::{Journal, Left};
 use crate::limits;
 use crate::resp::request::Spans;
+use crate::spill::Spill;
 use crate::status::{Latency, Operation, Outcome};
 use crate::synced::Synced;
 use fence::Fences;
@@ -60,6 +68,7 @@ use flip::Flip;
 use mirror::Mirror;
 use parked::Parked;
 use pause::Pause;
+use recent::Recent;
 use scan::Scans;
 use session::Sessions;
 use sides::Side;
@@ -127,6 +136,10 @@ pub struct Settings {
     pub publish: bool,
     /// Whether unsynced databases are scanned without being asked.
     pub backfill: bool,
+    /// Keys that a backfill copies per second at most; 0: as fast as the servers allow.
+    pub backfill_rate_max: u64,
+    /// Bytes of images that it sends to the mirror per second at most; 0: no bound.
+    pub backfill_bytes_rate_max: u64,
     /// Longest pause of a flip, microseconds.
     pub pause_budget_us: u64,
     /// Longest time a flip waits for the right moment before it holds anybody, microseconds.
@@ -161,6 +174,8 @@ pub struct Settings {
     pub new_data: NewData,
     /// How long keys in doubt are doubted again where a dead connection could not be killed, microseconds (H1).
     pub zombie_grace_us: u64,
+    /// How long a connection to a server may carry nothing before it is asked with PING, microseconds; 0: for ever.
+    pub keepalive_us: u64,
     /// Keys that take more bytes than this on the primary are copied in pieces; 0: none are.
     pub image_bytes_max: usize,
     /// Bytes of one piece, and elements.
@@ -171,6 +186,14 @@ pub struct Settings {
     pub verify_rate_max: u64,
     /// Values that take more bytes than this on the primary are compared in pieces.
     pub verify_large_bytes: usize,
+    /// A cutover is refused without a verify that is fresh, clean and alive.
+    pub require_verify: bool,
+    /// Bytes of the file for keys in doubt past `dirty_keys_max`; 0: their databases are in doubt as a whole at once.
+    pub spill_bytes_max: u64,
+    /// See [`limits::SPILL_SLOTS`].
+    pub spill_slots: usize,
+    /// Keys repaired per second at most; 0: as many as the bounds of images allow.
+    pub repair_rate_max: u64,
     /// See [`limits::VERIFY_SEEN_SLOTS`].
     pub verify_seen_slots: usize,
     /// Which reads of clients are compared, until the operator says otherwise.
@@ -202,6 +225,8 @@ pub struct Faults {
     pub no_boundary: bool,
     /// Nothing is written into the journal before a request leaves.
     pub no_intents: bool,
+    /// What a server may have forgotten is not doubted (H11).
+    pub no_recent: bool,
     /// A write between two pieces of a large key does not end its copy (H33).
     pub torn_copies: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
@@ -232,6 +257,8 @@ impl Default for Settings {
             flush: [FlushPolicy::Mirror; 3],
             publish: true,
             backfill: true,
+            backfill_rate_max: 0,
+            backfill_bytes_rate_max: 0,
             pause_budget_us: 250_000,
             arm_max_us: 5_000_000,
             flip_lag_max_us: 100_000,
@@ -249,11 +276,16 @@ impl Default for Settings {
             synced_slots: limits::SYNCED_SLOTS,
             new_data: NewData::Ours,
             zombie_grace_us: 60_000_000,
+            keepalive_us: 60_000_000,
             image_bytes_max: 1024 * 1024,
             piece_bytes: limits::COPY_PIECE_BYTES,
             piece_items: limits::COPY_PIECE_ITEMS,
             verify_rate_max: 0,
             verify_large_bytes: 1024 * 1024,
+            require_verify: false,
+            spill_bytes_max: 1 << 30,
+            spill_slots: limits::SPILL_SLOTS,
+            repair_rate_max: 0,
             verify_seen_slots: limits::VERIFY_SEEN_SLOTS,
             shadow: crate::shadow::ShadowWish::default(),
             faults: Faults::default(),
@@ -275,11 +307,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// What the reserved key of a side holds. `side` shows at a start that the names were swapped, even where addresses do not.
+    /// What the reserved key of a side holds. `count` is raised while there are writes (H11). `side` shows at a start that the names were swapped, even where addresses do not.
     #[must_use]
-    pub fn mark(&self, side: Endpoint) -> Vec<u8> {
+    pub fn mark(&self, side: Endpoint, count: u64) -> Vec<u8> {
         let Record { installation, epoch, primary, .. } = self;
-        format!(r#"{{"epoch":{epoch},"installation":"{installation}","primary":"{primary}","side":"{side}"}}"#).into_bytes()
+        format!(r#"{{"count":{count},"epoch":{epoch},"installation":"{installation}","primary":"{primary}","side":"{side}"}}"#).into_bytes()
     }
 }
 
@@ -335,6 +367,22 @@ pub enum Action {
     },
     /// Make the record durable; report with [`Sequencer::handle_record_saved`].
     SaveRecord(Record),
+    /// Write these bytes into the spill file, at this place; at its beginning it is emptied first. Report with [`Sequencer::handle_spilled`].
+    Spill {
+        /// Where.
+        at: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// Read so many bytes of the spill file from this place on; report with [`Sequencer::handle_unspilled`].
+    Unspill {
+        /// Where.
+        at: u64,
+        /// How many.
+        len: usize,
+    },
+    /// A verify has ended: what it found is worth keeping; hand it to the next process with [`Sequencer::recall_verify`].
+    VerifyEnded(crate::divergence::VerifyResult),
     /// An operation has its answer.
     Answer {
         /// The ticket given with the operation.
@@ -384,6 +432,7 @@ pub struct Sequencer {
     copies: image::Copies,
     synced: Synced,
     scans: Scans,
+    backfill: backfill::Backfill,
     flip: Option<Flip>,
     fences: Fences,
     parked: Parked,
@@ -428,7 +477,16 @@ pub struct Sequencer {
     ambiguous: bool,
     expiry: expiry::Expiry,
     intents: intents::Intents,
+    recent: Recent,
+    /// Whether each side's `DUMP` is taken by the other.
+    images_carried: [Option<bool>; 2],
+    /// Idle connections are looked for again then, microseconds.
+    idle_look_at: u64,
     findings: Vec<crate::status::Finding>,
+    writes: writes::Writes,
+    spill: Spill,
+    errands: spilled::Errands,
+    wide: report::Wide,
     verify: verify::Verify,
     shadow: shadow::Shadow,
 }
@@ -453,12 +511,15 @@ impl Sequencer {
     ) -> Sequencer {
         let table = crate::command::Table::get();
         let [old, new] = addresses;
+        let writes = writes::Writes::new(settings.seed);
+        let spill = Spill::new(settings.spill_slots, settings.seed);
         let mut sequencer = Sequencer {
             synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
             ledger: Ledger::new(settings.seed),
             copies: image::Copies::default(),
             scans: Scans::default(),
             shadow: shadow::Shadow::new(settings.shadow.clone()),
+            backfill: backfill::Backfill::new(settings.backfill_rate_max, settings.backfill_bytes_rate_max),
             settings,
             now: Now::default(),
             record,
@@ -494,7 +555,14 @@ impl Sequencer {
             ambiguous: false,
             expiry: expiry::Expiry::default(),
             intents: intents::Intents::default(),
+            recent: Recent::default(),
+            images_carried: [None; 2],
+            idle_look_at: 0,
             findings: Vec::new(),
+            writes,
+            spill,
+            errands: spilled::Errands::default(),
+            wide: report::Wide::default(),
             verify: verify::Verify::default(),
         };
         if primary_lost_data {
@@ -506,6 +574,7 @@ impl Sequencer {
             sequencer.intents.journal = Some(journal);
             sequencer.take_over(left);
         }
+        sequencer.note_spill();
         for side in Endpoint::BOTH {
             sequencer.connect(side);
         }
@@ -544,7 +613,11 @@ impl Sequencer {
         self.tick_scripts();
         self.tick_busy();
         self.tick_verify();
+        self.tick_backfill();
+        self.tick_repairs();
         self.tick_intents();
+        self.tick_recent();
+        self.tick_idle();
         self.settle();
     }
 
@@ -571,8 +644,15 @@ impl Sequencer {
             Operation::VerifyResume => self.pause_verify(ticket, false),
             Operation::VerifyCancel => self.cancel_verify(ticket),
             Operation::Shadow(change) => self.change_shadow(ticket, change),
+            Operation::BackfillStart(rates) => self.start_backfill(ticket, rates),
+            Operation::BackfillRate(rates) => self.set_backfill_rate(ticket, rates),
+            Operation::BackfillPause => self.pause_backfill(ticket, true),
+            Operation::BackfillResume => self.pause_backfill(ticket, false),
             Operation::RepairExtras { confirm } => self.repair_extras(ticket, confirm),
             Operation::RepairKey { db, key } => self.repair_key(ticket, db, key),
+            Operation::RepairPattern { db, pattern } => self.repair_pattern(ticket, db, pattern),
+            Operation::RepairAll => self.repair_all(ticket),
+            Operation::Explain { db, key } => self.tell_key(ticket, db, &key),
         }
         self.settle();
     }
@@ -619,9 +699,11 @@ impl Sequencer {
             moved |= self.pump_reports();
             moved |= self.pump_copies();
             moved |= self.pump_repairs();
+            moved |= self.pump_spill();
             moved |= self.pump_scans();
             moved |= self.pump_verify();
             moved |= self.pump_shadow();
+            moved |= self.pump_sweep();
             moved |= self.pump_flip();
             if !moved {
                 break;

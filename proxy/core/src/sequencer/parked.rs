@@ -251,6 +251,7 @@ impl Sequencer {
         let mut frames = Vec::new();
         let executed = Executed { command: twin, request, reply: inner, length: None, clock: self.clock() };
         let effect = derive(&executed, &mut frames);
+        self.writes.writer = Some(attempt.session);
         let pending = self.apply(lane.db, twin, &request, effect, &frames, ack);
         match (wanted, answer) {
             (None, Some(_)) => self.undo_pop(lane, attempt.session, twin, &request, inner),

@@ -143,6 +143,9 @@ impl Sequencer {
         if matches!(flight.what, What::Restore(_)) {
             self.note_delay(flight.at);
         }
+        if matches!(flight.what, What::ImageRead { .. }) {
+            self.backfill.note_wait(self.now.us.saturating_sub(flight.at));
+        }
         match flight.what {
             What::Client { session, command } => {
                 self.answer_write(id, session, command, lent.frame(), reply, resp3);
@@ -167,14 +170,13 @@ impl Sequencer {
             What::CopyRead(copy) => self.answer_piece(copy, reply),
             What::Piece(piece) => self.confirm_piece(self.db_now(id.db), &piece, reply, flight.failed.as_deref()),
             What::ImageRead { key, form } => self.answer_image(id.db, &key, form, reply, flight.failed.as_deref()),
-            What::ScanPage(page) => self.answer_scan(id.db, page, reply),
-            What::ScanExtras(page) => self.answer_extras(id.db, page, reply),
-            What::ScanTimes(keys) => self.answer_times(id.db, &keys, reply),
+            What::ScanPage(page) | What::ScanExtras(page) => self.answer_scan(id.db, page, reply),
+            What::ScanKeys { page, keys } => self.answer_scan_keys(id.db, page, &keys, reply),
             What::Effect(effect) => self.confirm(id, &effect, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::EffectBlock(block) => self.confirm_block(id, &block, lent.frame(), reply, flight.failed.as_deref(), flight.at),
             What::Restore(image) => self.confirm_image(self.db_now(id.db), &image, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
-            What::Mark => self.check_mark(id.side, reply),
+            What::Mark(count) => self.check_mark(id.side, count, reply),
             What::Census => self.answer_census(reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
@@ -294,6 +296,7 @@ impl Sequencer {
             let effect = self.derive(&executed, &mut frames);
             self.after_script(id, id.db, command, &request, reply);
             let ack = self.next_ack(session);
+            self.writes.writer = Some(session);
             let pending = self.apply(id.db, command, &request, effect, &frames, ack);
             self.ambiguous = false;
             self.after_effect(id, id.db, &executed, effect);
@@ -366,6 +369,7 @@ impl Sequencer {
         let mut shown = Vec::new();
         let mut replies = reply.elements().peekable();
         let mut pending = false;
+        self.writes.writer = block.session;
         self.ambiguous = self.is_ambiguous(id);
         for (at, element) in block.elements.iter().enumerate() {
             if let (Element::Local { command, frame }, Some(id)) = (element, block.session) {
@@ -421,7 +425,8 @@ impl Sequencer {
         if let (true, Some(Element::Hidden(Hidden::Silent)), Some(mark)) = (block.plain, block.elements.last(), reply.elements().last()) {
             // What it replaced went with the command before it.
             self.sides[id.side.index()].marked &= !mark.is_error();
-            self.check_mark(id.side, mark);
+            let count = self.recent.sent(id.side);
+            self.check_mark(id.side, count, mark);
         }
         pending |= self.send_outgoing(outgoing, ack);
         let count = block.elements.iter().filter(|element| !matches!(element, Element::Hidden(_))).count();

@@ -3,11 +3,57 @@
 use super::Sequencer;
 use super::mirror::Mode;
 use crate::command::Table;
-use crate::doubt::Cause;
-use crate::endpoint::Endpoint;
-use crate::status::{Counters, MirrorStatus, SideStatus, Status};
+use crate::doubt::{Cause, WideCause};
+use crate::endpoint::{Db, Endpoint};
+use crate::explained::{Dirty, DirtyDatabase, DirtyKey};
+use crate::limits;
+use crate::status::{Counters, ImageStatus, MirrorStatus, SideStatus, Status};
+use std::collections::BTreeMap;
+
+/// Why databases are in doubt as a whole, and since when, unix milliseconds; whether they are, the walks know.
+#[derive(Debug)]
+pub(super) struct Wide {
+    all: (WideCause, Option<i64>),
+    databases: BTreeMap<Db, (WideCause, i64)>,
+}
+
+impl Default for Wide {
+    fn default() -> Self {
+        Wide { all: (WideCause::Start, None), databases: BTreeMap::new() }
+    }
+}
+
+impl Wide {
+    /// These databases (all, when none is named) are in doubt from now on.
+    pub fn note(&mut self, databases: &[Db], cause: WideCause, at_ms: i64) {
+        if databases.is_empty() {
+            self.databases.clear();
+            self.all = (cause, Some(at_ms));
+        }
+        self.databases.extend(databases.iter().map(|db| (*db, (cause, at_ms))));
+    }
+
+    fn of(&self, db: Option<Db>) -> DirtyDatabase {
+        let (cause, since) = db.and_then(|db| self.databases.get(&db)).map_or(self.all, |(cause, since)| (*cause, Some(*since)));
+        DirtyDatabase { db, cause, since }
+    }
+}
 
 impl Sequencer {
+    /// The ledger, for people: at most `most` keys, those that wait longest first.
+    #[must_use]
+    pub fn dirty(&self, most: usize) -> Dirty {
+        let most = most.min(limits::DIRTY_LISTED_MAX);
+        let databases = self.scans.databases().into_iter().map(|db| self.wide.of(Some(db)));
+        Dirty {
+            total: self.keys_in_doubt(),
+            spilled: self.spill.keys(),
+            by_cause: self.ledger.by_cause().collect(),
+            items: self.ledger.oldest(most).into_iter().map(|(db, key, entry)| DirtyKey::of(db, key, &entry)).collect(),
+            databases: self.scans.doubts_all().then(|| self.wide.of(None)).into_iter().chain(databases).collect(),
+        }
+    }
+
     /// The state now, at most one tick old.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -25,10 +71,14 @@ impl Sequencer {
             scripts: self.script_status(),
             expiry: self.expiry_status(),
             journal: self.journal_status(),
+            recent: self.recent_status(),
+            images: ImageStatus { to_new: self.image_words()[0], to_old: self.image_words()[1] },
             findings: self.findings(),
             alarms: self.alarms.clone(),
             verify: self.verify_status(),
             shadow: self.shadow_status(),
+            backfill: self.backfill_status(),
+            repair: self.repair_status(),
             flip: self.flip.as_ref().map_or("idle", super::flip::Flip::word),
         }
     }
@@ -53,6 +103,7 @@ impl Sequencer {
     fn in_step(&self) -> bool {
         self.scans.is_done()
             && self.ledger.dirty() == 0
+            && self.spill.is_empty()
             && self.ledger.unmirrorable() == 0
             && !self.mirror_owes()
             && self.sides.iter().all(super::sides::Side::is_up)
@@ -86,7 +137,7 @@ impl Sequencer {
             queued_effects: self.mirror_effects(),
             queued_bytes,
             lag_ms: age / 1000,
-            dirty_keys: self.ledger.len(),
+            dirty_keys: self.keys_in_doubt(),
             unsynced_databases: self.scans.databases(),
             scanned_keys: self.scans.visited,
             unmirrorable_keys: self.ledger.unmirrorable(),
@@ -119,6 +170,8 @@ impl Sequencer {
             accepted_sessions: totals.accepted,
             latency: totals.latency.clone(),
             verify: self.verify_counters(),
+            forgotten: self.recent.forgotten,
+            backfill: self.backfill_counters(),
             client_bytes: (totals.bytes_in, totals.bytes_out),
         }
     }

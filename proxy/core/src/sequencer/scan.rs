@@ -2,19 +2,28 @@
 //! key: an image at a position. So a scan can never overwrite a newer value. Where everything on the mirror was put there by
 //! this proxy, the mirror is walked too, for keys that the primary does not have.
 //!
-//! A cursor is valid only for the server process that gave it (H43): a lost side begins the database anew.
+//! The keys of a page are handed to the ledger as `backfill.rs` allows, and its cursor is passed when the last of them is there: who
+//! goes on from a cursor (behind a `kill -9`) has missed no key. A cursor is valid only for the server process that gave it (H43): a
+//! lost side begins the database anew.
 
-use super::lane::{LaneId, What};
+use super::lane::{LaneId, LaneState, What};
 use super::mirror::TOO_MANY_BARRIERS;
 use super::opening::lacks_lane;
 use super::{NewData, Sequencer};
 use crate::doubt::Cause;
-use crate::endpoint::Db;
+use crate::endpoint::{Db, Endpoint};
 use crate::journal::Known;
 use crate::limits;
 use crate::resp::encode::{number, parse_integer, push_request};
 use crate::resp::reply::Reply;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Keys of a page that are not in the ledger yet, and the cursor behind them.
+#[derive(Debug, Clone, Default)]
+struct Page {
+    keys: VecDeque<Box<[u8]>>,
+    next: Vec<u8>,
+}
 
 /// How far the scan of one database is.
 #[derive(Debug, Clone, Default)]
@@ -23,12 +32,20 @@ struct Progress {
     extras: bool,
     /// The primary has been walked.
     primary_done: bool,
+    /// In front of the page that is in hand or asked for.
     cursor: Vec<u8>,
     /// The page that was asked for. Its number is its own: the answer to a page of a walk that was begun anew must not end this
     /// one.
     asked: Option<u64>,
+    /// The cursor behind that page, while the primary is asked about its keys.
+    next: Vec<u8>,
+    page: Option<Page>,
     /// Only times to live are to be set anew: values are equal.
     realign: bool,
+    /// Keys of the primary that it has met.
+    visited: u64,
+    /// Share of the primary that an earlier process had walked.
+    share_before: f64,
 }
 
 impl Progress {
@@ -36,6 +53,15 @@ impl Progress {
     fn anew(&self) -> Progress {
         Progress { extras: self.extras, realign: self.realign, ..Progress::default() }
     }
+}
+
+/// What status tells of a walk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    pub db: Db,
+    pub on_mirror: bool,
+    pub visited: u64,
+    pub share_before: f64,
 }
 
 /// See the module.
@@ -99,6 +125,11 @@ impl Scans {
         self.all.is_none() && self.wanted.values().all(|progress| progress.realign)
     }
 
+    /// Every database is in doubt, and it is not known yet which there are.
+    pub fn doubts_all(&self) -> bool {
+        self.all.is_some()
+    }
+
     /// Whether a database is in doubt as a whole.
     pub fn doubts(&self, db: Db) -> bool {
         self.all.is_some() || self.wanted.get(&db).is_some_and(|progress| !progress.realign)
@@ -119,8 +150,40 @@ impl Scans {
 
     /// Goes on with a walk of an earlier process.
     fn resume(&mut self, db: Db, extras: bool, on_mirror: bool, cursor: u64) {
+        let share_before = if on_mirror { 1.0 } else { share(cursor) };
         let cursor = cursor.to_string().into_bytes();
-        self.wanted.insert(db, Progress { extras, primary_done: on_mirror, cursor, ..Progress::default() });
+        self.wanted.insert(db, Progress { extras, primary_done: on_mirror, cursor, share_before, ..Progress::default() });
+    }
+
+    /// Whether the database is to be walked, for whatever reason.
+    pub fn wants(&self, db: Db) -> bool {
+        self.all.is_some() || self.wanted.contains_key(&db)
+    }
+
+    /// Nothing is to be walked at all, not even for times to live.
+    pub fn is_idle(&self) -> bool {
+        self.all.is_none() && self.wanted.is_empty()
+    }
+
+    /// Every database is wanted, and which there are is not known yet.
+    pub fn is_unlisted(&self) -> bool {
+        self.all.is_some()
+    }
+
+    /// Databases whose times to live are being set anew.
+    pub fn realigning(&self) -> Vec<Db> {
+        self.wanted.iter().filter(|(_, progress)| progress.realign).map(|(db, _)| *db).collect()
+    }
+
+    /// How far each walk is.
+    pub fn told(&self) -> impl Iterator<Item = Told> {
+        let walks = self.wanted.iter().filter(|(_, progress)| !progress.realign);
+        walks.map(|(db, progress)| Told {
+            db: *db,
+            on_mirror: progress.primary_done,
+            visited: progress.visited,
+            share_before: progress.share_before,
+        })
     }
 
     /// Databases in doubt as a whole.
@@ -157,20 +220,93 @@ impl Sequencer {
         true
     }
 
+    /// Whether a side does not have the database.
+    pub(super) fn is_refused(&self, db: Db) -> bool {
+        let refused = |side| self.lane(LaneId::shared(side, db)).is_some_and(|lane| lane.state == LaneState::Refused);
+        Endpoint::BOTH.into_iter().any(refused)
+    }
+
     pub(super) fn pump_scans(&mut self) -> bool {
-        if !self.record.mirroring || self.lost.is_some() || !self.settings.backfill || self.holding || !self.may_ask() {
+        if !self.record.mirroring || self.lost.is_some() || self.holding || !self.may_ask() {
             return false;
         }
         if self.list_databases() {
             return true;
         }
-        let sides = &self.sides;
-        let found = self.scans.wanted.iter().find(|(db, _)| !lacks_lane(sides, **db));
-        let Some((db, progress)) = found.map(|(db, progress)| (*db, progress.clone())) else { return false };
+        if !self.backfills() || self.backfill.paused || self.now.us < self.mirror.images_rest_until {
+            return false;
+        }
+        let walkable = |db: &&Db| !lacks_lane(&self.sides, **db) && !self.is_refused(**db);
+        let Some(db) = self.scans.wanted.keys().find(walkable).copied() else { return false };
+        let realign = self.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
         // A flip waits for a moment without doubt, and aligning times to live makes doubt all the time: it goes on afterwards.
-        let gives_way = progress.realign && self.flip.is_some();
-        let busy = gives_way || self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
-        if progress.asked.is_some() || busy || self.mirror_refuses(db).is_some() {
+        if (realign && self.flip.is_some()) || self.mirror_refuses(db).is_some() {
+            return false;
+        }
+        self.hand_over(db) || self.ask_page(db)
+    }
+
+    fn has_room(&self) -> bool {
+        self.ledger.dirty() + self.ledger.asked() <= limits::SCAN_AHEAD_MAX && self.backfill.has_room(self.backfilling())
+    }
+
+    /// Keys of the page in hand go to the ledger, as many as may; behind the last of them its cursor is passed.
+    fn hand_over(&mut self, db: Db) -> bool {
+        let Some(progress) = self.scans.wanted.get_mut(&db) else { return false };
+        let Some(mut page) = progress.page.take() else { return false };
+        let (realign, on_mirror) = (progress.realign, progress.primary_done);
+        let cause = if on_mirror { Cause::Extra } else { Cause::Backfill };
+        let (before, mut met) = (page.keys.len(), 0);
+        while self.has_room() {
+            let Some(key) = page.keys.pop_front() else { break };
+            met += 1;
+            if realign || !self.synced.contains(db, &key) {
+                self.note_dirty(db, &key, cause, self.position);
+                self.backfill.note_key();
+            }
+        }
+        let rest = page.keys.len();
+        let Some(progress) = self.scans.wanted.get_mut(&db) else { return false };
+        if !realign && !on_mirror {
+            progress.visited += met;
+            self.scans.visited += met;
+            self.backfill.note_walked(met);
+        }
+        if rest > 0 {
+            progress.page = Some(page);
+            return rest < before;
+        }
+        progress.cursor = page.next;
+        if progress.cursor == b"0" {
+            self.end_walk_of(db);
+        }
+        true
+    }
+
+    /// A walk came to the end of a side.
+    fn end_walk_of(&mut self, db: Db) {
+        let Some(progress) = self.scans.wanted.get_mut(&db) else { return };
+        progress.cursor.clear();
+        if progress.extras && !progress.primary_done {
+            progress.primary_done = true;
+            return;
+        }
+        let told = self.scans.told().find(|told| told.db == db);
+        let keys = told.map_or(0, |told| self.walked(&told));
+        self.backfill.note_ended(keys);
+        self.scans.wanted.remove(&db);
+        self.equal(db);
+        self.log(false, format!("database {db} has been scanned"));
+        if self.scans.is_done() {
+            self.clear_alarm(TOO_MANY_BARRIERS);
+        }
+    }
+
+    fn ask_page(&mut self, db: Db) -> bool {
+        let Some(progress) = self.scans.wanted.get(&db).filter(|progress| progress.asked.is_none() && progress.page.is_none()) else {
+            return false;
+        };
+        if !self.has_room() {
             return false;
         }
         let side = if progress.primary_done { self.mirror_side() } else { self.primary() };
@@ -196,54 +332,65 @@ impl Sequencer {
         true
     }
 
-    /// A page of the primary: every key that is not known to be equal is doubtful.
+    /// A page has come. Of the primary's keys those are doubtful that are not known to be equal; of the mirror's, those that the primary
+    /// does not have; where only times to live are set anew, those that have one.
     pub(super) fn answer_scan(&mut self, db: Db, page: u64, reply: Reply<'_>) {
-        if self.scans.wanted.get(&db).is_some_and(|progress| progress.realign) {
-            self.ask_times(db, reply);
+        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked == Some(page)) else { return };
+        let mut parts = reply.elements();
+        let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else {
+            // The server is busy, or loads its data: not as fast as it can refuse.
+            progress.asked = None;
+            self.mirror.images_rest_until = self.now.us + SCAN_REST_US;
+            return;
+        };
+        let next = cursor.text().to_vec();
+        let keys = keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::RESERVED_PREFIX));
+        if progress.realign || progress.primary_done {
+            let (realign, on_mirror) = (progress.realign, progress.primary_done);
+            progress.next = next;
+            let all: Vec<&[u8]> = keys.collect();
+            self.scans.visited += all.len() as u64;
+            let unknown = all.into_iter().filter(|key| !on_mirror || !self.synced.contains(db, key));
+            let keys: Vec<Box<[u8]>> = unknown.map(Into::into).collect();
+            return self.ask_primary(db, page, keys, if realign { b"PTTL" } else { b"EXISTS" });
         }
-        self.answer_page(db, page, reply, |sequencer, key| {
-            let realign = sequencer.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
-            if !realign && !sequencer.synced.contains(db, key) {
-                sequencer.note_dirty(db, key, Cause::Unsynced, sequencer.position);
-            }
-        });
+        progress.asked = None;
+        progress.page = Some(Page { keys: keys.map(Into::into).collect(), next });
     }
 
-    /// Asks which keys of a page have a time to live.
-    fn ask_times(&mut self, db: Db, reply: Reply<'_>) {
-        let Some(keys) = reply.elements().nth(1) else { return };
-        let keys = keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::RESERVED_PREFIX));
-        let keys: Vec<Box<[u8]>> = keys.map(Into::into).collect();
+    /// Asks the primary about each key of a page.
+    fn ask_primary(&mut self, db: Db, page: u64, keys: Vec<Box<[u8]>>, question: &[u8]) {
         if keys.is_empty() {
-            return;
+            return self.take_page(db, page, VecDeque::new());
         }
         let mut frame = Vec::new();
-        // Each time stands for itself, and a full server queues nothing in a block.
-        keys.iter().for_each(|key| push_request(&mut frame, &[b"PTTL", key]));
+        // Each answer stands for itself, and a full server queues nothing in a block.
+        keys.iter().for_each(|key| push_request(&mut frame, &[question, key]));
         let (now, replies) = (self.now.us, keys.len() as u32);
         let id = LaneId::shared(self.primary(), db);
+        if !self.lane(id).is_some_and(super::lane::Lane::is_open) {
+            self.open_lane(id);
+            return self.scans.lost_page(db);
+        }
         if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[&frame], What::ScanTimes(keys), replies, now);
+            lane.push(&[&frame], What::ScanKeys { page, keys }, replies, now);
         }
         self.touch_lane(id);
     }
 
-    /// Keys with a time to live get an image, which sets it on the mirror behind the primary's.
-    pub(super) fn answer_times(&mut self, db: Db, keys: &[Box<[u8]>], reply: Reply<'_>) {
-        for (key, pttl) in keys.iter().zip(reply.elements()) {
-            if pttl.is_error() || pttl.integer().is_some_and(|ms| ms >= 0) {
-                self.note_dirty(db, key, Cause::Unsynced, self.position);
-            }
-        }
+    /// What the primary says of a page's keys. Where it does not tell, an image does.
+    pub(super) fn answer_scan_keys(&mut self, db: Db, page: u64, keys: &[Box<[u8]>], reply: Reply<'_>) {
+        let realign = self.scans.wanted.get(&db).is_some_and(|progress| progress.realign);
+        let doubtful = |said: Reply<'_>| said.integer().is_none_or(|said| if realign { said >= 0 } else { said == 0 });
+        let found = keys.iter().zip(reply.elements()).filter(|(_, said)| doubtful(*said)).map(|(key, _)| key.clone());
+        self.take_page(db, page, found.collect());
     }
 
-    /// A page of the mirror: an image tells whether the primary has the key, and at which position it has not.
-    pub(super) fn answer_extras(&mut self, db: Db, page: u64, reply: Reply<'_>) {
-        self.answer_page(db, page, reply, |sequencer, key| {
-            if !sequencer.synced.contains(db, key) {
-                sequencer.note_dirty(db, key, Cause::Extra, sequencer.position);
-            }
-        });
+    fn take_page(&mut self, db: Db, page: u64, keys: VecDeque<Box<[u8]>>) {
+        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked == Some(page)) else { return };
+        progress.asked = None;
+        let next = std::mem::take(&mut progress.next);
+        progress.page = Some(Page { keys, next });
     }
 
     /// Everything in the database is equal or in the ledger.
@@ -253,32 +400,25 @@ impl Sequencer {
             self.synced.set_whole(db);
         }
     }
+}
 
-    fn answer_page(&mut self, db: Db, page: u64, reply: Reply<'_>, mut each: impl FnMut(&mut Sequencer, &[u8])) {
-        let Some(progress) = self.scans.wanted.get_mut(&db).filter(|progress| progress.asked == Some(page)) else { return };
-        progress.asked = None;
-        let mut parts = reply.elements();
-        let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else { return };
-        progress.cursor = cursor.text().to_vec();
-        let ended = progress.cursor == b"0";
-        for key in keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::RESERVED_PREFIX)) {
-            self.scans.visited += 1;
-            each(self, key);
-        }
-        if !ended {
-            return;
-        }
-        let Some(progress) = self.scans.wanted.get_mut(&db) else { return };
-        progress.cursor.clear();
-        if progress.extras && !progress.primary_done {
-            progress.primary_done = true;
-            return;
-        }
-        self.scans.wanted.remove(&db);
-        self.equal(db);
-        self.log(false, format!("database {db} has been scanned"));
-        if self.scans.is_done() {
-            self.clear_alarm(TOO_MANY_BARRIERS);
-        }
+/// How much of a table a walk has behind it: SCAN counts in the bits of its cursor from the highest to the lowest (redis 7.0.15 dict.c
+/// dictScan), whatever the size of the table.
+fn share(cursor: u64) -> f64 {
+    cursor.reverse_bits() as f64 / 2f64.powi(64)
+}
+
+/// How long walks rest when a server could not tell its keys, microseconds.
+const SCAN_REST_US: u64 = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn a_cursor_tells_how_far_the_walk_is() {
+        // A table of eight places is walked 0, 4, 2, 6, 1, 5, 3, 7.
+        let walked: Vec<f64> = [0, 4, 2, 6, 1, 5, 3, 7].map(share).into();
+        assert_eq!(walked, [0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875]);
     }
 }

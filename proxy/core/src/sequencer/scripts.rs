@@ -16,7 +16,7 @@
 use super::lane::{Lane, LaneId, Tracking, What};
 use super::{Sequencer, image::field};
 use crate::command::{Command, Rule, Table};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
 use crate::resp::encode::push_request;
@@ -307,7 +307,7 @@ impl Sequencer {
     /// A script that counts on being replayed was not: if nobody reported its keys, nobody knows them.
     pub(super) fn doubt_unreplayed(&mut self, id: LaneId, db: Db) {
         if !self.lane(id).is_some_and(|lane| lane.tracking == Tracking::On) {
-            self.unsync(&[db]);
+            self.unsync(&[db], WideCause::Script);
         }
     }
 
@@ -354,7 +354,7 @@ impl Sequencer {
         self.scripts.reported += u64::from(cause == Cause::Reported);
         self.disturb_copy(db, key);
         let position = self.next_position();
-        if aside && self.ledger.mark_from_aside(db, key, cause, position) {
+        if aside && self.ledger.mark_from_aside(db, key, cause, position, self.now.unix_ms) {
             self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;
         } else {
@@ -404,7 +404,7 @@ impl Sequencer {
         }
         if seen > ours {
             self.log(true, "the primary was emptied by somebody else, or by a script: everything is copied anew");
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Emptied);
             self.refresh_keyspaces();
             self.marks_due.get_or_insert(self.now.us);
         }

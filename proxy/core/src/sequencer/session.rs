@@ -374,6 +374,9 @@ impl Sequencer {
         self.unwatch(id);
         self.release_own(id);
         self.end_feed(id);
+        if let Some(writer) = self.writer(id) {
+            self.writes.note_gone(crate::explained::Writer { connected: false, ..writer });
+        }
         if let Some(session) = self.sessions.slots[id.slot as usize].take() {
             self.sessions.input_bytes -= session.waiting_bytes();
             self.sessions.count -= 1;

@@ -198,7 +198,7 @@ impl Sequencer {
 
     /// What its arguments say: whether it is wanted, can be compared, and is not known to differ. Gives the prefix that its key has.
     fn look_into(&mut self, db: Db, command: &Command, row: Row, frame: &[u8]) -> Result<Option<u8>, Unplaced> {
-        let (prefixed, known) = (!self.shadow.wish.prefixes.is_empty(), self.ledger.is_empty() && self.settings.backfill);
+        let (prefixed, known) = (!self.shadow.wish.prefixes.is_empty(), self.has_no_doubt() && self.settings.backfill);
         if !prefixed && known && !row.choosy {
             return Ok(None);
         }
@@ -224,7 +224,7 @@ impl Sequencer {
 
     /// Whether the mirror is not known to hold the key as the primary does.
     fn doubts_read(&self, db: Db, key: &[u8]) -> bool {
-        self.ledger.state(db, key).is_some() || (!self.settings.backfill && !self.synced.contains(db, key))
+        self.ledger.state(db, key).is_some() || self.spill.may_hold(db, key) || (!self.settings.backfill && !self.synced.contains(db, key))
     }
 
     /// What stands in the way of every read of this size now.
@@ -248,7 +248,7 @@ impl Sequencer {
     }
 
     fn is_copied(&self, db: Db) -> bool {
-        self.settings.backfill && self.scans.doubts(db)
+        self.backfills() && self.scans.doubts(db)
     }
 
     /// Whether a dead connection to a side may still write.

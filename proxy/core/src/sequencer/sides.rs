@@ -9,15 +9,15 @@ use super::intents::{Written, written_by};
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
 use super::opening::Unopened;
 use super::own::{Own, Use, asker};
+use super::pair::Memory;
 use super::reply::each_request;
 use super::session::SessionId;
 use super::transaction::Element;
-use super::{Action, Now, RECORD_KEY, Sequencer};
+use super::{Action, Now, Sequencer};
 use crate::command::{Command, Rule, Table};
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::{Db, Endpoint};
 use crate::limits;
-use crate::resp::encode::push_request;
 use crate::resp::reply::Reply;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -65,10 +65,14 @@ pub struct Probe {
     pub evicted_keys: u64,
     /// Keys with a time to live, per database.
     pub expires: HashMap<Db, u64>,
+    /// Keys, per database.
+    pub keys: HashMap<Db, u64>,
     /// The side's wall clock less ours, milliseconds.
     pub clock_offset_ms: i64,
     /// Databases that hold keys, the reserved key left out.
     pub keyspace: Vec<Db>,
+    /// Memory of the server.
+    pub memory: Memory,
     /// By what it evicts keys.
     pub eviction: Eviction,
     /// Connections that are not this proxy's; None when it was not looked for, or the server does not tell.
@@ -149,6 +153,8 @@ pub(super) struct Side {
     pub zombies_until: u64,
     pub evicted_keys: Option<u64>,
     pub expires: HashMap<Db, u64>,
+    /// Keys per database, at the last look.
+    pub keys: HashMap<Db, u64>,
     pub clock_offset_ms: i64,
     /// The clock has been read.
     clock_known: bool,
@@ -158,6 +164,7 @@ pub(super) struct Side {
     pub marked: bool,
     /// Who bypasses the proxy there.
     pub bypassing: Bypassing,
+    pub memory: Memory,
     /// By what it evicts keys.
     pub eviction: Eviction,
 }
@@ -186,11 +193,13 @@ impl Side {
             zombies_until: 0,
             evicted_keys: None,
             expires: HashMap::new(),
+            keys: HashMap::new(),
             clock_offset_ms: 0,
             clock_known: false,
             keyspace: BTreeSet::new(),
             marked: false,
             bypassing: Bypassing::default(),
+            memory: Memory::default(),
             eviction: Eviction::default(),
         }
     }
@@ -327,8 +336,10 @@ impl Sequencer {
             run_id: String::new(),
             evicted_keys: side.evicted_keys.unwrap_or(0),
             expires: side.expires.clone(),
+            keys: side.keys.clone(),
             clock_offset_ms: side.clock_offset_ms,
             keyspace: side.keyspace.iter().copied().collect(),
+            memory: side.memory.clone(),
             eviction: side.eviction,
             bypassing: None,
         }
@@ -367,10 +378,8 @@ impl Sequencer {
         side.keyspace = up.keyspace.into_iter().collect();
         side.strangers = super::learn::strangers(&up.commands);
         side.known = (!up.commands.is_empty()).then(|| known_rows(&up.commands, side.release()));
-        if changed {
-            // The same process goes on counting: what it evicted while we were away is found by the next look.
-            side.evicted_keys = None;
-        }
+        // The same process goes on counting: what it evicted while we were away is found by the next look.
+        let evicted = side.evicted_keys;
         if up.killed || changed {
             side.predecessors.clear();
         } else {
@@ -383,7 +392,12 @@ impl Sequencer {
             self.zombies.clear();
         }
         let side = &mut self.sides[endpoint.index()];
+        if changed {
+            // What it evicts from its beginning on counts, unless it had evicted before: then everything is copied.
+            side.evicted_keys = evicted.filter(|keys| *keys == 0 && endpoint != self.record.primary);
+        }
         let marked = up.mark.is_some();
+        let count = up.mark.as_deref().map(|mark| super::Record::count_of(mark).unwrap_or(0));
         let missed = std::mem::replace(&mut side.marked, marked) && !marked;
         side.lanes.clear();
         side.unopened.clear();
@@ -399,59 +413,79 @@ impl Sequencer {
         self.check_known(endpoint, marked);
         if endpoint == self.primary() {
             // A full server may have refused the mark: the same process has then lost nothing by not having it.
-            self.primary_is_up(first, changed, marked || !(changed || missed));
+            self.primary_is_up(first, changed, marked || !(changed || missed), count);
         } else {
-            self.mirror_is_up(first, changed, marked);
+            self.mirror_is_up(first, changed, count);
         }
+        self.renew_count(endpoint);
+        self.write_facts();
         opened.into_iter().for_each(|id| self.remove_twins(id));
         self.write_marks();
         self.sessions.resume = true;
         self.settle();
     }
 
-    fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+    fn primary_is_up(&mut self, first: bool, changed: bool, marked: bool, count: Option<u64>) {
         self.scripts.primary_is_new();
         self.scans.restart();
         self.mirror.sizes_refused = false;
-        if !first && !marked && self.lost.is_none() {
+        // A loss of keys that were named may have become one of everything.
+        let known = self.lost.is_some() && !(self.recent.named && changed);
+        if !first && !marked && !known {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
             self.primary_lost_data(&format!("{text}, without the key that this proxy keeps there"));
+        } else if let (Some(count), None) = (count, self.lost) {
+            self.primary_forgot(!first && changed, count);
         }
         self.ask_again();
     }
 
     /// The primary came back without its data: the mirror holds the better copy (H12). Nothing is deleted there to match.
     pub(super) fn primary_lost_data(&mut self, how: &str) {
-        self.lost = Some(self.position);
-        // What the next piece would tell is the loss.
-        self.end_copies(|_| true);
-        self.note_gap();
         self.synced.forget_all();
-        let side = self.primary();
-        self.alarm(&format!(
-            "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
-            side.other()
-        ));
+        self.hold_loss(how);
         if self.settings.follow_loss {
             self.follow_loss();
         }
     }
 
-    fn mirror_is_up(&mut self, first: bool, changed: bool, marked: bool) {
+    /// Doubt from before this is not healed from the primary: the operator decides.
+    pub(super) fn hold_loss(&mut self, how: &str) {
+        self.lost = Some(self.position);
+        self.recent.named = false;
+        // What the next piece would tell is the loss.
+        self.end_copies(|_| true);
+        self.note_gap();
+        self.clear_alarm("PRIMARY LOST DATA");
+        let side = self.primary();
+        self.alarm(&format!(
+            "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
+            side.other()
+        ));
+    }
+
+    fn mirror_is_up(&mut self, first: bool, changed: bool, count: Option<u64>) {
         self.scripts.mirror_is_new();
         self.scans.restart();
         self.mirror.mode = super::mirror::Mode::Following;
         self.mirror.typed_images = false;
         self.mirror.image_bytes = 0;
-        if !first && (changed || !marked) {
+        // A mirror that can evict may have done so between the last look and its end (H14).
+        let side = &self.sides[self.mirror_side().index()];
+        let evicting = changed && (side.evicted_keys != Some(0) || side.memory.can_evict());
+        let unknown = match count {
+            Some(count) => self.mirror_forgot(!first && changed, count) || evicting,
+            None => true,
+        };
+        if !first && unknown {
             self.log(
                 true,
                 format!(
-                    "`{}` is another process, or has lost its keys: nothing is known of it until it has been copied anew",
+                    "`{}` is another process, or has lost keys that nobody can name: nothing is known of it until it has been copied anew",
                     self.mirror_side()
                 ),
             );
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::MirrorNew);
             self.refresh_keyspaces();
         }
     }
@@ -472,11 +506,12 @@ impl Sequencer {
     }
 
     /// A server that is full refuses the mark; without it a restart would take the side for one that lost its data.
-    pub(super) fn check_mark(&mut self, side: Endpoint, reply: Reply<'_>) {
+    pub(super) fn check_mark(&mut self, side: Endpoint, count: u64, reply: Reply<'_>) {
         if reply.is_error() {
             self.marks_due.get_or_insert(self.now.us + 1_000_000);
-        } else {
-            self.sides[side.index()].marked |= reply.text() == b"OK";
+        } else if reply.text() == b"OK" {
+            self.sides[side.index()].marked = true;
+            self.confirm_count(side, count);
         }
     }
 
@@ -488,14 +523,7 @@ impl Sequencer {
             if (endpoint == self.primary() && self.lost.is_some()) || (endpoint == self.mirror_side() && !self.record.mirroring) {
                 continue;
             }
-            let mark = self.record.mark(endpoint);
-            let now = self.now.us;
-            let id = LaneId::shared(endpoint, 0);
-            let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_open()) else { continue };
-            let mut frame = Vec::new();
-            push_request(&mut frame, &[b"SET", RECORD_KEY, &mark]);
-            lane.push(&[&frame], What::Mark, 1, now);
-            self.touch_lane(id);
+            self.push_mark(endpoint);
         }
     }
 
@@ -537,6 +565,7 @@ impl Sequencer {
         self.end_copies(|_| true);
         self.scans.restart();
         self.note_gap();
+        self.note_lost_at(endpoint);
         let primary = endpoint == self.primary();
         let mut again = Vec::new();
         let mut suspected = false;
@@ -579,7 +608,7 @@ impl Sequencer {
             self.forget_events();
             if !unreported.is_empty() {
                 self.log(true, "a lane was lost before it reported what its last scripts wrote: its database is copied anew");
-                self.unsync(&unreported);
+                self.unsync(&unreported, WideCause::Script);
                 self.refresh_keyspaces();
             }
             self.forget_lanes();
@@ -641,7 +670,7 @@ impl Sequencer {
             self.mark_dirty(db, &key, Cause::InDoubt, position);
         }
         if let Some(databases) = wide {
-            self.unsync(&databases);
+            self.unsync(&databases, WideCause::Barrier);
             self.refresh_keyspaces();
         }
     }
@@ -731,7 +760,7 @@ impl Sequencer {
         let position = self.next_position();
         let keys = std::mem::take(&mut self.zombies);
         if std::mem::take(&mut self.zombies_unknown) || keys.len() >= limits::ZOMBIE_KEYS_MAX {
-            return self.unsync(&[]);
+            return self.unsync(&[], WideCause::Zombie);
         }
         keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));
     }
@@ -742,7 +771,7 @@ impl Sequencer {
         let before = self.sides[endpoint.index()].evicted_keys.replace(evicted_keys);
         if before.is_some_and(|before| evicted_keys > before) && endpoint == self.mirror_side() && self.record.mirroring {
             self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
-            self.unsync(&[]);
+            self.unsync(&[], WideCause::Evicted);
         }
     }
 
@@ -752,6 +781,8 @@ impl Sequencer {
         let side = &mut self.sides[endpoint.index()];
         let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
+        side.memory = probe.memory;
+        side.keys = probe.keys;
         side.eviction = probe.eviction;
         side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);

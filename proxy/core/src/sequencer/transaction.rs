@@ -288,7 +288,7 @@ impl Sequencer {
         if multi.alone || away {
             if mark_lost {
                 block.hide(&words(&[b"SELECT", b"0"]), Hidden::Silent);
-                block.hide(&words(&[b"SET", super::RECORD_KEY, &self.record.mark(self.primary())]), Hidden::Silent);
+                block.hide(&words(&[b"SET", super::RECORD_KEY, &self.mark(self.primary())]), Hidden::Silent);
             }
             block.hide(&words(&[b"SELECT", &number(i64::from(lane.db))]), Hidden::Silent);
         }

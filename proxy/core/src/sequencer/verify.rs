@@ -16,15 +16,18 @@ mod exam;
 mod judge;
 mod plants;
 mod repair;
+mod told;
 mod walk;
 
 pub(super) use crate::divergence::DivergenceKind;
 pub(super) use exam::{Step, Task};
 pub(super) use judge::Fate;
-pub(super) use repair::Asked as RepairAsked;
+pub(super) use repair::{Asked as RepairAsked, Repairs};
+use told::Telling;
 
 use super::lane::{LaneId, What};
 use super::opening::lacks_lane;
+use super::pace::{Pace, Rate};
 use super::{Now, Sequencer};
 use crate::divergence::{Divergences, VerifyResult, VerifyStatus};
 use crate::endpoint::{Db, Endpoint};
@@ -71,6 +74,10 @@ pub(super) enum Job {
     Plants { db: Db, planted: u64 },
     /// Whether the primary holds a key that is to be repaired.
     Repair(RepairAsked),
+    /// A page of the keys that are to be repaired.
+    Sweep,
+    /// A key that a person asks about.
+    Tell(Box<Telling>),
 }
 
 impl Flight {
@@ -78,6 +85,7 @@ impl Flight {
     pub fn take(&mut self, reply: Reply<'_>) {
         match &mut self.job {
             Job::Pair(pair) => pair.take(reply),
+            Job::Tell(telling) => telling.take(reply),
             Job::Sizes { sizes, .. } => sizes.push(match reply.is_error() {
                 true => None,
                 false => Some(reply.integer().unwrap_or(0)),
@@ -118,8 +126,7 @@ struct Pass {
     bytes: usize,
     /// Keys that may still be read before the next tick; None: no bound.
     allowance: Option<u64>,
-    /// What is left of a rate below one key per tick, in keys times a million.
-    fraction: u64,
+    rate: Rate,
     pace: Pace,
     result: VerifyResult,
     plants: Plants,
@@ -130,32 +137,6 @@ struct Pass {
     waits_for: Option<String>,
     /// When the last second began, what had been compared then, and how much in the second before.
     measured: (u64, u64, u64),
-}
-
-/// How a pass gives way to clients.
-#[derive(Debug)]
-struct Pace {
-    /// Commands of clients that had been answered at the last tick.
-    commands: u64,
-    busy: bool,
-    /// Keys per tick while clients use the primary.
-    keys: u64,
-    /// The longest that a reading of ours waited on the primary since the last tick, microseconds.
-    waited: u64,
-}
-
-impl Pace {
-    const LEAST: u64 = 8;
-    const MOST: u64 = 1024;
-    /// A reading that took longer has made clients wait too.
-    const LONG_US: u64 = 4_000;
-
-    fn tick(&mut self, commands: u64) {
-        self.busy = commands != self.commands;
-        self.commands = commands;
-        self.keys = if self.waited > Self::LONG_US { (self.keys / 2).max(Self::LEAST) } else { (self.keys + 8).min(Self::MOST) };
-        self.waited = 0;
-    }
 }
 
 /// Keyed fingerprints of keys; it forgets and never invents.
@@ -201,6 +182,13 @@ pub(super) struct Verify {
     /// Planted keys that each side holds.
     pub planted: [u64; 2],
     pub totals: Totals,
+    pub repairs: Repairs,
+}
+
+impl Verify {
+    fn is_fresh(&self, result: &VerifyResult) -> bool {
+        result.as_of.is_some() && self.gap_us.is_none_or(|gap| gap <= result.began_us)
+    }
 }
 
 /// Counters that only grow.
@@ -265,8 +253,8 @@ impl Sequencer {
             in_flight: 0,
             bytes: 0,
             allowance: Some(0),
-            fraction: 0,
-            pace: Pace { commands: self.commands_answered(), busy: false, keys: 64, waited: 0 },
+            rate: Rate::new(wish.rate),
+            pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, self.commands_answered()),
             result: VerifyResult { began: Some(unix_ms), began_us: us, ..VerifyResult::default() },
             plants: Plants::default(),
             extras: Vec::new(),
@@ -294,7 +282,7 @@ impl Sequencer {
         self.restart_verify();
     }
 
-    fn commands_answered(&self) -> u64 {
+    pub(super) fn commands_answered(&self) -> u64 {
         self.totals.commands.iter().map(|(ok, failed)| ok + failed).sum()
     }
 
@@ -306,9 +294,7 @@ impl Sequencer {
         let mut allowance = pass.pace.busy.then_some(pass.pace.keys);
         if pass.wish.rate > 0 {
             // A tick is ten milliseconds.
-            let share = pass.wish.rate * 10_000 + pass.fraction;
-            pass.fraction = share % 1_000_000;
-            allowance = Some(allowance.unwrap_or(u64::MAX).min(share / 1_000_000));
+            allowance = Some(allowance.unwrap_or(u64::MAX).min(pass.rate.share(10_000)));
         }
         pass.allowance = allowance;
         let (due, later) = std::mem::take(&mut pass.later).into_iter().partition(|(at, _)| *at <= now);
@@ -362,7 +348,7 @@ impl Sequencer {
         if lacks_lane(&self.sides, db) {
             return Some(format!("a connection for database {db} could not be opened"));
         }
-        if self.settings.backfill && self.scans.doubts(db) {
+        if self.backfills() && self.scans.doubts(db) {
             return Some(format!("database {db} is being copied"));
         }
         if !self.may_ask() || self.mirror_owes() {
@@ -413,6 +399,8 @@ impl Sequencer {
         match flight.job {
             Job::Plants { db, planted } => self.answer_plants(id.side, db, planted, reply, current),
             Job::Repair(asked) => self.answer_repair(asked, reply),
+            Job::Sweep => self.answer_sweep(reply),
+            Job::Tell(telling) => self.answer_telling(telling),
             _ if !current => {}
             Job::Census => self.answer_census_of_keys(id.side, reply),
             Job::Keys => self.answer_keys(id.side, reply),
@@ -425,9 +413,13 @@ impl Sequencer {
 
     /// Its connection was lost before it answered.
     pub(super) fn lose_verify(&mut self, flight: &Flight) {
-        if let Job::Repair(asked) = &flight.job {
-            self.refuse(asked.ticket, "the primary was lost before it answered");
-        }
+        let ticket = match &flight.job {
+            Job::Repair(asked) => asked.ticket,
+            Job::Tell(telling) => telling.ticket,
+            Job::Sweep => return self.lose_sweep(),
+            _ => return,
+        };
+        self.refuse(ticket, "the connection was lost before it answered");
     }
 
     fn end_pass(&mut self) {
@@ -450,6 +442,7 @@ impl Sequencer {
         }
         self.verify.extras = std::mem::take(&mut pass.extras);
         self.verify.last = Some(pass.result.clone());
+        self.actions.push_back(super::Action::VerifyEnded(pass.result.clone()));
         if pass.wish.continuous {
             self.begin_pass(pass.wish, 0, self.now.us + BETWEEN_PASSES_US);
         }
@@ -458,9 +451,18 @@ impl Sequencer {
     /// What metrics tell of it.
     pub(super) fn verify_counters(&self) -> crate::status::VerifyCounters {
         let Totals { compared, differing, unverifiable, passes } = self.verify.totals;
-        let status = self.verify_status();
-        let result = status.last.as_deref().unwrap_or(&status.result);
-        crate::status::VerifyCounters { compared, differing, unverifiable, passes, proven: result.clean && result.fresh }
+        crate::status::VerifyCounters { compared, differing, unverifiable, passes, proven: self.is_proven() }
+    }
+
+    /// What the last verify of an earlier process found. Nobody observed the sides in between, so it is not fresh.
+    pub fn recall_verify(&mut self, result: VerifyResult) {
+        self.verify.gap_us = Some(self.now.us.max(1));
+        self.verify.last.get_or_insert(VerifyResult { began_us: 0, ..result });
+    }
+
+    /// Whether the last verify found no difference, proved itself alive, and no gap in observation has come since it began.
+    pub(super) fn is_proven(&self) -> bool {
+        self.verify.last.as_ref().is_some_and(|result| result.clean && result.alive && self.verify.is_fresh(result))
     }
 
     /// Confirmed differences.
@@ -471,8 +473,7 @@ impl Sequencer {
 
     /// How the verify stands.
     pub(super) fn verify_status(&self) -> VerifyStatus {
-        let fresh = |result: &VerifyResult| result.as_of.is_some() && self.verify.gap_us.is_none_or(|gap| gap <= result.began_us);
-        let last = self.verify.last.clone().map(|result| VerifyResult { fresh: fresh(&result), ..result });
+        let last = self.verify.last.clone().map(|result| VerifyResult { fresh: self.verify.is_fresh(&result), ..result });
         let Some(pass) = &self.verify.pass else {
             let state = match (self.verify.cancelled, &last) {
                 (true, _) => "cancelled",
@@ -503,6 +504,9 @@ fn coverage(result: &VerifyResult) -> f64 {
     let keys = result.keys_estimate.max(result.keys_compared + result.unverifiable);
     if keys == 0 { 1.0 } else { result.keys_compared as f64 / keys as f64 }
 }
+
+/// Keys per tick while clients use the primary: at least and at most.
+const PACE_KEYS: (u64, u64) = (8, 1024);
 
 /// From the end of a pass to the beginning of the next, microseconds: a pair without keys is not verified a thousand times a second.
 const BETWEEN_PASSES_US: u64 = 1_000_000;

@@ -156,7 +156,7 @@ async fn every_question_to_a_real_server() {
     assert!(conn.commands().await.unwrap().is_superset(&HashSet::from(["GET".into(), "XADD".into()])));
 
     assert_eq!(conn.get_mark().await.unwrap(), None);
-    let mark = Mark { installation: "i".into(), epoch: 4, primary: Endpoint::New, side: Endpoint::Old };
+    let mark = Mark { installation: "i".into(), epoch: 4, primary: Endpoint::New, side: Endpoint::Old, count: 3 };
     conn.set_mark(&mark).await.unwrap();
     assert_eq!(conn.get_mark().await.unwrap(), Some(mark));
     assert_eq!(conn.keyspace().await.unwrap(), BTreeMap::from([(0, Keys { keys: 1, expires: 0 })]));

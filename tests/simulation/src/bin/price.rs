@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 impl Script {
     fn begin(journal: bool, shadow: u32) -> Script {
         let journal = journal.then(|| {
-            let opening = Opening { installation: "price", boot: "once", synced: false };
+            let opening = Opening { installation: "price", file: [0; 3], boot: "once", synced: false };
             Journal::open(Box::new(vec![0u8; HEADER_BYTES + (1 << 20)]), &opening)
         });
         let record = Record { installation: "price".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };

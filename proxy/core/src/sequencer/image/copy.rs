@@ -316,6 +316,7 @@ impl Sequencer {
         whole.push(&[b"PEXPIRE", &twin, &number(TWIN_LIFE_MS)]);
         copy.unconfirmed += 1;
         let (flight, db) = (PieceFlight { copy: copy.id, key: copy.key.clone() }, copy.db);
+        self.note_backfilled(db, &flight.key, whole.frame.len());
         let id = LaneId::shared(self.mirror_side(), db);
         if let Some(lane) = self.lane_mut(id) {
             lane.push(&[&whole.frame], What::Piece(flight), whole.replies, now);

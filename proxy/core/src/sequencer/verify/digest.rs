@@ -39,6 +39,20 @@ impl Kind {
             _ => Kind::Other,
         }
     }
+
+    /// The same, as people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Absent => "none",
+            Kind::String => "string",
+            Kind::List => "list",
+            Kind::Set => "set",
+            Kind::Zset => "zset",
+            Kind::Hash => "hash",
+            Kind::Stream => "stream",
+            Kind::Other => "other",
+        }
+    }
 }
 
 /// A read, by what of its reply counts.

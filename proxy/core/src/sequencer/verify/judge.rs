@@ -191,7 +191,7 @@ impl Sequencer {
         }
         let waited = self.now.us.saturating_sub(at);
         if let (Of::Pass(_), Some(pass)) = (of, &mut self.verify.pass) {
-            pass.pace.waited = pass.pace.waited.max(waited);
+            pass.pace.note_wait(waited);
         }
         if self.mirror_owes() || self.mirror_refuses(db).is_some() {
             // The reads would not stand at the same position there.
@@ -200,7 +200,7 @@ impl Sequencer {
             tasks.into_iter().for_each(|task| self.settle_task(db, of, task, Fate::Next, None));
             return;
         }
-        if !self.ledger.is_empty() || self.is_unreported(db) {
+        if !self.has_no_doubt() || self.is_unreported(db) {
             for task in &mut pair.tasks {
                 task.excused = self.excuse(db, &task.key);
             }
@@ -216,13 +216,14 @@ impl Sequencer {
     }
 
     /// What the proxy knows that may make the key differ.
-    fn excuse(&self, db: Db, key: &[u8]) -> Option<&'static str> {
+    pub(super) fn excuse(&self, db: Db, key: &[u8]) -> Option<&'static str> {
         match self.ledger.state(db, key) {
             Some(State::Unmirrorable) => return Some("no image can carry it"),
             Some(_) => return Some("it was in doubt whenever it was read"),
+            None if self.spill.may_hold(db, key) => return Some("it may be among the keys in doubt that are on the disk"),
             None => {}
         }
-        if self.settings.backfill && self.scans.doubts(db) {
+        if self.backfills() && self.scans.doubts(db) {
             return Some("its database is being copied");
         }
         self.is_unreported(db).then_some("what scripts wrote was not reported whenever it was read")
@@ -396,6 +397,7 @@ impl Sequencer {
         command: Option<&'static str>,
     ) {
         let first_seen = self.now.unix_ms;
+        let command = command.or_else(|| self.writes.last_command(db, key));
         self.verify.divergences.note(Divergence { db, key: key.clone(), kind, cause, first_seen, command });
     }
 

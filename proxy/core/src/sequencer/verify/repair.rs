@@ -1,16 +1,17 @@
-//! Repairs that an operator asks for: one key, and the keys that a verify found on the mirror alone. Nothing on the mirror that the primary does
+//! Repairs that an operator asks for: one key, keys that match a pattern, everything, and the keys that a verify found on the mirror
+//! alone; and how fast keys in doubt are healed. Nothing on the mirror that the primary does
 //! not have is deleted without the operator's word, and before it is given, it is told how many keys that would be, with samples,
 //! and of which endpoint (I5). An image does the rest: at its position it tells whether the primary still does not have the key.
 
 use super::super::Sequencer;
-use super::super::lane::{Lane, LaneId};
 use super::Job;
 use crate::divergence::ExtraKeys;
-use crate::doubt::Cause;
+use crate::doubt::{Cause, WideCause};
 use crate::endpoint::Db;
-use crate::resp::encode::push_request;
+use crate::limits;
+use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
-use crate::status::Outcome;
+use crate::status::{Outcome, RepairStatus};
 
 /// A key that is to be repaired, while the primary is asked whether it has it.
 #[derive(Debug)]
@@ -18,6 +19,28 @@ pub(in crate::sequencer) struct Asked {
     pub ticket: u64,
     db: Db,
     key: Vec<u8>,
+}
+
+/// Keys that match a pattern, on their way into the ledger.
+#[derive(Debug)]
+struct Sweep {
+    db: Db,
+    pattern: Vec<u8>,
+    cursor: Vec<u8>,
+    /// A page is on its way.
+    asked: bool,
+    marked: u64,
+    done: bool,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(in crate::sequencer) struct Repairs {
+    /// The one under way, or the last one.
+    sweep: Option<Sweep>,
+    /// Keys that may still be repaired before the next tick, and what is left of a rate below one key per tick, in keys times a million.
+    allowance: u64,
+    fraction: u64,
 }
 
 /// Samples that are told before keys are deleted.
@@ -45,19 +68,14 @@ impl Sequencer {
     /// Copies one key anew, if the primary has it.
     pub(in crate::sequencer) fn repair_key(&mut self, ticket: u64, db: Db, key: Vec<u8>) {
         let primary = self.primary();
-        let lane = LaneId::shared(primary, db);
         if !self.record.mirroring {
             return self.refuse(ticket, "mirroring is off");
         }
         if key.starts_with(super::super::RESERVED_PREFIX) {
             return self.refuse(ticket, "keys of this prefix are the proxy's own");
         }
-        if usize::from(db) >= crate::limits::DATABASES_MAX || !self.sides[primary.index()].is_up() || !self.may_ask() {
-            return self.refuse(ticket, "the primary cannot be asked now");
-        }
-        if !self.lane(lane).is_some_and(Lane::is_open) {
-            self.open_lane(lane);
-            return self.refuse(ticket, format!("the connection for database {db} is being opened: ask again"));
+        if let Err(why) = self.can_read(primary, db) {
+            return self.refuse(ticket, why);
         }
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"EXISTS", &key]);
@@ -78,6 +96,107 @@ impl Sequencer {
             ),
             None => self.refuse(ticket, format!("the primary answered {}", String::from_utf8_lossy(reply.text()))),
         }
+    }
+
+    /// Copies every key of the primary that matches a pattern anew, page by page.
+    pub(in crate::sequencer) fn repair_pattern(&mut self, ticket: u64, db: Db, pattern: Vec<u8>) {
+        if !self.record.mirroring {
+            return self.refuse(ticket, "mirroring is off");
+        }
+        if self.verify.repairs.sweep.as_ref().is_some_and(|sweep| !sweep.done) {
+            return self.refuse(ticket, "a repair of a pattern is under way; `GET /v1/repair` shows how far it is");
+        }
+        if let Err(why) = self.can_read(self.primary(), db) {
+            return self.refuse(ticket, why);
+        }
+        self.verify.repairs.sweep = Some(Sweep { db, pattern, cursor: b"0".to_vec(), asked: false, marked: 0, done: false });
+        self.answer(ticket, Outcome::Done);
+    }
+
+    /// Puts everything in doubt, so that all of it is copied anew.
+    pub(in crate::sequencer) fn repair_all(&mut self, ticket: u64) {
+        if !self.record.mirroring || self.lost.is_some() || !self.settings.backfill {
+            return self.refuse(ticket, "mirroring is off, the backfill is off, or the primary lost its data: nothing would be copied");
+        }
+        self.log(true, "everything is copied anew, by the operator's word");
+        self.unsync(&[], WideCause::Operator);
+        self.refresh_keyspaces();
+        self.answer(ticket, Outcome::Done);
+    }
+
+    /// Asks for the next page of the keys that match.
+    pub(in crate::sequencer) fn pump_sweep(&mut self) -> bool {
+        let Some(sweep) = &self.verify.repairs.sweep else { return false };
+        let crowded = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
+        if sweep.done || sweep.asked || crowded || !self.record.mirroring || self.lost.is_some() || self.holding {
+            return false;
+        }
+        let (db, primary) = (sweep.db, self.primary());
+        let mut frame = Vec::new();
+        push_request(&mut frame, &[b"SCAN", &sweep.cursor, b"MATCH", &sweep.pattern, b"COUNT", &number(limits::SCAN_PAGE as i64)]);
+        if self.can_read(primary, db).is_err() {
+            return false;
+        }
+        self.push_reading(primary, db, &frame, 1, Job::Sweep);
+        if let Some(sweep) = &mut self.verify.repairs.sweep {
+            sweep.asked = true;
+        }
+        true
+    }
+
+    pub(super) fn answer_sweep(&mut self, reply: Reply<'_>) {
+        let Some(sweep) = &mut self.verify.repairs.sweep else { return };
+        sweep.asked = false;
+        let mut parts = reply.elements();
+        let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else {
+            sweep.done = true;
+            return self.log(true, format!("a repair of a pattern ended: the primary answered {}", String::from_utf8_lossy(reply.text())));
+        };
+        let db = sweep.db;
+        sweep.cursor = cursor.text().to_vec();
+        sweep.done = sweep.cursor == b"0";
+        let keys: Vec<&[u8]> = keys.elements().map(Reply::text).filter(|key| !key.starts_with(super::super::RESERVED_PREFIX)).collect();
+        sweep.marked += keys.len() as u64;
+        let (done, marked) = (sweep.done, sweep.marked);
+        let position = self.next_position();
+        keys.iter().for_each(|key| self.mark_dirty(db, key, Cause::Verifier, position));
+        if done {
+            self.log(false, format!("{marked} keys that match the operator's pattern are copied anew"));
+        }
+    }
+
+    /// The primary was lost: a cursor is valid for one life of a server (H43).
+    pub(super) fn lose_sweep(&mut self) {
+        if let Some(sweep) = &mut self.verify.repairs.sweep {
+            (sweep.asked, sweep.cursor) = (false, b"0".to_vec());
+        }
+    }
+
+    pub(in crate::sequencer) fn repair_status(&self) -> RepairStatus {
+        let Some(sweep) = &self.verify.repairs.sweep else { return RepairStatus { state: "idle", ..RepairStatus::default() } };
+        RepairStatus {
+            state: if sweep.done { "done" } else { "running" },
+            db: sweep.db,
+            pattern: String::from_utf8_lossy(&sweep.pattern).into_owned(),
+            keys_marked: sweep.marked,
+        }
+    }
+
+    /// Keys that may be repaired until the next tick, which is ten milliseconds away.
+    pub(in crate::sequencer) fn tick_repairs(&mut self) {
+        let share = self.settings.repair_rate_max * 10_000 + self.verify.repairs.fraction;
+        self.verify.repairs.fraction = share % 1_000_000;
+        self.verify.repairs.allowance = share / 1_000_000;
+    }
+
+    /// One more key may be repaired now. A flip waits for the end of all doubt, and is not made to wait for a rate.
+    pub(in crate::sequencer) fn may_repair_one(&self) -> bool {
+        self.settings.repair_rate_max == 0 || self.flip.is_some() || self.verify.repairs.allowance > 0
+    }
+
+    /// One was asked for.
+    pub(in crate::sequencer) fn note_repair(&mut self) {
+        self.verify.repairs.allowance = self.verify.repairs.allowance.saturating_sub(1);
     }
 
     /// The last verify's list belongs to a mirror that is no longer one.

@@ -1,0 +1,103 @@
+//! One address in front of servers that change: what a managed service does when it fails over. Connections are carried as they
+//! are, and all of them are cut when the address is pointed at another server.
+//!
+//! The answers to `TIME` can be shifted, as if the server's clock were set: a real clock belongs to the machine, which is not a test's.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+
+/// See the module. Its threads end with their connections.
+#[derive(Debug)]
+pub struct Forwarder {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` refuses connections.
+    target: Mutex<Option<String>>,
+    open: Mutex<Vec<TcpStream>>,
+    shift_s: AtomicI64,
+}
+
+impl Forwarder {
+    /// Listens on a free port of the loopback and carries connections to `target`.
+    pub fn start(target: &str) -> Result<Forwarder> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared { target: Mutex::new(Some(target.to_owned())), open: Mutex::default(), shift_s: AtomicI64::new(0) });
+        let accepting = Arc::clone(&shared);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let target = lock(&accepting.target).clone();
+                let Some(server) = target.and_then(|target| TcpStream::connect(target).ok()) else { continue };
+                let _ = carry(&accepting, client, server);
+            }
+        });
+        Ok(Forwarder { address, shared })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Cuts every connection; from now on the address leads there, or nowhere.
+    pub fn point_at(&self, target: Option<&str>) {
+        *lock(&self.shared.target) = target.map(str::to_owned);
+        for stream in lock(&self.shared.open).drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// From now on the server tells a time that is so many seconds later.
+    pub fn shift_clock(&self, seconds: i64) {
+        self.shared.shift_s.store(seconds, Ordering::SeqCst);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<()> {
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    lock(&shared.open).extend([client.try_clone()?, server.try_clone()?]);
+    for (mut from, mut to, answers) in [(client.try_clone()?, server.try_clone()?, false), (server, client, true)] {
+        let shared = Arc::clone(shared);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(n @ 1..) = from.read(&mut buffer) {
+                let seconds = shared.shift_s.load(Ordering::SeqCst);
+                if answers && seconds != 0 {
+                    shift_time(&mut buffer[..n], seconds);
+                }
+                if to.write_all(&buffer[..n]).is_err() {
+                    break;
+                }
+            }
+            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+        });
+    }
+    Ok(())
+}
+
+/// `*2 $10 <seconds> $6 <microseconds>`: nothing else that the proxy asks for is answered so. A small answer comes in one piece.
+fn shift_time(bytes: &mut [u8], seconds: i64) {
+    const HEAD: &[u8] = b"*2\r\n$10\r\n";
+    if !bytes.starts_with(HEAD) || bytes.len() < HEAD.len() + 10 {
+        return;
+    }
+    let digits = &mut bytes[HEAD.len()..HEAD.len() + 10];
+    let Some(told) = std::str::from_utf8(digits).ok().and_then(|text| text.parse::<i64>().ok()) else { return };
+    let shifted = (told + seconds).to_string();
+    if shifted.len() == digits.len() {
+        digits.copy_from_slice(shifted.as_bytes());
+    }
+}

@@ -1,0 +1,265 @@
+//! H11: a server that acknowledged writes and does not have them any more. An asynchronous failover, a snapshot restored, a disk that
+//! lost its last second: the server is there, its mark is there, its identity may even be the same, and nothing but the count in
+//! the mark tells. Keys that were written since the count found are doubted, and no other; where it is the primary that forgot, the
+//! mirror holds the better copy, and nobody may overwrite it before the operator has spoken (H12).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::{Value as Json, json};
+use twinlane_tests::asking::ok;
+use twinlane_tests::compare::{self, compare};
+use twinlane_tests::forward::Forwarder;
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, in_step, until};
+use twinlane_tests::proxy::{Options, Proxy};
+use twinlane_tests::resp::Client;
+use twinlane_tests::servers::{self, Server, Version};
+
+const QUIET: u64 = 1_500;
+const LATE: u64 = 200;
+
+/// Keys that nobody touches again, and the first state of those that are.
+fn seed(client: &mut Client) {
+    (0..QUIET).for_each(|n| _ = ok(client, &format!("SET quiet:{n} {n}")));
+    (0..LATE).for_each(|n| _ = ok(client, &format!("HSET late:{n} state early")));
+}
+
+/// What is acknowledged, and forgotten.
+fn write_late(client: &mut Client) {
+    (0..LATE).for_each(|n| _ = ok(client, &format!("HSET late:{n} state late more {n}")));
+    ok(client, "SET only:late here");
+}
+
+fn state(server: &Server, key: u64) -> String {
+    server.client().unwrap().cmd(&format!("HGET late:{key} state")).unwrap().text()
+}
+
+/// Waits until both sides have confirmed a count that is higher than `than`.
+fn counted(status: impl Fn() -> Json, than: u64) -> u64 {
+    let mut count = 0;
+    until("both sides to confirm a count", PATIENCE, || {
+        let recent = status()["recent"].clone();
+        count = recent["count"].as_u64().unwrap();
+        Ok(count > than && recent["old"] == count && recent["new"] == count)
+    })
+    .unwrap();
+    count
+}
+
+/// Both sides hold the seed, the named one keeps a snapshot, then both hold what is late.
+fn with_snapshot(pair: &Pair, side: &str) -> Client {
+    let mut client = pair.client().unwrap();
+    seed(&mut client);
+    pair.settle().unwrap();
+    let before = counted(|| pair.proxy.status().unwrap(), 0);
+    let server = if side == "old" { &pair.old } else { &pair.new };
+    ok(&mut server.client().unwrap(), "SAVE");
+    write_late(&mut client);
+    pair.settle().unwrap();
+    counted(|| pair.proxy.status().unwrap(), before);
+    client
+}
+
+fn scanned(pair: &Pair) -> u64 {
+    pair.proxy.status().unwrap()["mirror"]["scanned_keys"].as_u64().unwrap()
+}
+
+/// What was written since the count found was doubted, not much else, and nothing was walked.
+fn assert_only_the_late_are_doubted(pair: &Pair, scanned_before: u64) {
+    assert_eq!(scanned(pair), scanned_before, "{}", pair.proxy.log_tail());
+    let doubted = pair.metric("twinlane_dirty_keys_total", "failover").unwrap() as u64;
+    assert!((LATE..QUIET).contains(&doubted), "{doubted} keys were doubted\n{}", pair.proxy.log_tail());
+    assert_eq!(pair.proxy.status().unwrap()["recent"]["forgotten"], 1);
+}
+
+#[test]
+fn h11_a_mirror_with_an_older_snapshot_gets_what_it_forgot_and_nothing_else() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = with_snapshot(&pair, "new");
+    let (connects, before) = (pair.connects("new"), scanned(&pair));
+    pair.new.restart_with_snapshot().unwrap();
+    pair.wait_reconnected("new", connects).unwrap();
+    ok(&mut client, "HSET late:7 once again");
+    pair.assert_equal().unwrap();
+    assert_eq!(state(&pair.new, 7), "late");
+    assert_only_the_late_are_doubted(&pair, before);
+    // Nothing is forgotten a second time: the same process goes on.
+    let connects = pair.connects("new");
+    ok(&mut pair.new.client().unwrap(), "CLIENT KILL TYPE normal SKIPME yes");
+    pair.wait_reconnected("new", connects).unwrap();
+    pair.assert_equal().unwrap();
+    assert_eq!(pair.proxy.status().unwrap()["recent"]["forgotten"], 1);
+}
+
+/// Older than the ring of recent keys: nobody knows what is missing, and everything is copied.
+#[test]
+fn h11_a_mirror_that_is_older_than_what_is_remembered_is_copied_as_a_whole() {
+    let mut setup = Setup::of(Version::Redis70, Version::Redis70);
+    setup.proxy.env = vec![("TWINLANE__JOURNAL__BYTES".into(), (1u64 << 20).to_string())];
+    let mut pair = Pair::start(setup).unwrap();
+    let mut client = with_snapshot(&pair, "new");
+    for n in 0..20_000 {
+        ok(&mut client, &format!("SET {:0>100} v", n % 50));
+    }
+    pair.settle().unwrap();
+    let (connects, before) = (pair.connects("new"), scanned(&pair));
+    pair.new.restart_with_snapshot().unwrap();
+    pair.wait_reconnected("new", connects).unwrap();
+    pair.assert_equal().unwrap();
+    assert!(scanned(&pair) > before, "{}", pair.proxy.log_tail());
+}
+
+/// The alarm stands, names the loss, and the mirror keeps the newer values while other keys go on.
+fn assert_held(pair: &Pair, client: &mut Client) {
+    let status = pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
+    let alarms = status["alarms"].to_string();
+    assert!(alarms.contains("earlier state") && alarms.contains("late:"), "{alarms}");
+    assert_eq!(status["recent"]["forgotten"], 1, "{status}");
+    assert!(status["recent"]["samples"].as_array().is_some_and(|samples| !samples.is_empty()), "{status}");
+    assert_eq!(pair.proxy.cutover().unwrap().status, 409);
+    assert_eq!(ok(client, "HGET late:7 state").text(), "early", "clients go on as without a proxy");
+    ok(client, "SET quiet:7 changed");
+    until("an ordinary effect to reach the mirror", PATIENCE, || Ok(pair.new.client()?.cmd("GET quiet:7")?.text() == "changed")).unwrap();
+    (0..LATE).step_by(13).for_each(|n| assert_eq!(state(&pair.new, n), "late", "late:{n} was overwritten"));
+}
+
+fn lose_late(pair: &mut Pair) -> Client {
+    drop(with_snapshot(pair, "old"));
+    let connects = pair.connects("old");
+    pair.old.restart_with_snapshot().unwrap();
+    pair.wait_reconnected("old", connects).unwrap();
+    pair.client().unwrap()
+}
+
+#[test]
+fn h11_a_primary_that_forgot_is_held_and_left_by_a_forced_flip_with_the_newer_values() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    let answer = pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]})).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.assert_equal().unwrap();
+    assert_eq!((state(&pair.old, 7).as_str(), state(&pair.new, 7).as_str()), ("late", "late"));
+}
+
+#[test]
+fn h11_a_primary_that_forgot_is_followed_when_the_loss_is_accepted() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    let before = scanned(&pair);
+    assert_eq!(pair.proxy.post("/v1/primary-loss/accept", &json!({})).unwrap().status, 200);
+    pair.assert_equal().unwrap();
+    assert_eq!(state(&pair.new, 7), "early");
+    assert_only_the_late_are_doubted(&pair, before);
+    assert_eq!(pair.proxy.status().unwrap()["stage"], "SYNCED");
+}
+
+#[test]
+fn h11_with_follow_a_primary_that_forgot_is_followed_at_once() {
+    let mut pair = Pair::start(Setup::with_args(&["--on-primary-loss", "follow"])).unwrap();
+    let mut client = lose_late(&mut pair);
+    pair.assert_equal().unwrap();
+    assert_eq!(ok(&mut client, "HGET late:7 state").text(), "early");
+    assert_eq!(state(&pair.new, 7), "early");
+}
+
+/// The decision is still to be made after `kill -9` of the proxy.
+#[test]
+fn h11_a_held_loss_outlives_the_proxy() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    pair.proxy.kill9();
+    pair.proxy.restart().unwrap();
+    pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
+    assert_eq!(state(&pair.new, 7), "late");
+}
+
+/// While no proxy runs the primary goes back: its count is behind the mirror's.
+#[test]
+fn h11_a_primary_that_went_back_while_no_proxy_ran_is_held() {
+    let mut pair = Pair::plain().unwrap();
+    drop(with_snapshot(&pair, "old"));
+    pair.proxy.kill9();
+    pair.old.restart_with_snapshot().unwrap();
+    pair.proxy.restart().unwrap();
+    pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
+    assert_eq!(state(&pair.new, 7), "late");
+    assert_eq!(pair.proxy.post("/v1/primary-loss/accept", &json!({})).unwrap().status, 200);
+    pair.assert_equal().unwrap();
+    assert_eq!(state(&pair.new, 7), "early");
+}
+
+/// A server and its replica behind one address, as managed services have them, on the side that is named; the other is plain.
+struct Failover {
+    address: Forwarder,
+    first: Server,
+    second: Server,
+    plain: Server,
+    proxy: Proxy,
+}
+
+impl Failover {
+    fn start(side: &str) -> Failover {
+        let [first, second, plain] = [(); 3].map(|()| Server::start(Version::Redis70, servers::Options::default()).unwrap());
+        ok(&mut second.client().unwrap(), &format!("REPLICAOF 127.0.0.1 {}", first.port()));
+        let address = Forwarder::start(&first.address()).unwrap();
+        let (old, new) = if side == "old" { (address.address(), plain.address()) } else { (plain.address(), address.address()) };
+        let proxy = Proxy::start(&old, &new, Options::default()).unwrap();
+        Failover { address, first, second, plain, proxy }
+    }
+
+    fn settle(&self) {
+        let mut last = Json::Null;
+        until("the mirror to be in step", PATIENCE, || {
+            let before = std::mem::replace(&mut last, self.proxy.status()?);
+            Ok(in_step(&last) && (before == Json::Null || in_step(&before)))
+        })
+        .unwrap_or_else(|error| panic!("{error}: {last}\n{}", self.proxy.log_tail()));
+    }
+
+    /// The replica is promoted behind the address, without what was acknowledged since it had lost its link.
+    fn fail_over(&mut self) {
+        self.settle();
+        let (mut first, mut replica) = (self.first.client().unwrap(), self.second.client().unwrap());
+        until("the replica to have everything", PATIENCE, || {
+            let mark = "GET __twinlane:record";
+            Ok(replica.cmd("HGET late:199 state")?.text() == "early" && replica.cmd(mark)? == first.cmd(mark)?)
+        })
+        .unwrap();
+        let before = self.proxy.status().unwrap()["recent"]["count"].as_u64().unwrap();
+        ok(&mut replica, "REPLICAOF NO ONE");
+        write_late(&mut self.proxy.client().unwrap());
+        self.settle();
+        counted(|| self.proxy.status().unwrap(), before);
+        let second = self.second.address();
+        self.address.point_at(Some(&second));
+        self.first.kill();
+    }
+
+    fn assert_equal(&self) {
+        self.settle();
+        compare(&self.second.address(), &self.plain.address(), &compare::Options::default()).unwrap().into_result().unwrap();
+    }
+}
+
+#[test]
+fn h11_a_mirror_that_fails_over_loses_nothing() {
+    let mut fail = Failover::start("new");
+    seed(&mut fail.proxy.client().unwrap());
+    fail.fail_over();
+    until("the failover to be noticed", PATIENCE, || Ok(fail.proxy.status()?["recent"]["forgotten"] == 1)).unwrap();
+    fail.assert_equal();
+    assert_eq!(state(&fail.second, 7), "late");
+}
+
+#[test]
+fn h11_a_primary_that_fails_over_is_held_until_the_loss_is_accepted() {
+    let mut fail = Failover::start("old");
+    seed(&mut fail.proxy.client().unwrap());
+    fail.fail_over();
+    until("the failover to be noticed", PATIENCE, || Ok(fail.proxy.status()?["stage"] == "PRIMARY LOST DATA")).unwrap();
+    assert_eq!((state(&fail.second, 7).as_str(), state(&fail.plain, 7).as_str()), ("early", "late"));
+    assert_eq!(fail.proxy.post("/v1/primary-loss/accept", &json!({})).unwrap().status, 200);
+    fail.assert_equal();
+    assert_eq!(state(&fail.plain, 7), "early");
+}

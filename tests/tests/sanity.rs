@@ -1,0 +1,237 @@
+//! Is this pair a pair, and is it ours? One server under two names, a follower of the other, a second proxy on the same servers: each
+//! would write twice, or over what another has written. Nothing is served then, and the refusal says what to do.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use twinlane_tests::asking::ok;
+use twinlane_tests::forward::Forwarder;
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::proxy::{Options, Proxy, binary};
+use twinlane_tests::servers::{Server, Version};
+
+fn server() -> Server {
+    Server::plain(Version::Redis70).unwrap()
+}
+
+/// Starts the proxy, which must end by itself, and gives what it said.
+fn refusal(proxy: &mut Proxy) -> String {
+    proxy.launch().unwrap();
+    until("the start to be refused", PATIENCE, || Ok(proxy.try_wait()?.is_some()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    proxy.log()
+}
+
+#[test]
+fn h39_one_server_under_two_addresses_is_refused() {
+    let server = server();
+    let other_way = Forwarder::start(&server.address()).unwrap();
+    let mut proxy = Proxy::prepare(&server.address(), &other_way.address(), Options::default()).unwrap();
+    let said = refusal(&mut proxy);
+    assert!(said.contains("one and the same server") && said.contains("give two servers"), "{said}");
+    assert_eq!(ok(&mut server.client().unwrap(), "DBSIZE").int(), Some(0), "nothing is left behind");
+}
+
+#[test]
+fn h39_a_follower_of_the_other_is_refused_and_a_follower_of_the_follower() {
+    let [old, between, last] = [(); 3].map(|()| server());
+    ok(&mut between.client().unwrap(), &format!("REPLICAOF 127.0.0.1 {}", old.port()));
+    ok(&mut last.client().unwrap(), &format!("REPLICAOF 127.0.0.1 {}", between.port()));
+    ok(&mut old.client().unwrap(), "SET k v");
+    until("the chain to be in step", PATIENCE, || Ok(last.client()?.cmd("GET k")?.text() == "v")).unwrap();
+    for (old, new) in [(&old, &between), (&old, &last), (&last, &old)] {
+        let mut proxy = Proxy::prepare(&old.address(), &new.address(), Options::default()).unwrap();
+        let said = refusal(&mut proxy);
+        assert!(said.contains("replicate the same data") && said.contains("REPLICAOF NO ONE"), "{said}");
+    }
+}
+
+#[test]
+fn h39_our_own_listener_is_refused() {
+    let old = server();
+    let mut proxy = Proxy::prepare(&old.address(), "127.0.0.1:1", Options::default()).unwrap();
+    proxy.new = format!("redis://{}", proxy.address());
+    let said = refusal(&mut proxy);
+    assert!(said.contains("this proxy's own listen.address"), "{said}");
+}
+
+/// While the proxy runs, the mirror's address begins to lead to the primary: it is not mirrored to, and clients do not notice.
+#[test]
+fn h39_an_address_that_turns_to_the_other_side_is_not_used() {
+    let (old, new) = (server(), server());
+    let address = Forwarder::start(&new.address()).unwrap();
+    let proxy = Proxy::start(&old.address(), &address.address(), Options::default()).unwrap();
+    let mut client = proxy.client().unwrap();
+    ok(&mut client, "RPUSH list a");
+    address.point_at(Some(&old.address()));
+    until("the turn to be noticed", PATIENCE, || {
+        Ok(proxy.status()?["new"]["error"].as_str().is_some_and(|error| error.contains("one and the same server")))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    ok(&mut client, "RPUSH list b");
+    assert_eq!(ok(&mut old.client().unwrap(), "LLEN list").int(), Some(2), "it ran once");
+    address.point_at(Some(&new.address()));
+    until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(2))).unwrap();
+}
+
+/// A copy of a proxy's state directory, without the name of the process that runs now: restored from a backup, say.
+fn copy_of(pair: &mut Pair) -> Proxy {
+    pair.proxy.stop();
+    let second = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
+    std::fs::create_dir_all(second.state_dir()).unwrap();
+    for entry in std::fs::read_dir(pair.proxy.state_dir()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), second.state_dir().join(entry.file_name())).unwrap();
+    }
+    pair.proxy.restart().unwrap();
+    pair.settle().unwrap();
+    second
+}
+
+/// What `/readyz` says while it does not say 200.
+fn unready(proxy: &Proxy, words: &str) -> String {
+    let mut said = String::new();
+    until("the proxy to say why it does not serve", PATIENCE, || {
+        let Ok(answer) = proxy.get("/readyz") else { return Ok(false) };
+        said = answer.body.to_string();
+        Ok(answer.status == 503 && said.contains(words))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {said}\n{}", proxy.log_tail()));
+    said
+}
+
+#[test]
+fn h10_a_second_proxy_waits_and_names_the_first_and_serves_when_that_one_is_gone() {
+    let mut pair = Pair::plain().unwrap();
+    let mut second = copy_of(&mut pair);
+    let mut client = pair.client().unwrap();
+    ok(&mut client, "SET k first");
+    let connects = pair.connects("old");
+    second.launch().unwrap();
+    let said = unready(&second, "another Twinlane holds this pair");
+    assert!(said.contains("instance") && said.contains("127.0.0.1:") && said.contains("adopt"), "{said}");
+    assert!(second.client().is_err(), "it does not listen");
+    ok(&mut client, "SET k still");
+    assert_eq!(pair.connects("old"), connects, "the first was not disturbed\n{}", pair.proxy.log_tail());
+    pair.proxy.kill9();
+    second.wait_until_ready(PATIENCE).unwrap();
+    let mut client = second.client().unwrap();
+    assert_eq!(ok(&mut client, "GET k").text(), "still");
+    ok(&mut client, "SET k second");
+}
+
+/// `adopt` is the operator's word: the second takes over, the first steps back and says to whom.
+#[test]
+fn h10_adopt_takes_over_from_a_proxy_that_lives() {
+    let pair = Pair::plain().unwrap();
+    ok(&mut pair.client().unwrap(), "SET k first");
+    let mut second = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
+    let output = Command::new(binary().unwrap())
+        .args(["adopt", "--yes", "--old", &second.old, "--new", &second.new, "--state-dir"])
+        .arg(second.state_dir())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("in use by"), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    second.restart().unwrap();
+    assert_eq!(ok(&mut second.client().unwrap(), "GET k").text(), "first");
+    unready(&pair.proxy, "another Twinlane holds this pair");
+    ok(&mut second.client().unwrap(), "SET k second");
+}
+
+/// A fresh state directory never serves a marked pair by itself (H9); while its holder lives, that is what it says.
+#[test]
+fn h10_a_proxy_with_a_fresh_state_directory_waits_and_then_asks_for_adopt() {
+    let mut pair = Pair::plain().unwrap();
+    let mut second = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
+    second.launch().unwrap();
+    unready(&second, "another Twinlane holds this pair");
+    pair.proxy.kill9();
+    until("the second to end", PATIENCE, || Ok(second.try_wait()?.is_some())).unwrap();
+    assert!(second.log().contains("twinlane adopt"), "{}", second.log_tail());
+}
+
+/// A server that does not list its clients: the count in the record rises as long as the first one lives.
+#[test]
+fn h10_where_clients_are_not_listed_the_record_tells_of_the_first() {
+    let (old, new) = (server(), server());
+    let url = |server: &Server| {
+        ok(&mut server.client().unwrap(), "ACL SETUSER limited on >pw ~* &* +@all -client|list");
+        format!("redis://limited:pw@{}", server.address())
+    };
+    let urls = [url(&old), url(&new)];
+    let mut first = Proxy::start(&urls[0], &urls[1], Options::default()).unwrap();
+    let mut second = Proxy::prepare(&urls[0], &urls[1], Options::default()).unwrap();
+    second.launch().unwrap();
+    unready(&second, "the count in the record");
+    first.kill9();
+    until("the second to ask for adopt", PATIENCE, || Ok(second.try_wait()?.is_some())).unwrap();
+    assert!(second.log().contains("twinlane adopt"), "{}", second.log_tail());
+}
+
+/// Servers that close what is idle: lanes, a subscriber's connection and a watcher's are asked often enough.
+#[test]
+fn idle_connections_are_kept_alive() {
+    let mut setup = Setup::of(Version::Redis70, Version::Redis70).old_args(&["--timeout", "2"]).new_args(&["--timeout", "2"]);
+    setup.proxy.env = vec![("TWINLANE__UPSTREAM__KEEPALIVE_S".into(), "1".into())];
+    let pair = Pair::start(setup).unwrap();
+    let (mut watcher, mut listener) = (pair.client().unwrap(), pair.client().unwrap());
+    ok(&mut watcher, "SELECT 3");
+    ok(&mut watcher, "SET k 1");
+    ok(&mut watcher, "WATCH k");
+    ok(&mut listener, "SUBSCRIBE news");
+    pair.settle().unwrap();
+    let connects = [pair.connects("old"), pair.connects("new")];
+    // The length of the fault: three times what the servers bear.
+    std::thread::sleep(Duration::from_secs(7));
+    ok(&mut watcher, "MULTI");
+    ok(&mut watcher, "SET k 2");
+    assert!(!ok(&mut watcher, "EXEC").is_nil(), "the watcher's connection was closed");
+    ok(&mut pair.client().unwrap(), "PUBLISH news hello");
+    let heard = listener.receive().unwrap();
+    assert_eq!(heard.items()[2].text(), "hello", "{heard}");
+    assert_eq!([pair.connects("old"), pair.connects("new")], connects, "{}", pair.proxy.log_tail());
+    pair.assert_equal().unwrap();
+}
+
+fn findings(pair: &Pair) -> String {
+    pair.proxy.get("/v1/readiness").unwrap().body["findings"].to_string()
+}
+
+#[test]
+fn readiness_tells_what_does_not_fit() {
+    let setup = Setup::of(Version::Redis62, Version::Redis70);
+    let pair = Pair::start(setup.new_args(&["--databases", "8", "--maxmemory-policy", "allkeys-lru"])).unwrap();
+    let status = pair.wait_status("both ways to be tried", |status| status["images"]["to_new"] != "unknown").unwrap();
+    assert_eq!((status["images"]["to_new"].as_str(), status["images"]["to_old"].as_str()), (Some("dump"), Some("typed")), "{status}");
+    until("what differs to be found", PATIENCE, || {
+        let found = findings(&pair);
+        Ok(["memory-policy", "databases-fewer", "images-typed"].iter().all(|code| found.contains(code)))
+    })
+    .unwrap_or_else(|error| panic!("{error}: {}", findings(&pair)));
+    ok(&mut pair.new.client().unwrap(), "CONFIG SET maxmemory 100000");
+    until("the mirror to be too small", PATIENCE, || Ok(findings(&pair).contains("mirror-memory"))).unwrap();
+    assert!(findings(&pair).contains("give it more memory"));
+}
+
+/// H32: an absolute time is one of the primary's clock. Its clock is a minute ahead: what ends there in 200 s by the shared wall clock has
+/// 140 s left. A clock that is set puts what has a time to live in doubt.
+#[test]
+fn h32_absolute_times_are_translated_and_a_clock_that_is_set_is_noticed() {
+    let (old, new) = (server(), server());
+    let address = Forwarder::start(&old.address()).unwrap();
+    address.shift_clock(60);
+    let proxy = Proxy::start(&address.address(), &new.address(), Options::default()).unwrap();
+    let mut client = proxy.client().unwrap();
+    ok(&mut client, "SET k v");
+    let now = ok(&mut new.client().unwrap(), "TIME").items()[0].text().parse::<i64>().unwrap();
+    until("the offset to be measured and the time to be translated", PATIENCE, || {
+        client.cmd(&format!("EXPIREAT k {}", now + 1_000))?;
+        let left = new.client()?.cmd("TTL k")?.int().unwrap_or(0);
+        Ok((930..=942).contains(&left))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    address.shift_clock(-300);
+    until("the jump to be noticed", PATIENCE, || Ok(proxy.log().contains("the clock of `old` jumped"))).unwrap();
+}
