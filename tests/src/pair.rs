@@ -80,12 +80,17 @@ impl Pair {
 
     /// Starts the servers, then the proxy, and waits until the first scan has ended.
     pub fn start(setup: Setup) -> Result<Pair> {
+        let pair = Pair::begin(setup)?;
+        pair.settle()?;
+        Ok(pair)
+    }
+
+    /// The same, without waiting for both sides to be in step: without a backfill they never are.
+    pub fn begin(setup: Setup) -> Result<Pair> {
         let old = Server::start(setup.old.0, setup.old.1)?;
         let new = Server::start(setup.new.0, setup.new.1)?;
         let proxy = Proxy::start(&old.address(), &new.address(), setup.proxy)?;
-        let pair = Pair { old, new, proxy };
-        pair.settle()?;
-        Ok(pair)
+        Ok(Pair { old, new, proxy })
     }
 
     /// A new client connection through the proxy.

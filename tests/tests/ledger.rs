@@ -62,8 +62,9 @@ fn keys_in_doubt_are_listed_oldest_first_with_their_causes() {
 
 #[test]
 fn a_database_in_doubt_is_listed_with_its_cause() {
-    let pair = Pair::start(Setup::with_args(&["--set", "mirror.backfill=off"])).unwrap();
+    let pair = Pair::begin(Setup::with_args(&["--set", "mirror.backfill=off"])).unwrap();
     ok(&mut pair.client().unwrap(), "SET k v");
+    pair.wait_status("both sides", |status| status["old"]["healthy"] == true && status["new"]["healthy"] == true).unwrap();
     let shown = get(&pair, "/v1/dirty");
     let causes: Vec<&Json> = shown["databases"].as_array().unwrap().iter().map(|database| &database["cause"]).collect();
     assert_eq!(causes, ["start"], "{shown}");

@@ -123,7 +123,7 @@ fn an_interrupted_first_write_is_no_record() {
 #[test]
 fn a_mark_is_json_and_reads_back() {
     let mark = record(3, Endpoint::New).mark(Endpoint::Old, 7);
-    assert_eq!(mark.to_json(), r#"{"epoch":3,"installation":"i1","primary":"new","side":"old"}"#);
+    assert_eq!(mark.to_json(), r#"{"count":7,"epoch":3,"installation":"i1","primary":"new","side":"old"}"#);
     assert_eq!(Mark::from_json(mark.to_json().as_bytes()).unwrap(), mark);
     assert!(Mark::from_json(b"hello").is_err());
     assert_eq!(new_installation().unwrap().len(), 32);

@@ -13,7 +13,7 @@ use twinlane_core::resp::reply::{Reply, Scanner};
 use twinlane_core::resp::request::{Parsed, Request, Resume, Spans, parse};
 use twinlane_core::sequencer::SessionId;
 use twinlane_model::invocations::Command;
-use twinlane_model::server::encode;
+use twinlane_model::server::{Entry, Value, encode};
 use twinlane_model::{ConnId, ModelServer, Rng};
 
 /// What is known of the reply to come.
@@ -360,7 +360,7 @@ impl Client {
         for (number, db) in self.own.dbs.iter().enumerate() {
             for (key, entry) in db {
                 let held = server.dbs.get(number).and_then(|db| db.get(key));
-                if held != Some(entry) {
+                if !held.is_some_and(|held| in_order(held) == in_order(entry)) {
                     return Some(format!(
                         "db {number} key {}: the client's own server holds {entry:?}, the primary {held:?}",
                         key.escape_ascii()
@@ -370,6 +370,15 @@ impl Client {
         }
         None
     }
+}
+
+/// Fields of a hash have no order: a copy may have brought another one.
+fn in_order(entry: &Entry) -> Entry {
+    let mut entry = entry.clone();
+    if let Value::Hash(fields) = &mut entry.value {
+        fields.sort();
+    }
+    entry
 }
 
 fn look(frame: &[u8], mut each: impl FnMut(&Request<'_>)) {

@@ -279,7 +279,7 @@ impl Sequencer {
             ..BackfillStatus::default()
         };
         let walked = self.scans.is_done();
-        let running = !walked || run.as_ref().is_some_and(|run| !run.over) || self.ledger.healing(Cause::Backfill) > 0;
+        let running = !walked || run.as_ref().is_some_and(|run| !run.over) || status.waiting > 0;
         (status.state, status.reason) = match () {
             () if !self.record.mirroring => ("idle", Some("mirroring is off".into())),
             () if !walked && !self.backfills() => ("idle", Some("`mirror.backfill` is off, and nobody has asked for one".into())),

@@ -33,6 +33,8 @@ pub(super) struct Fences {
     yielding: bool,
     /// The barrier's command is on its way.
     barrier_sent: bool,
+    /// A barrier has fallen, and the next one has not been taken.
+    fell: bool,
 }
 
 impl Fences {
@@ -95,6 +97,11 @@ impl Fences {
     /// No new fence is raised before those that stand have fallen.
     pub fn give_way(&mut self) {
         self.yielding = !self.fences.is_empty();
+    }
+
+    /// Whether a barrier has fallen since this was asked last.
+    pub fn take_fallen(&mut self) -> bool {
+        std::mem::take(&mut self.fell)
     }
 
     /// Whether a barrier stands.
@@ -208,6 +215,7 @@ impl Sequencer {
         if self.fences.barrier == Some(id) && self.fences.barrier_sent {
             self.fences.barrier = None;
             self.fences.barrier_sent = false;
+            self.fences.fell = true;
             lowered = true;
         }
         self.sessions.resume |= lowered;

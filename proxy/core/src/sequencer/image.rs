@@ -139,6 +139,7 @@ impl Sequencer {
             return self.release_image_acks(db, &key);
         }
         let bytes = reply.integer().unwrap_or(0).max(0) as usize;
+        self.note_script_image(db, &key, bytes);
         if !(bytes > self.settings.image_bytes_max && self.begin_copy(db, &key, bytes)) {
             self.read_image(db, key);
         }

@@ -27,12 +27,11 @@ mod local;
 mod mirror;
 mod opening;
 mod own;
-mod pair;
 mod pace;
+mod pair;
 mod parked;
 mod pause;
 mod recent;
-mod writes;
 mod reply;
 mod report;
 mod scan;
@@ -45,6 +44,7 @@ mod track;
 mod transaction;
 mod verify;
 mod watch;
+mod writes;
 
 pub use busy::Asked;
 pub use expiry::Events;
@@ -691,7 +691,9 @@ impl Sequencer {
             return;
         }
         loop {
-            let mut moved = self.pump_parked();
+            // Sessions whose barriers follow one another would leave no moment for reads of ours: those come first between two of them.
+            let mut moved = self.fences.take_fallen() && (self.pump_repairs() | self.pump_scans() | self.pump_verify());
+            moved |= self.pump_parked();
             moved |= self.pump_sessions();
             moved |= self.pump_fences();
             moved |= self.pump_mirror();
