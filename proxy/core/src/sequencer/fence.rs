@@ -104,6 +104,11 @@ impl Fences {
         std::mem::take(&mut self.fell)
     }
 
+    /// Whether the barrier's command is on its way.
+    pub fn is_barrier_sent(&self) -> bool {
+        self.barrier_sent
+    }
+
     /// Whether a barrier stands.
     pub fn has_barrier(&self) -> bool {
         self.barrier.is_some()

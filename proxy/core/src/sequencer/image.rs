@@ -113,9 +113,10 @@ impl Sequencer {
         true
     }
 
-    /// Whether our reads of this key have a place in the order now.
+    /// Whether a reading of this key that has begun may go on: before a barrier's command too, which waits until it has been answered.
     fn may_read(&self, db: Db, key: &[u8]) -> bool {
-        self.may_ask() && !self.fences.keeps_out(db, key, self.holding)
+        let committing = self.flip.as_ref().is_some_and(super::flip::Flip::is_committing);
+        !self.fences.is_barrier_sent() && !committing && !self.fences.keeps_out(db, key, self.holding)
     }
 
     /// The primary told how large the key is.

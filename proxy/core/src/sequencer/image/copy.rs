@@ -481,9 +481,9 @@ impl Sequencer {
         self.copies.rest(db, key, 1, self.now.us);
     }
 
-    /// A lane of the mirror is open: twins that an earlier connection left there go.
+    /// A lane of the mirror is open: twins that an earlier connection left there go. Lanes beside it are opened while copies are under way.
     pub(in crate::sequencer) fn remove_twins(&mut self, id: LaneId) {
-        if id.side != self.mirror_side() || !self.record.mirroring || self.settings.image_bytes_max == 0 {
+        if id.side != self.mirror_side() || !id.is_shared() || !self.record.mirroring || self.settings.image_bytes_max == 0 {
             return;
         }
         let now = self.now.us;
