@@ -14,7 +14,7 @@
 //! goes with the next tick, so one slow connection holds up no other.
 
 use crate::resp::{self, Scanner};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use std::cell::{Cell, RefCell};
@@ -253,6 +253,23 @@ impl Group {
         for task in self.tasks.borrow_mut().drain(..) {
             task.abort();
         }
+    }
+
+    /// Waits until so many requests have been answered; a wrong reply, a lost connection and the end of `patience` are errors.
+    pub async fn answered(&self, replies: u64, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        while self.meter.borrow().replies < replies {
+            let meter = self.meter.borrow();
+            if meter.wrong + meter.disconnects > 0 {
+                bail!("{} refuses: {:?}", self.name, meter.stories);
+            }
+            if Instant::now() > deadline {
+                bail!("{} answered {} of {replies} requests in {patience:?}", self.name, meter.replies);
+            }
+            drop(meter);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
     }
 
     /// Requests sent or waiting to be sent, and not answered.

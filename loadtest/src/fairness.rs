@@ -4,7 +4,7 @@
 use crate::engine::{Check, Group, Pace, Source, key_digits, value_into};
 use crate::resp;
 use crate::run::targets::Target;
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -80,11 +80,7 @@ pub async fn measure(target: &Target, options: &Options) -> Result<Vec<Beside>> 
     for (key, value) in [(LARGE, value.as_slice()), (SMALL, &key_digits(0))] {
         let group = Group::connect(&target.name, &target.address, closed(1), always(&[b"SET", key, value], Check::Ok)).await?;
         group.begin()?;
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        while group.meter.borrow().replies == 0 {
-            ensure!(tokio::time::Instant::now() < deadline, "{} does not take the values", target.name);
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        group.answered(1, PATIENCE).await?;
         group.finish(PATIENCE).await;
     }
     let neighbours = [
@@ -102,6 +98,7 @@ pub async fn measure(target: &Target, options: &Options) -> Result<Vec<Beside>> 
         let light = Group::connect(&target.name, &target.address, pace, always(&[b"INCR", b"fairness:count"], Check::NoError)).await?;
         greedy.iter().try_for_each(|greedy| greedy.begin())?;
         light.begin()?;
+        // The measured time.
         tokio::time::sleep(Duration::from_secs_f64(options.seconds)).await;
         light.finish(PATIENCE).await;
         let (mut neighbour_rps, mut errors) = (0.0, 0);

@@ -12,7 +12,7 @@ use crate::store::{Facts, Mark, Record, SideFacts, Start, Store, StoreError, jud
 use crate::upstream::conn::{Conn, ConnError, Keys, ServerInfo};
 use crate::upstream::pair::{Neighbour, neighbours, same, try_both};
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use twinlane_core::endpoint::{Db, Endpoint};
 use twinlane_core::limits;
 
@@ -304,18 +304,19 @@ async fn beating(targets: &[Target; 2], probes: &[Result<Probe, Unusable>; 2]) -
             counts.push((target, mark.count));
         }
     }
-    if !counts.is_empty() {
-        tokio::time::sleep(BEATS).await;
-    }
-    for (target, count) in counts {
-        let mark = async { Conn::open(target, "twinlane:start", PATIENCE).await?.get_mark().await };
-        if mark.await.ok().flatten().is_some_and(|mark| mark.count != count) {
-            return Some(format!(
-                "another Twinlane holds this pair: the count in the record on {} ({}) rises, and the server does not list its clients to say \
-                 who it is. This one serves when that one has gone",
-                target.side,
-                target.address()
-            ));
+    let deadline = Instant::now() + BEATS;
+    while !counts.is_empty() && Instant::now() < deadline {
+        tokio::time::sleep(BEAT_LOOK).await;
+        for (target, count) in &counts {
+            let mark = async { Conn::open(target, "twinlane:start", PATIENCE).await?.get_mark().await };
+            if mark.await.ok().flatten().is_some_and(|mark| mark.count != *count) {
+                return Some(format!(
+                    "another Twinlane holds this pair: the count in the record on {} ({}) rises, and the server does not list its clients to \
+                     say who it is. This one serves when that one has gone",
+                    target.side,
+                    target.address()
+                ));
+            }
         }
     }
     None
@@ -357,6 +358,8 @@ fn side_facts(probe: &Result<Probe, Unusable>) -> SideFacts {
 
 /// Twice the time after which a living process raises the count, and some.
 const BEATS: Duration = Duration::from_micros(2 * limits::RECENT_BEAT_US + 1_000_000);
+/// Between two looks at the count meanwhile.
+const BEAT_LOOK: Duration = Duration::from_millis(200);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(500);
 /// For one answer of a server at start.

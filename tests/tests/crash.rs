@@ -4,16 +4,28 @@ use std::io::Write;
 use twinlane_tests::asking::ok;
 use twinlane_tests::crash::kill_again_and_again;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::resp::Client;
 use twinlane_tests::servers::Version;
 
 /// Two equal servers with keys that nobody writes again, and a journal that knows it.
 fn quiet_pair(keys: u32) -> Pair {
-    let pair = Pair::plain().unwrap();
+    quiet_pair_of(Setup::of(Version::Redis70, Version::Redis70), keys)
+}
+
+fn quiet_pair_of(setup: Setup, keys: u32) -> Pair {
+    let pair = Pair::start(setup).unwrap();
     let mut client = pair.client().unwrap();
     (0..keys).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
     pair.settle().unwrap();
     complete(&pair);
     pair
+}
+
+/// The mirror stands still, and what is written from now on goes to the ledger.
+fn freeze_mirror(pair: &mut Pair, client: &mut Client) {
+    pair.new.freeze().unwrap();
+    ok(client, "SET first x");
+    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
 }
 
 fn complete(pair: &Pair) {
@@ -149,14 +161,9 @@ fn h23_a_flush_in_flight_at_the_kill_puts_its_database_in_doubt() {
 fn h23_a_ring_that_was_full_costs_a_walk_and_no_key() {
     let mut setup = Setup::of(Version::Redis70, Version::Redis70);
     setup.proxy.env = vec![("TWINLANE__JOURNAL__BYTES".to_owned(), "65536".to_owned())];
-    let mut pair = Pair::start(setup).unwrap();
+    let mut pair = quiet_pair_of(setup, 300);
     let mut client = pair.client().unwrap();
-    (0..300).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
-    pair.settle().unwrap();
-    complete(&pair);
-    pair.new.freeze().unwrap();
-    ok(&mut client, "SET first x");
-    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    freeze_mirror(&mut pair, &mut client);
     for n in 0..4_000 {
         ok(&mut client, &format!("RPUSH a-key-with-a-rather-long-name:{n} a"));
     }
@@ -198,14 +205,9 @@ fn h09_a_restored_state_directory_is_distrusted() {
 fn keys_in_doubt_past_the_bound_wait_on_the_disk() {
     let mut setup = Setup::of(Version::Redis70, Version::Redis70);
     setup.proxy.args = ["--set", "mirror.dirty_keys_max=500"].map(str::to_owned).into();
-    let mut pair = Pair::start(setup).unwrap();
+    let mut pair = quiet_pair_of(setup, 2_000);
     let mut client = pair.client().unwrap();
-    (0..2_000).for_each(|n| _ = ok(&mut client, &format!("SET quiet:{n} {n}")));
-    pair.settle().unwrap();
-    complete(&pair);
-    pair.new.freeze().unwrap();
-    ok(&mut client, "SET first x");
-    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    freeze_mirror(&mut pair, &mut client);
     for round in 0..2 {
         for n in 0..6_000 {
             ok(&mut client, &format!("RPUSH list:{n} {round}"));
@@ -224,9 +226,7 @@ fn keys_in_doubt_past_the_bound_wait_on_the_disk() {
     pair.compare().unwrap();
     // FLUSHDB takes along what waits there.
     let mut client = pair.client().unwrap();
-    pair.new.freeze().unwrap();
-    ok(&mut client, "SET first x");
-    pair.wait_status("the effects to collapse", |status| status["mirror"]["state"] != "following").unwrap();
+    freeze_mirror(&mut pair, &mut client);
     (0..3_000).for_each(|n| _ = ok(&mut client, &format!("RPUSH other:{n} x")));
     ok(&mut client, "FLUSHDB");
     ok(&mut client, "SET last x");

@@ -12,7 +12,7 @@ pub mod workload;
 
 use crate::engine::{Group, Pace};
 use crate::proc_stat;
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use targets::{Role, Target};
@@ -128,17 +128,7 @@ async fn prefill(workload: &Workload, target: &Target) -> Result<()> {
     let pace = Pace::Closed { depth: workload.keys.min(256) as usize, think: Duration::ZERO };
     let group = Group::connect(&target.name, &target.address, pace, vec![workload.prefill_source()]).await?;
     group.begin()?;
-    let deadline = Instant::now() + PREFILL_MAX;
-    while group.meter.borrow().replies < workload.keys {
-        if Instant::now() > deadline {
-            bail!("{} answered {} of {} writes in {PREFILL_MAX:?}", target.name, group.meter.borrow().replies, workload.keys);
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let meter = group.meter.borrow();
-        if meter.wrong + meter.disconnects > 0 {
-            bail!("{} refuses the keys that {:?} needs: {:?}", target.name, workload.name, meter.stories);
-        }
-    }
+    group.answered(workload.keys, PREFILL_MAX).await.with_context(|| format!("the keys that {:?} needs", workload.name))?;
     group.finish(Duration::from_secs(5)).await;
     Ok(())
 }
