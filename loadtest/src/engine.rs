@@ -258,18 +258,21 @@ impl Group {
     /// Waits until so many requests have been answered; a wrong reply, a lost connection and the end of `patience` are errors.
     pub async fn answered(&self, replies: u64, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
-        while self.meter.borrow().replies < replies {
-            let meter = self.meter.borrow();
-            if meter.wrong + meter.disconnects > 0 {
-                bail!("{} refuses: {:?}", self.name, meter.stories);
+        loop {
+            {
+                let meter = self.meter.borrow();
+                if meter.wrong + meter.disconnects > 0 {
+                    bail!("{} refuses: {:?}", self.name, meter.stories);
+                }
+                if meter.replies >= replies {
+                    return Ok(());
+                }
+                if Instant::now() > deadline {
+                    bail!("{} answered {} of {replies} requests in {patience:?}", self.name, meter.replies);
+                }
             }
-            if Instant::now() > deadline {
-                bail!("{} answered {} of {replies} requests in {patience:?}", self.name, meter.replies);
-            }
-            drop(meter);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        Ok(())
     }
 
     /// Requests sent or waiting to be sent, and not answered.

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use crate::pair::{Pair, in_step, until};
 
 /// What one visit of the load saw.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Visit {
     /// Latency from the moment a command was due, milliseconds.
     pub p99_ms: f64,
@@ -22,10 +22,12 @@ pub struct Visit {
     pub max_ms: f64,
     /// Commands a second that were answered.
     pub rps: f64,
+    /// The 99th percentile of each second.
+    pub seconds_ms: Vec<f64>,
 }
 
 /// One round.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Round {
     /// Without an outage, before and behind.
     pub calm: [Visit; 2],
@@ -74,7 +76,9 @@ impl Load<'_> {
         let report: Json = serde_json::from_slice(&std::fs::read(report)?)?;
         let median = &report["lines"][0]["median"];
         let figure = |name: &str| median[name].as_f64().with_context(|| format!("{name} in {report}"));
-        Ok(Visit { p99_ms: figure("p99_ms")?, max_ms: figure("max_ms")?, rps: figure("rps")? })
+        let seconds = report["lines"][0]["visits"][0]["seconds"].as_array().with_context(|| format!("no seconds in {report}"))?;
+        let seconds_ms = seconds.iter().filter_map(|second| second["p99_ms"].as_f64()).collect();
+        Ok(Visit { p99_ms: figure("p99_ms")?, max_ms: figure("max_ms")?, rps: figure("rps")?, seconds_ms })
     }
 
     fn visit(&self, pair: &Pair, report: &Path) -> Result<Visit> {

@@ -60,6 +60,20 @@ pub struct Visit {
     pub rss_kib: Option<u64>,
     /// Wrong replies and lost connections.
     pub errors: u64,
+    /// Second by second, where one visit is told.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub seconds: Vec<Second>,
+}
+
+/// What was answered within one second of a visit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Second {
+    /// Replies.
+    pub replies: u64,
+    /// Latency that 99 of 100 kept, milliseconds.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
 }
 
 /// One target under one workload: medians over the rounds, and every visit.
@@ -143,7 +157,7 @@ async fn visit(workload: &Workload, target: &Target, options: &Options, round: u
     let before = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
     group.meter.borrow_mut().restart();
     let start = Instant::now();
-    tokio::time::sleep(Duration::from_secs_f64(options.seconds.unwrap_or(workload.seconds))).await;
+    let told = by_second(&group, Duration::from_secs_f64(options.seconds.unwrap_or(workload.seconds))).await?;
     let seconds = start.elapsed().as_secs_f64();
     let after = [cpu(target_pid), cpu(&options.server_pids), cpu(&own_pid)];
     let (replies, latency) = {
@@ -166,7 +180,24 @@ async fn visit(workload: &Workload, target: &Target, options: &Options, round: u
         generator_cpu_us: per_command(2),
         rss_kib,
         errors: meter.wrong + meter.disconnects,
+        seconds: told,
     })
+}
+
+/// The measured time, and what was answered in each second of it.
+async fn by_second(group: &Group, length: Duration) -> Result<Vec<Second>> {
+    let start = tokio::time::Instant::now();
+    let (mut told, mut before) = (Vec::new(), group.meter.borrow().latency_ns.clone());
+    while start.elapsed() < length {
+        tokio::time::sleep_until(start + length.min(Duration::from_secs(told.len() as u64 + 1))).await;
+        let now = group.meter.borrow().latency_ns.clone();
+        let mut second = now.clone();
+        second.subtract(&before)?;
+        let p99_ms = second.value_at_quantile(0.99) as f64 / 1e6;
+        told.push(Second { replies: second.len(), p99_ms, max_ms: second.max() as f64 / 1e6 });
+        before = now;
+    }
+    Ok(told)
 }
 
 fn summarise(workload: &Workload, targets: &[Target], visits: Vec<Vec<Visit>>) -> Vec<Line> {
@@ -198,6 +229,7 @@ fn line(workload: &Workload, target: &Target, visits: Vec<Visit>) -> Line {
         generator_cpu_us: each(|visit| Some(visit.generator_cpu_us)),
         rss_kib: of(|visit| visit.rss_kib.map(|kib| kib as f64)).map(|kib| kib as u64),
         errors: visits.iter().map(|visit| visit.errors).sum(),
+        seconds: Vec::new(),
     };
     let largest = rps.iter().copied().fold(0.0, f64::max);
     let smallest = rps.iter().copied().fold(f64::INFINITY, f64::min);

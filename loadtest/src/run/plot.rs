@@ -152,6 +152,7 @@ mod tests {
             generator_cpu_us: 1.0,
             rss_kib: Some(2048),
             errors: 0,
+            seconds: Vec::new(),
         };
         let line = |workload: &str, target: &str| Line {
             workload: workload.into(),

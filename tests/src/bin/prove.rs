@@ -472,7 +472,7 @@ fn outage(rounds: u32, seconds: u32, p99_ratio_max: f64) -> Result<()> {
     let (mut ratios, mut settled, mut grown) = (Vec::new(), Duration::ZERO, 0);
     for number in 1..=rounds {
         let round = outage::round(&mut pair, &load)?;
-        let [before, behind] = round.calm;
+        let [before, behind] = &round.calm;
         println!(
             "round {number}: p99 {:.2} ms with the outage, {:.2} and {:.2} ms without (ratio {:.2}; longest {:.1}, {:.1}, {:.1} ms); {:.0} answered a second; memory {} KiB before, {} KiB at most; in step {:.1} s after the return, equal",
             round.outage.p99_ms,
@@ -486,6 +486,11 @@ fn outage(rounds: u32, seconds: u32, p99_ratio_max: f64) -> Result<()> {
             round.memory_kib[0],
             round.memory_kib[1],
             round.settled.as_secs_f64()
+        );
+        let seconds: Vec<String> = round.outage.seconds_ms.iter().map(|ms| format!("{ms:.1}")).collect();
+        println!(
+            "  p99 of each second, the mirror frozen in the fourth, killed in the eighth, back in the twelfth: {} ms",
+            seconds.join(" ")
         );
         ratios.push(round.ratio());
         settled = settled.max(round.settled);
