@@ -7,7 +7,7 @@
 
 use super::Sequencer;
 use super::mirror::{Mode, unmirrorable};
-use super::pace::{Pace, Rate};
+use super::pace::Rate;
 use super::scan::Told;
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
@@ -42,7 +42,6 @@ pub(super) struct Backfill {
     configured: (u64, u64),
     keys: Rate,
     bytes: Rate,
-    pace: Pace,
     ticked_us: u64,
     run: Option<Run>,
     totals: BackfillCounters,
@@ -56,23 +55,16 @@ impl Backfill {
             configured: (keys, bytes),
             keys: Rate::new(keys),
             bytes: Rate::new(bytes),
-            pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, 0),
             ticked_us: 0,
             run: None,
             totals: BackfillCounters::default(),
         }
     }
 
-    /// An image was read on the primary.
-    pub fn note_wait(&mut self, us: u64) {
-        self.pace.note_wait(us);
-    }
-
     /// Whether another key may be handed to the ledger, while so many of them wait there.
     pub fn has_room(&self, waiting: usize) -> bool {
-        let most = if self.pace.busy { self.pace.keys as usize } else { limits::SCAN_AHEAD_MAX };
         // How large a key is, is known when it has been read.
-        let most = if self.bytes.per_second > 0 { most.min(BOUNDED_KEYS) } else { most };
+        let most = if self.bytes.per_second > 0 { BOUNDED_KEYS } else { limits::SCAN_AHEAD_MAX };
         waiting < most && self.keys.is_open() && self.bytes.is_open()
     }
 
@@ -187,8 +179,6 @@ impl Sequencer {
             self.backfill.run = Some(Run { began_us: now, measured: (now, 0, 0), ..Run::default() });
         }
         if !self.scans.is_idle() || waiting > 0 {
-            let commands = self.commands_answered();
-            self.backfill.pace.tick(commands);
             self.backfill.keys.refill(elapsed);
             self.backfill.bytes.refill(elapsed);
         }
@@ -317,9 +307,6 @@ impl Sequencer {
         self.backfill.totals
     }
 }
-
-/// Keys in the ledger at a time while clients use the primary: at least and at most.
-const PACE_KEYS: (u64, u64) = (4, limits::SCAN_AHEAD_MAX as u64);
 
 /// Keys in the ledger at a time under a bound by bytes: so many may pass it.
 const BOUNDED_KEYS: usize = 8;

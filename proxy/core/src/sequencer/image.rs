@@ -142,6 +142,7 @@ impl Sequencer {
         let bytes = reply.integer().unwrap_or(0).max(0) as usize;
         self.note_script_image(db, &key, bytes);
         if !(bytes > self.settings.image_bytes_max && self.begin_copy(db, &key, bytes)) {
+            self.verify.repairs.note_size(bytes);
             self.read_image(db, key);
         }
     }

@@ -513,6 +513,7 @@ impl Sequencer {
         let [old, new] = addresses;
         let writes = writes::Writes::new(settings.seed);
         let spill = Spill::new(settings.spill_slots, settings.seed);
+        let verify = verify::Verify::new(settings.repair_rate_max);
         let mut sequencer = Sequencer {
             synced: Synced::new(settings.synced_slots, limits::DATABASES_MAX, settings.seed),
             ledger: Ledger::new(settings.seed),
@@ -563,7 +564,7 @@ impl Sequencer {
             spill,
             errands: spilled::Errands::default(),
             wide: report::Wide::default(),
-            verify: verify::Verify::default(),
+            verify,
         };
         if primary_lost_data {
             sequencer.primary_lost_data("it came back without its data while the proxy was not running");

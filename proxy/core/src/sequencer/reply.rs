@@ -144,7 +144,7 @@ impl Sequencer {
             self.note_delay(flight.at);
         }
         if matches!(flight.what, What::ImageRead { .. }) {
-            self.backfill.note_wait(self.now.us.saturating_sub(flight.at));
+            self.verify.repairs.note_wait(self.now.us.saturating_sub(flight.at));
         }
         match flight.what {
             What::Client { session, command } => {

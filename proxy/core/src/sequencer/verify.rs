@@ -167,7 +167,7 @@ impl Seen {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Verify {
     pass: Option<Box<Pass>>,
     /// Numbers the passes; one that began anew has another number.
@@ -186,6 +186,22 @@ pub(super) struct Verify {
 }
 
 impl Verify {
+    /// So many keys are repaired by the second at most; 0: no bound.
+    pub fn new(repair_rate_max: u64) -> Verify {
+        Verify {
+            pass: None,
+            serial: 0,
+            last: None,
+            cancelled: false,
+            gap_us: None,
+            divergences: Divergences::default(),
+            extras: Vec::new(),
+            planted: [0; 2],
+            totals: Totals::default(),
+            repairs: Repairs::new(repair_rate_max),
+        }
+    }
+
     fn is_fresh(&self, result: &VerifyResult) -> bool {
         result.as_of.is_some() && self.gap_us.is_none_or(|gap| gap <= result.began_us)
     }

@@ -4,6 +4,7 @@
 //! and of which endpoint (I5). An image does the rest: at its position it tells whether the primary still does not have the key.
 
 use super::super::Sequencer;
+use super::super::pace::{Pace, Rate};
 use super::Job;
 use crate::divergence::ExtraKeys;
 use crate::doubt::{Cause, WideCause};
@@ -34,14 +35,44 @@ struct Sweep {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::sequencer) struct Repairs {
     /// The one under way, or the last one.
     sweep: Option<Sweep>,
-    /// Keys that may still be repaired before the next tick, and what is left of a rate below one key per tick, in keys times a million.
-    allowance: u64,
-    fraction: u64,
+    /// What the operator allows by the second.
+    rate: Rate,
+    /// How repairs give way to clients, and the keys that may still be read before the next tick while there are any. Below zero: a large one
+    /// took more than there was.
+    pace: Pace,
+    left: i64,
 }
+
+impl Repairs {
+    /// So many keys a second at most; 0: no bound.
+    pub fn new(per_second: u64) -> Repairs {
+        Repairs { sweep: None, rate: Rate::new(per_second), pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, 0), left: 0 }
+    }
+
+    /// A key was read on the primary in so many microseconds.
+    pub fn note_wait(&mut self, us: u64) {
+        self.pace.note_wait(us);
+    }
+
+    /// A key is so large: it takes the place of some.
+    pub fn note_size(&mut self, bytes: usize) {
+        self.left -= (bytes / KEY_BYTES).min(LARGEST_KEYS) as i64;
+    }
+}
+
+/// Keys per tick of 10 ms while clients use the primary: 2,000 a second at least, so that 100,000 are healed within a minute.
+const PACE_KEYS: (u64, u64) = (20, 512);
+
+/// A key that is larger counts as several, but not as more than this: what is so large goes in pieces.
+const KEY_BYTES: usize = 4096;
+const LARGEST_KEYS: usize = 1024;
+
+/// Between two ticks, microseconds.
+const TICK_US: u64 = 10_000;
 
 /// Samples that are told before keys are deleted.
 const SAMPLES: usize = 10;
@@ -182,21 +213,26 @@ impl Sequencer {
         }
     }
 
-    /// Keys that may be repaired until the next tick, which is ten milliseconds away.
+    /// Time passes: what may be repaired now.
     pub(in crate::sequencer) fn tick_repairs(&mut self) {
-        let share = self.settings.repair_rate_max * 10_000 + self.verify.repairs.fraction;
-        self.verify.repairs.fraction = share % 1_000_000;
-        self.verify.repairs.allowance = share / 1_000_000;
+        let commands = self.commands_answered();
+        let Repairs { rate, pace, left, .. } = &mut self.verify.repairs;
+        rate.refill(TICK_US);
+        pace.tick(commands);
+        // What a large key took beyond its tick is paid back by the next ones.
+        *left = (*left).min(0).saturating_add(pace.keys as i64);
     }
 
     /// One more key may be repaired now. A flip waits for the end of all doubt, and is not made to wait for a rate.
     pub(in crate::sequencer) fn may_repair_one(&self) -> bool {
-        self.settings.repair_rate_max == 0 || self.flip.is_some() || self.verify.repairs.allowance > 0
+        let Repairs { rate, pace, left, .. } = &self.verify.repairs;
+        self.flip.is_some() || (rate.is_open() && (!pace.busy || *left > 0))
     }
 
     /// One was asked for.
     pub(in crate::sequencer) fn note_repair(&mut self) {
-        self.verify.repairs.allowance = self.verify.repairs.allowance.saturating_sub(1);
+        self.verify.repairs.rate.take(1);
+        self.verify.repairs.left -= 1;
     }
 
     /// The last verify's list belongs to a mirror that is no longer one.
