@@ -36,7 +36,8 @@ fn run(config: twinlane::config::Config) -> anyhow::Result<()> {
     let (control, receiver) = control::channel();
     let audit = std::sync::Arc::new(store::Audit::open(&config.state_dir)?);
     let epoch = store.record().map_or(0, |record| record.epoch);
-    audit.note("process", "start", &format!("version {}", env!("CARGO_PKG_VERSION")), &format!("the record is of epoch {epoch}"));
+    let version = format!("version {}", env!("CARGO_PKG_VERSION"));
+    audit.note(&store::Entry::now("process", "start", &version, &format!("the record is of epoch {epoch}")));
     let bound = admin::spawn(config.admin.address, control, audit)?;
     tracing::info!("twinlane {}, admin port on {bound}", env!("CARGO_PKG_VERSION"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

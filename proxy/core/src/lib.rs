@@ -8,6 +8,7 @@ pub mod endpoint;
 pub mod explained;
 pub mod hyperloglog;
 pub mod journal;
+pub mod keyname;
 pub mod limits;
 pub mod resp;
 pub mod sequencer;

@@ -44,7 +44,8 @@ pub(super) fn outcome(outcome: Outcome, dry_run: bool) -> Answer {
         Outcome::Done => Answer(StatusCode::OK, json!({"done": true})),
         Outcome::Explained(told) => Answer(StatusCode::OK, super::ledger::explained(&told)),
         Outcome::ToConfirm(extra) => {
-            let samples: Vec<Value> = extra.samples.iter().map(|(db, key)| json!({"db": db, "key": super::verify::clear(key)})).collect();
+            let samples: Vec<Value> =
+                extra.samples.iter().map(|(db, key)| json!({"db": db, "key": twinlane_core::keyname::shown(key)})).collect();
             Answer(StatusCode::OK, json!({"done": false, "count": extra.count, "samples": samples, "endpoint": extra.endpoint}))
         }
         Outcome::Flipped { primary, epoch, pause_us, held_requests } => {

@@ -32,7 +32,7 @@ pub(super) async fn start(State(desk): State<Desk>, request: Request) -> Respons
         Ok(body) => perform(&desk, Operation::BackfillStart(body.rates())).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 pub(super) async fn rate(State(desk): State<Desk>, request: Request) -> Response {
@@ -40,7 +40,7 @@ pub(super) async fn rate(State(desk): State<Desk>, request: Request) -> Response
         Ok(body) => perform(&desk, Operation::BackfillRate(body.rates())).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 pub(super) async fn pause(State(desk): State<Desk>, request: Request) -> Response {
@@ -56,5 +56,5 @@ async fn plain(desk: &Desk, request: Request, operation: Operation) -> Response 
         Ok(EmptyBody {}) => perform(desk, operation).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }

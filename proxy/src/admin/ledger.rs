@@ -1,15 +1,16 @@
 //! The ledger for people: keys and databases in doubt, everything that is known of one key, and what operators did.
 
 use super::answer::{Failure, failure};
-use super::verify::{clear, redacted};
-use super::{Desk, divergence};
+use super::verify::redacted;
+use super::{Desk, Query, divergence};
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::explained::{Dirty, DirtyKey, Explained};
+use twinlane_core::keyname;
 use twinlane_core::status::Operation;
 
 /// The query of `GET /v1/dirty`.
@@ -45,7 +46,7 @@ pub(super) async fn dirty(State(desk): State<Desk>, Query(listed): Query<Listed>
 
 /// Reads the key on both sides; the operator names it, so it is told in clear.
 pub(super) async fn explain(State(desk): State<Desk>, Query(Asked { key, db }): Query<Asked>) -> Response {
-    super::perform(&desk, Operation::Explain { db, key: key.into_bytes() }).await
+    super::perform(&desk, Operation::Explain { db, key: keyname::named(&key) }).await
 }
 
 /// The query of `GET /v1/audit`.
@@ -80,7 +81,7 @@ fn told(dirty: &Dirty, reveal: bool) -> Value {
 
 fn item_of(item: &DirtyKey, reveal: bool) -> Value {
     let DirtyKey { db, key, cause, state, first_seen, attempts, position } = item;
-    let key = if reveal { clear(key) } else { redacted(key) };
+    let key = if reveal { keyname::shown(key) } else { redacted(key) };
     json!({
         "key": key, "db": db, "cause": cause.word(), "state": state.word(), "first_seen": first_seen, "attempts": attempts,
         "position": position,
@@ -95,7 +96,7 @@ pub(super) fn explained(told: &Explained) -> Value {
     };
     let divergences: Vec<Value> = told.divergences.iter().map(|item| divergence(item, true)).collect();
     json!({
-        "key": clear(&told.key), "db": told.db, "primary": told.primary, "position": told.position,
+        "key": keyname::shown(&told.key), "db": told.db, "primary": told.primary, "position": told.position,
         "old": side(Endpoint::Old), "new": side(Endpoint::New),
         "dirty": told.dirty.as_ref().map(|item| item_of(item, true)), "spilled": told.spilled, "synced": told.synced,
         "excuse": told.excuse, "divergences": divergences, "writes": told.writes,

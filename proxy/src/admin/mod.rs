@@ -13,18 +13,20 @@ pub(crate) mod shadow;
 mod verify;
 
 use crate::control::{Control, ControlError, Phase};
-use crate::store::Audit;
+use crate::store::{Audit, Entry};
 use crate::telemetry::metrics::Exporter;
 use answer::{Answer, Failure, Told, failure, outcome};
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -84,8 +86,9 @@ fn router(control: Control, audit: Arc<Audit>) -> io::Result<Router> {
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn(to_its_end))
         .layer(middleware::from_fn(guard::refuse_foreign))
-        .layer(Extension(audit.clone()))
+        .layer(Extension(Scribe { audit: audit.clone(), turn: Arc::default() }))
         .with_state(Desk { control, exporter, audit }))
 }
 
@@ -95,6 +98,36 @@ struct Desk {
     control: Control,
     exporter: Arc<Exporter>,
     audit: Arc<Audit>,
+}
+
+/// The audit log as handlers write it: one entry behind the other, in the order in which operations ended, on threads that may wait for the
+/// disk. This port's own may not: a disk that hangs must not keep `/healthz` and `/readyz` from answering.
+#[derive(Clone)]
+struct Scribe {
+    audit: Arc<Audit>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Scribe {
+    /// Writes an entry down; when this returns it is durable, or the log says that it is not.
+    async fn note(&self, entry: Entry) {
+        let _turn = self.turn.lock().await;
+        let audit = self.audit.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || audit.note(&entry)).await {
+            tracing::error!("the audit log was not written: {error}");
+        }
+    }
+}
+
+/// What was asked for goes to its end, also when the asker hangs up meanwhile: it is done all the same, and its entry in the audit log must be.
+async fn to_its_end(request: axum::extract::Request, next: middleware::Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => Failure::ours("failed", error.to_string()).into_response(),
+    }
 }
 
 /// The body of cutover and rollback.
@@ -146,7 +179,7 @@ async fn rollback(State(desk): State<Desk>, request: Request) -> Response {
 async fn flip(desk: Desk, request: Request, to: Endpoint) -> Response {
     let options = match request.options::<FlipBody>() {
         Ok(options) => options,
-        Err(refused) => return request.audited(refused.into_response()),
+        Err(refused) => return request.audited(refused.into_response()).await,
     };
     let force_primary_lost = options.force.contains(&Force::PrimaryLost);
     let operation = Operation::Flip { to, force_primary_lost, dry_run: options.dry_run };
@@ -155,7 +188,7 @@ async fn flip(desk: Desk, request: Request, to: Endpoint) -> Response {
         Ok(_) => perform(&desk, operation).await,
         Err(error) => failure(&error).into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 async fn mirror_start(State(desk): State<Desk>, request: Request) -> Response {
@@ -163,7 +196,7 @@ async fn mirror_start(State(desk): State<Desk>, request: Request) -> Response {
         Ok(EmptyBody {}) => perform(&desk, Operation::MirrorStart).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 async fn mirror_stop(State(desk): State<Desk>, request: Request) -> Response {
@@ -171,7 +204,7 @@ async fn mirror_stop(State(desk): State<Desk>, request: Request) -> Response {
         Ok(StopBody { lose_rollback }) => perform(&desk, Operation::MirrorStop { lose_rollback }).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 async fn accept_loss(State(desk): State<Desk>, request: Request) -> Response {
@@ -179,7 +212,7 @@ async fn accept_loss(State(desk): State<Desk>, request: Request) -> Response {
         Ok(EmptyBody {}) => perform(&desk, Operation::AcceptLoss).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 async fn perform(desk: &Desk, operation: Operation) -> Response {
@@ -234,7 +267,20 @@ struct Request {
     peer: SocketAddr,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-    audit: Option<Arc<Audit>>,
+    scribe: Option<Scribe>,
+}
+
+/// The options of a GET, in its query; unknown ones are refused, as those of a body are.
+struct Query<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let read = axum::extract::Query::<T>::try_from_uri(&parts.uri);
+        let bad = |error: QueryRejection| Failure::client(error.status(), "bad_query", error.body_text());
+        read.map(|query| Query(query.0)).map_err(bad)
+    }
 }
 
 impl<S: Send + Sync> axum::extract::FromRequest<S> for Request {
@@ -243,10 +289,10 @@ impl<S: Send + Sync> axum::extract::FromRequest<S> for Request {
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, Failure> {
         let path = request.uri().path().to_owned();
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |info| info.0);
-        let audit = request.extensions().get::<Arc<Audit>>().cloned();
+        let scribe = request.extensions().get::<Scribe>().cloned();
         let headers = request.headers().clone();
         let body = <Bytes as axum::extract::FromRequest<S>>::from_request(request, state).await;
-        Ok(Request { path, peer, headers, body, audit })
+        Ok(Request { path, peer, headers, body, scribe })
     }
 }
 
@@ -276,13 +322,14 @@ impl Request {
     }
 
     /// Writes the audit line, into the log and into the state directory: who asked for what, and what was answered.
-    fn audited(&self, response: Response) -> Response {
+    async fn audited(&self, response: Response) -> Response {
         let body = self.body.as_ref().map(|body| String::from_utf8_lossy(&body[..body.len().min(AUDIT_BODY_MAX)]).into_owned());
         tracing::info!(target: "audit", peer = %self.peer, path = %self.path, body = body.as_deref().unwrap_or("unreadable"), status = response.status().as_u16(), "admin request");
-        if let Some(audit) = &self.audit {
+        if let Some(scribe) = &self.scribe {
             let told = response.extensions().get::<Told>().map_or("", |told| &told.0);
             let outcome = format!("{} {told}", response.status().as_u16());
-            audit.note(&self.peer.to_string(), &self.path, body.as_deref().unwrap_or("unreadable"), outcome.trim_end());
+            let options = body.as_deref().unwrap_or("unreadable");
+            scribe.note(Entry::now(&self.peer.to_string(), &self.path, options, outcome.trim_end())).await;
         }
         response
     }

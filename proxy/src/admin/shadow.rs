@@ -43,5 +43,5 @@ pub(super) async fn change(State(desk): State<Desk>, request: Request) -> Respon
         Ok(Err(text)) => Failure::client(StatusCode::BAD_REQUEST, "bad_json", text).into_response(),
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }

@@ -4,14 +4,17 @@ use super::*;
 use crate::control::{ControlReceiver, ControlRequest, channel};
 use crate::telemetry::metrics::tests::snapshot;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use twinlane_core::divergence::{Divergence, DivergenceKind, Divergences, ExtraKeys};
 use twinlane_core::doubt::{Cause, State, WideCause};
 use twinlane_core::explained::{Dirty, DirtyDatabase, DirtyKey, Explained};
 use twinlane_core::status::Outcome;
 
-/// A data thread that answers like one whose primary is `new` at epoch 4; rollback is done, anything else as scripted.
-fn stand_in(mut receiver: ControlReceiver) {
+/// A data thread that answers like one whose primary is `new` at epoch 4; rollback is done, anything else as scripted. Counts the operations.
+fn stand_in(mut receiver: ControlReceiver) -> Arc<AtomicUsize> {
     receiver.serving();
+    let operations = Arc::new(AtomicUsize::new(0));
+    let counted = operations.clone();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async move {
@@ -20,11 +23,15 @@ fn stand_in(mut receiver: ControlReceiver) {
                     ControlRequest::Snapshot { answer } => drop(answer.send(snapshot())),
                     ControlRequest::Divergences { answer } => drop(answer.send(divergences())),
                     ControlRequest::Dirty { most, answer } => drop(answer.send(dirty(most))),
-                    ControlRequest::Operate { operation, answer } => drop(answer.send(reaction(&operation))),
+                    ControlRequest::Operate { operation, answer } => {
+                        drop(answer.send(reaction(&operation)));
+                        counted.fetch_add(1, Relaxed);
+                    }
                 }
             }
         });
     });
+    operations
 }
 
 fn divergences() -> Divergences {
@@ -137,7 +144,75 @@ fn the_ledger_for_people() {
     assert!(!hidden.to_string().contains("user:1"), "{hidden}");
     let told = get("/v1/explain?key=user%3A1&db=3");
     assert_eq!((&told["key"], &told["db"], &told["synced"]), (&json!("user:1"), &json!(3), &json!(true)), "{told}");
-    assert_eq!(call(&address, "GET", "/v1/explain", "", "").0, 400);
+    // As Java serialises the string "abc": what is printed can be asked for.
+    let told = get("/v1/explain?key=%5Cxac%5Cxed%5Cx00%5Cx05t%5Cx00%5Cx03abc");
+    assert_eq!(told["key"], "\\xac\\xed\\x00\\x05t\\x00\\x03abc", "{told}");
+}
+
+/// The audit log is a pipe that nobody reads, as a disk that hangs: the POST waits for it, and nobody else does.
+#[test]
+fn a_state_disk_that_hangs_holds_up_no_probe() {
+    use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    // Both ends, so that neither waits for the other; then it is filled.
+    let mut pipe = std::fs::OpenOptions::new().read(true).write(true).custom_flags(NONBLOCK).open(&path).unwrap();
+    let audit = Arc::new(Audit::open(directory.path()).unwrap());
+    let mut filled = 0;
+    while let Ok(written) = pipe.write(&[b'x'; 4096]) {
+        filled += written;
+    }
+    let (control, receiver) = channel();
+    let answered = stand_in(receiver);
+    let address = spawn("127.0.0.1:0".parse().unwrap(), control, audit).unwrap().to_string();
+    let post = std::thread::spawn({
+        let address = address.clone();
+        move || call(&address, "POST", "/v1/rollback", "", "")
+    });
+    while answered.load(Relaxed) == 0 {
+        std::thread::yield_now();
+    }
+    for _ in 0..20 {
+        assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
+        assert_eq!(call(&address, "GET", "/readyz", "", "").0, 200);
+    }
+    assert!(!post.is_finished(), "its entry is not written yet");
+    let mut drained = vec![0; filled];
+    pipe.read_exact(&mut drained).unwrap();
+    assert_eq!(post.join().unwrap().0, 200);
+    let mut line = [0; 4096];
+    let taken = pipe.read(&mut line).unwrap();
+    assert!(String::from_utf8_lossy(&line[..taken]).contains("/v1/rollback"));
+}
+
+/// `O_NONBLOCK`.
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+
+/// The asker is gone before the operation ends: it is done, and so is its entry.
+#[test]
+fn an_operation_whose_asker_hangs_up_is_written_down() {
+    use std::io::Write;
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Arc::new(Audit::open(directory.path()).unwrap());
+    let (control, mut receiver) = channel();
+    receiver.serving();
+    let address = spawn("127.0.0.1:0".parse().unwrap(), control, audit.clone()).unwrap().to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut asker = std::net::TcpStream::connect(&address).unwrap();
+    write!(asker, "POST /v1/mirror/start HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let Some(ControlRequest::Operate { answer, .. }) = runtime.block_on(receiver.next()) else { panic!("nothing was asked for") };
+    drop(asker);
+    // The port has seen that the asker has gone when it has answered others who came later.
+    for _ in 0..20 {
+        assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
+    }
+    answer.send(Outcome::Done).unwrap();
+    while audit.last(1).is_empty() {
+        std::thread::yield_now();
+    }
+    assert_eq!(audit.last(1)[0].what, "/v1/mirror/start");
 }
 
 #[test]
@@ -153,6 +228,11 @@ fn every_failed_request_says_who_and_why() {
     check("GET", "/v2", "", "", 404, "not_found");
     check("GET", "/v1/cutover", "", "", 405, "wrong_method");
     check("POST", "/v1/status", json, "{}", 405, "wrong_method");
+    for path in ["/v1/explain", "/v1/explain?key=k&db=x", "/v1/explain?key=k&db=70000", "/v1/dirty?limit=many", "/v1/dirty?shown=true"] {
+        check("GET", path, "", "", 400, "bad_query");
+    }
+    check("GET", "/v1/divergences?reveal=yes", "", "", 400, "bad_query");
+    check("GET", "/v1/audit?limit=-1", "", "", 400, "bad_query");
     check("POST", "/v1/rollback", json, "{", 400, "bad_json");
     check("POST", "/v1/rollback", json, "[]", 400, "bad_json");
     check("POST", "/v1/rollback", json, r#"{"dryrun":true}"#, 400, "bad_json");
@@ -207,6 +287,28 @@ fn the_reference_page_names_every_route() {
         let path = route.split('"').next().unwrap();
         let method = if route.contains("post(") { "POST" } else { "GET" };
         assert!(page.contains(&format!("`{method} {path}`")), "{method} {path} is missing in docs/admin-api.md");
+    }
+}
+
+/// Every code of readiness, and every cause of doubt, stands in the reference page.
+#[test]
+fn the_reference_page_names_every_code_and_cause() {
+    let page = include_str!("../../../docs/admin-api.md");
+    let sequencer = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("core/src/sequencer");
+    let mut codes = 0;
+    for file in std::fs::read_dir(sequencer).unwrap().map(|file| file.unwrap().path()).filter(|path| path.is_file()) {
+        let text = std::fs::read_to_string(file).unwrap();
+        // `code: "..."` of a finding, or the word behind its level.
+        let behind_levels = text.split("Level::").skip(1).filter_map(|rest| rest.split_once(',')?.1.trim_start().strip_prefix('"'));
+        let named = text.split("code: \"").skip(1).chain(behind_levels);
+        for code in named.filter_map(|rest| rest.split('"').next()).filter(|code| !code.contains(' ')) {
+            codes += 1;
+            assert!(page.contains(&format!("| `{code}` |")), "readiness code {code} is missing");
+        }
+    }
+    assert!(codes >= 10, "{codes}");
+    for cause in Cause::ALL {
+        assert!(page.contains(&format!("| `{}` |", cause.word())), "cause {} is missing", cause.word());
     }
 }
 

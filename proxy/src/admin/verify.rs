@@ -1,9 +1,9 @@
 //! Verify and what it found: begin, rest, look; divergences; repair.
 
 use super::answer::{Failure, failure};
-use super::{Desk, EmptyBody, Request, perform};
+use super::{Desk, EmptyBody, Query, Request, perform};
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use twinlane_core::divergence::Divergence;
+use twinlane_core::keyname;
 use twinlane_core::status::Operation;
 
 /// The body of `POST /v1/verify`.
@@ -42,7 +43,7 @@ impl RepairBody {
                 Some(Operation::RepairExtras { confirm })
             }
             RepairBody { delete_extra: false, key: Some(key), pattern: None, all: false, .. } => {
-                Some(Operation::RepairKey { db, key: key.into_bytes() })
+                Some(Operation::RepairKey { db, key: keyname::named(&key) })
             }
             RepairBody { delete_extra: false, key: None, pattern: Some(pattern), all: false, .. } => {
                 Some(Operation::RepairPattern { db, pattern: pattern.into_bytes() })
@@ -70,7 +71,7 @@ pub(super) async fn start(State(desk): State<Desk>, request: Request) -> Respons
         Ok(StartBody { rate, continuous }) => perform(&desk, Operation::VerifyStart { rate, continuous }).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 pub(super) async fn pause(State(desk): State<Desk>, request: Request) -> Response {
@@ -90,7 +91,7 @@ async fn plain(desk: &Desk, request: Request, operation: Operation) -> Response 
         Ok(EmptyBody {}) => perform(desk, operation).await,
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 pub(super) async fn repair(State(desk): State<Desk>, request: Request) -> Response {
@@ -104,7 +105,7 @@ pub(super) async fn repair(State(desk): State<Desk>, request: Request) -> Respon
         },
         Err(refused) => refused.into_response(),
     };
-    request.audited(answer)
+    request.audited(answer).await
 }
 
 /// How far the repair of a pattern is.
@@ -124,20 +125,15 @@ pub(super) async fn divergences(State(desk): State<Desk>, Query(shown): Query<Sh
 
 pub(super) fn divergence(item: &Divergence, reveal: bool) -> Value {
     let Divergence { db, key, kind, cause, first_seen, command } = item;
-    let key = if reveal { clear(key) } else { redacted(key) };
+    let key = if reveal { keyname::shown(key) } else { redacted(key) };
     json!({"key": key, "db": db, "kind": kind, "cause": cause, "first_seen": first_seen, "command": command})
-}
-
-/// As text where it is text; other bytes as `\xNN`.
-pub(super) fn clear(key: &[u8]) -> String {
-    std::str::from_utf8(key).map_or_else(|_| key.escape_ascii().to_string(), str::to_owned)
 }
 
 /// What stands before the first colon, and a fingerprint that tells keys apart and is another one in the next process.
 pub(super) fn redacted(key: &[u8]) -> String {
     static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let family = key.iter().position(|byte| *byte == b':').filter(|at| *at <= FAMILY_MAX).map_or(&[][..], |at| &key[..=at]);
-    format!("{}*{:08x}", clear(family), SEED.hash_one(key) as u32)
+    format!("{}*{:08x}", keyname::shown(family), SEED.hash_one(key) as u32)
 }
 
 /// A longer name before a colon may be the secret itself.
@@ -148,12 +144,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_is_named_as_it_is_printed() {
+        let body = RepairBody { key: Some("\\xac\\xed\\x00\\x05t\\x00\\x03abc".into()), db: 2, ..RepairBody::default() };
+        assert_eq!(body.operation(), Some(Operation::RepairKey { db: 2, key: b"\xac\xed\x00\x05t\x00\x03abc".to_vec() }));
+    }
+
+    #[test]
     fn a_redacted_key_shows_its_family_only() {
         let shown = redacted(b"session:4711-secret");
         assert!(shown.starts_with("session:*") && !shown.contains("4711"), "{shown}");
         assert_eq!(shown, redacted(b"session:4711-secret"));
         assert_ne!(shown, redacted(b"session:4712-secret"));
         assert!(redacted(b"no-family").starts_with('*'));
-        assert_eq!(clear(b"k\xff"), "k\\xff");
     }
 }

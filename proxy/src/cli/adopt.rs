@@ -7,7 +7,7 @@
 use super::{AdoptArgs, exit};
 use crate::config::{Config, Layers, load};
 use crate::start::{Probe, Unusable, probe, write_mark};
-use crate::store::{Audit, Mark, NewData, Record, Store, instances, new_installation, note_instances};
+use crate::store::{Audit, Entry, Mark, NewData, Record, Store, instances, new_installation, note_instances};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use twinlane_core::endpoint::Endpoint;
@@ -78,7 +78,7 @@ fn adopt(config: &Config, args: &AdoptArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let audit = Audit::open(&config.state_dir)?;
-    audit.note("command line", "adopt", &describe(&record), "done");
+    audit.note(&Entry::now("command line", "adopt", &describe(&record), "done"));
     println!("adopted");
     Ok(ExitCode::SUCCESS)
 }

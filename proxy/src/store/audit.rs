@@ -24,12 +24,31 @@ pub struct Entry {
     pub outcome: String,
 }
 
+impl Entry {
+    /// One that ends now.
+    #[must_use]
+    pub fn now(who: &str, what: &str, options: &str, outcome: &str) -> Entry {
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let [who, what, options, outcome] = [who, what, options, outcome].map(str::to_owned);
+        Entry { at, who, what, options, outcome }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Audit {
     directory: PathBuf,
-    /// The file, and its bytes. The lock orders writers; they wait for a disk, so it is not for the data thread.
-    file: Mutex<(File, u64)>,
+    /// The lock orders writers; they wait for a disk, so it is for no thread that others wait for.
+    page: Mutex<Page>,
+}
+
+/// The file that is written.
+#[derive(Debug)]
+struct Page {
+    file: File,
+    bytes: u64,
+    /// The last line may have been written in part (a full disk): the next one begins on a line of its own.
+    torn: bool,
 }
 
 /// Bytes of the file before it is set aside: some four thousand operations, and as many in the one before.
@@ -41,35 +60,42 @@ impl Audit {
     /// # Errors
     /// The system's.
     pub fn open(directory: &Path) -> io::Result<Audit> {
-        let mut file = lines::open(&directory.join("audit"), false)?;
+        let file = lines::open(&directory.join("audit"), false)?;
         let bytes = file.metadata()?.len();
-        if bytes > 0 {
-            // Behind a line that a crash has torn.
-            file.write_all(b"\n")?;
-        }
-        Ok(Audit { directory: directory.to_owned(), file: Mutex::new((file, bytes + 1)) })
+        // A crash may have torn the last line.
+        Ok(Audit { directory: directory.to_owned(), page: Mutex::new(Page { file, bytes, torn: bytes > 0 }) })
     }
 
-    /// Writes one operation down, durably. A disk that refuses costs the entry and a line in the log, never the operation.
-    pub fn note(&self, who: &str, what: &str, options: &str, outcome: &str) {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        let [who, what, options, outcome] = [who, what, options, outcome].map(str::to_owned);
-        if let Err(error) = self.append(&Entry { at, who, what, options, outcome }) {
+    /// Writes one operation down, durably: it waits for the disk. A disk that refuses costs the entry and a line in the log, never the
+    /// operation.
+    pub fn note(&self, entry: &Entry) {
+        if let Err(error) = self.append(entry) {
             tracing::error!("the audit log was not written: {error}; check the disk");
         }
     }
 
     fn append(&self, entry: &Entry) -> io::Result<()> {
         let line = lines::encode(entry)?;
-        let Ok(mut guard) = self.file.lock() else { return Err(io::Error::other("a writer of the audit log has panicked")) };
-        let (file, bytes) = &mut *guard;
-        if *bytes + line.len() as u64 > AUDIT_BYTES_MAX {
-            std::fs::rename(self.directory.join("audit"), self.directory.join("audit.old"))?;
-            (*file, *bytes) = (lines::open(&self.directory.join("audit"), false)?, 0);
+        let Ok(mut page) = self.page.lock() else { return Err(io::Error::other("a writer of the audit log has panicked")) };
+        if page.bytes + line.len() as u64 >= AUDIT_BYTES_MAX {
+            *page = self.turn()?;
         }
-        file.write_all(line.as_bytes())?;
-        *bytes += line.len() as u64;
-        file.sync_data()
+        let line = if page.torn { format!("\n{line}") } else { line };
+        page.torn = true;
+        page.bytes += line.len() as u64;
+        page.file.write_all(line.as_bytes())?;
+        page.torn = false;
+        page.file.sync_data()
+    }
+
+    /// Sets the file aside and begins another one.
+    fn turn(&self) -> io::Result<Page> {
+        match std::fs::rename(self.directory.join("audit"), self.directory.join("audit.old")) {
+            // It was set aside before, and then no other could be begun.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Page { file: lines::open(&self.directory.join("audit"), false)?, bytes: 0, torn: false })
     }
 
     /// The last operations, the youngest first.
@@ -102,17 +128,39 @@ mod tests {
     fn what_was_done_outlives_the_process_and_a_torn_line() {
         let directory = tempfile::tempdir().unwrap();
         let audit = Audit::open(directory.path()).unwrap();
-        audit.note("127.0.0.1:5", "/v1/cutover", "{}", "200");
+        audit.note(&Entry::now("127.0.0.1:5", "/v1/cutover", "{}", "200"));
         drop(audit);
         let path = directory.path().join("audit");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.extend_from_slice(b"0123abcd {\"at\":1,\"who\"");
         std::fs::write(&path, bytes).unwrap();
         let audit = Audit::open(directory.path()).unwrap();
-        audit.note("process", "start", "", "epoch 2");
+        audit.note(&Entry::now("process", "start", "", "epoch 2"));
         let told: Vec<String> = audit.last(9).into_iter().map(|entry| entry.what).collect();
         assert_eq!(told, ["start", "/v1/cutover"]);
         assert_eq!(audit.last(1).len(), 1);
+    }
+
+    /// An entry that a full disk had cut short took the next one with it. A pipe that nobody reads takes a part, too.
+    #[test]
+    fn an_entry_behind_one_that_was_cut_short_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let audit = Audit { directory: directory.path().to_owned(), page: Mutex::new(Page { file, bytes: 0, torn: false }) };
+        let cut = Entry { what: "x".repeat(200_000), ..Entry::now("w", "", "", "") };
+        assert_eq!(audit.append(&cut).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut bytes = vec![0; 200_000];
+        let taken = reader.read(&mut bytes).unwrap();
+        bytes.truncate(taken);
+        // A pipe cannot be synced, which comes behind the writing.
+        let _ = audit.append(&Entry::now("w", "next", "", ""));
+        let _ = audit.append(&Entry::now("w", "last", "", ""));
+        drop(audit);
+        reader.read_to_end(&mut bytes).unwrap();
+        let told: Vec<Entry> = String::from_utf8(bytes).unwrap().lines().filter_map(lines::decode).collect();
+        assert_eq!(told.iter().map(|entry| entry.what.as_str()).collect::<Vec<_>>(), ["next", "last"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod lines;
 mod record;
 mod slots;
 
-pub use audit::Audit;
+pub use audit::{Audit, Entry};
 pub use directory::{Store, StoreError};
 pub use instances::{instances, note_instances};
 pub use journal::{Opened, open_journal};
