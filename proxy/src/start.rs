@@ -185,7 +185,7 @@ async fn refresh_marks(record: &Record, lost: bool, targets: &[Target; 2], probe
 /// # Errors
 /// [`ConnError`], when it cannot be reached or refuses.
 pub async fn write_mark(target: &Target, record: &Record, count: u64) -> Result<(), ConnError> {
-    Conn::open(target, "twinlane:start", PATIENCE).await?.set_mark(&record.mark(target.side, count)).await
+    Conn::open(target, NAME, PATIENCE).await?.set_mark(&record.mark(target.side, count)).await
 }
 
 /// A server that cannot be used now.
@@ -213,7 +213,7 @@ impl From<ConnError> for Unusable {
 /// # Errors
 /// [`Unusable`]: out of reach, loading, a replica, or a kind of server that is not carried yet.
 pub async fn probe(target: &Target) -> Result<Probe, Unusable> {
-    let mut conn = Conn::open(target, "twinlane:start", PATIENCE).await?;
+    let mut conn = Conn::open(target, NAME, PATIENCE).await?;
     let info = conn.info().await?;
     check_kind(target, &info)?;
     let mark = conn.get_mark().await?;
@@ -308,7 +308,7 @@ async fn beating(targets: &[Target; 2], probes: &[Result<Probe, Unusable>; 2]) -
     while !counts.is_empty() && Instant::now() < deadline {
         tokio::time::sleep(BEAT_LOOK).await;
         for (target, count) in &counts {
-            let mark = async { Conn::open(target, "twinlane:start", PATIENCE).await?.get_mark().await };
+            let mark = async { Conn::open(target, NAME, PATIENCE).await?.get_mark().await };
             if mark.await.ok().flatten().is_some_and(|mark| mark.count != *count) {
                 return Some(format!(
                     "another Twinlane holds this pair: the count in the record on {} ({}) rises, and the server does not list its clients to \
@@ -328,8 +328,8 @@ async fn refuse_one_server(targets: &[Target; 2], probes: &[Result<Probe, Unusab
     // As far as INFO shows, nobody follows anybody: what is one server shows at once.
     let patient = [old, new].iter().any(|probe| probe.info.followers > 0 || probe.info.run_id.is_empty());
     let tried = async {
-        let mut old = Conn::open(&targets[0], "twinlane:start", PATIENCE).await?;
-        let mut new = Conn::open(&targets[1], "twinlane:start", PATIENCE).await?;
+        let mut old = Conn::open(&targets[0], NAME, PATIENCE).await?;
+        let mut new = Conn::open(&targets[1], NAME, PATIENCE).await?;
         try_both(&mut old, &mut new, &new_installation().unwrap_or_default(), patient).await
     };
     match tried.await {
@@ -362,6 +362,8 @@ const BEATS: Duration = Duration::from_micros(2 * limits::RECENT_BEAT_US + 1_000
 const BEAT_LOOK: Duration = Duration::from_millis(200);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(500);
+/// What connections of the start are called.
+pub(crate) const NAME: &str = "twinlane:start";
 /// For one answer of a server at start.
 const PATIENCE: Duration = Duration::from_secs(5);
 

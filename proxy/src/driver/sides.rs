@@ -2,6 +2,7 @@
 //! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it (H5, H6).
 
 use super::{Shell, lanes};
+use crate::start::NAME as START;
 use crate::upstream::conn::{Conn, ConnError, Protocol, Reply, ServerInfo};
 use crate::upstream::pair::{self, neighbours};
 use std::collections::HashMap;
@@ -324,19 +325,29 @@ async fn bypassing(shell: &Shell, conn: &mut Conn) -> Option<Bypassing> {
     let installation = shell.record.borrow().installation.clone();
     let ours = format!("twinlane:{}:", &installation[..installation.len().min(12)]);
     let list = conn.ask(&[b"CLIENT", b"LIST"]).await.ok()?;
+    Some(strangers(list.text()?, &ours))
+}
+
+/// Connections of CLIENT LIST that are neither ours, by the beginning of their names, nor a server's.
+fn strangers(list: &str, ours: &str) -> Bypassing {
     let mut found = Bypassing::default();
-    for line in list.text()?.lines() {
+    for line in list.lines() {
         let field = |name: &str| line.split(' ').find_map(|part| part.strip_prefix(name)).unwrap_or_default();
         // Replicas and masters are connections of servers; MONITOR's clients have flag O besides.
         let server = field("flags=").contains(['S', 'M']) && !field("flags=").contains('O');
-        if server || field("name=").starts_with(&ours) {
+        // The first look comes while the server still lists connections of the start, which have just been closed, and while others of ours
+        // are being opened, which have no name before their handshake ends.
+        let name = field("name=");
+        let young = field("age=").parse::<u64>().is_ok_and(|age| age < DEADLINE.as_secs());
+        let nameless = name.is_empty() && young && matches!(field("cmd="), "NULL" | "auth" | "hello");
+        if server || nameless || name.starts_with(ours) || name == START {
             continue;
         }
         found.connections += 1;
         found.publishers += usize::from(matches!(field("cmd="), "publish" | "spublish"));
         found.subscribers += usize::from(field("flags=").contains('P'));
     }
-    Some(found)
+    found
 }
 
 async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<Probe, String> {
@@ -403,4 +414,25 @@ fn server_ms(time: &Reply) -> Option<i64> {
     let Reply::Array(parts) = time else { return None };
     let part = |at: usize| parts.get(at).and_then(Reply::text).and_then(|text| text.parse::<i64>().ok());
     Some(part(0)? * 1000 + part(1)? / 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_strangers_bypass_the_proxy() {
+        let list = "id=1 addr=a:1 name=twinlane:0123456789ab:i:1:lane-0 flags=N cmd=get\n\
+                    id=2 addr=a:2 name=twinlane:start flags=N cmd=client|list\n\
+                    id=3 addr=a:3 name= flags=S cmd=replconf\n\
+                    id=4 addr=a:4 name= flags=O cmd=monitor\n\
+                    id=5 addr=a:5 name=worker flags=N cmd=publish\n\
+                    id=6 addr=a:6 name=twinlane:ffffffffffff:i:1:lane-0 flags=P cmd=subscribe\n\
+                    id=7 addr=a:7 name= age=0 flags=N cmd=NULL\n\
+                    id=8 addr=a:8 name= age=1 flags=N cmd=hello\n\
+                    id=9 addr=a:9 name= age=0 flags=N cmd=get\n\
+                    id=10 addr=a:10 name= age=60 flags=N cmd=hello\n";
+        let found = strangers(list, "twinlane:0123456789ab:");
+        assert_eq!((found.connections, found.publishers, found.subscribers), (5, 1, 1));
+    }
 }
