@@ -550,16 +550,18 @@ impl Ledger {
     }
 
     /// At most `most` keys in doubt, those that have been waiting longest first: a look at a ledger of a million keys must not hold
-    /// up who waits for a reply, so of the keys that wait only the front of the queue is looked at.
+    /// up who waits for a reply, so of the keys that wait only the front of the queue is looked at. What healed lately leaves its place
+    /// there behind, so more places are looked at than keys are asked for.
     #[must_use]
     pub fn oldest(&self, most: usize) -> Vec<Listed> {
         let entry = |db: Db, key: &Arc<[u8]>| self.get(db, key).map(|entry| (db, key.clone(), *entry));
         let waits = |listed: &Listed| listed.2.state == State::Dirty;
         let mut oldest: Vec<Listed> = self.unqueued.iter().take(LISTED_UNQUEUED_MAX).filter_map(|(db, key)| entry(*db, key)).collect();
+        let places = LISTED_QUEUED_MAX / (1 + self.aside.len());
         for (db, keys) in &self.aside {
-            oldest.extend(keys.iter().take(most).filter_map(|key| entry(*db, key)).filter(waits));
+            oldest.extend(keys.iter().take(places).filter_map(|key| entry(*db, key)).filter(waits).take(most));
         }
-        oldest.extend(self.queue.iter().take(most).filter_map(|(db, key)| entry(*db, key)).filter(waits));
+        oldest.extend(self.queue.iter().take(places).filter_map(|(db, key)| entry(*db, key)).filter(waits).take(most));
         oldest.sort_by(|one, other| (one.2.first_seen, one.0, &one.1).cmp(&(other.2.first_seen, other.0, &other.1)));
         oldest.dedup_by(|one, other| (one.0, &one.1) == (other.0, &other.1));
         oldest.truncate(most);
@@ -569,6 +571,9 @@ impl Ledger {
 
 /// Keys with an image under way that a look at the ledger sorts; there are not many more, since images are bounded by their bytes.
 const LISTED_UNQUEUED_MAX: usize = 16_384;
+
+/// Places of the queue, and of the databases that rest, that a look at the ledger visits: two milliseconds. Keys behind them are not listed.
+const LISTED_QUEUED_MAX: usize = 16_384;
 
 fn swapped(db: Db, a: Db, b: Db) -> Db {
     match db {
@@ -637,6 +642,19 @@ mod tests {
         assert_eq!(ledger.by_cause().collect::<Vec<_>>(), [(Cause::Mismatch, 1), (Cause::Expired, 2)]);
         ledger.clear();
         assert!(ledger.oldest(9).is_empty() && ledger.by_cause().count() == 0);
+    }
+
+    /// A list of one key was empty while thousands were in doubt: the place of a healed key was looked at, and no other.
+    #[test]
+    fn places_of_healed_keys_hide_no_key_in_doubt() {
+        let mut ledger = Ledger::new([1, 2]);
+        (0..2_000u32).for_each(|n| _ = ledger.mark(0, &n.to_be_bytes(), Cause::MirrorDown, 1, i64::from(n)));
+        (0..1_990u32).for_each(|n| ledger.remove(0, &n.to_be_bytes()));
+        assert_eq!(ledger.len(), 10);
+        for most in [1, 5, 10] {
+            let listed: Vec<i64> = ledger.oldest(most).iter().map(|(_, _, entry)| entry.first_seen).collect();
+            assert_eq!(listed, (1_990..1_990 + most as i64).collect::<Vec<_>>());
+        }
     }
 
     #[test]

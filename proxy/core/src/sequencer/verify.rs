@@ -516,9 +516,13 @@ impl Sequencer {
     }
 }
 
+/// Of no keys, all have been compared when the pass has ended, and none before.
 fn coverage(result: &VerifyResult) -> f64 {
     let keys = result.keys_estimate.max(result.keys_compared + result.unverifiable);
-    if keys == 0 { 1.0 } else { result.keys_compared as f64 / keys as f64 }
+    match keys {
+        0 => f64::from(u8::from(result.as_of.is_some())),
+        _ => result.keys_compared as f64 / keys as f64,
+    }
 }
 
 /// Keys per tick while clients use the primary: at least and at most.
@@ -526,3 +530,20 @@ const PACE_KEYS: (u64, u64) = (8, 1024);
 
 /// From the end of a pass to the beginning of the next, microseconds: a pair without keys is not verified a thousand times a second.
 const BETWEEN_PASSES_US: u64 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_that_has_compared_nothing_covers_nothing() {
+        let of = |keys_compared, unverifiable, keys_estimate, as_of| {
+            coverage(&VerifyResult { keys_compared, unverifiable, keys_estimate, as_of, ..VerifyResult::default() })
+        };
+        assert_eq!(of(0, 0, 0, None), 0.0, "it waits");
+        assert_eq!(of(0, 0, 0, Some(1)), 1.0, "there was nothing");
+        assert_eq!(of(0, 0, 8, None), 0.0);
+        assert_eq!(of(2, 2, 8, None), 0.25);
+        assert_eq!(of(6, 2, 6, Some(1)), 0.75);
+    }
+}
