@@ -111,6 +111,55 @@ fn a_key_is_explained() {
     assert!(absent["old"]["type"] == "none" && absent["old"]["ttl_ms"] == -2 && absent["writes"] == json!([]), "{absent}");
 }
 
+/// What is printed of a key that is no text can be pasted back: here the string "abc" as Java serialises it.
+#[test]
+fn a_key_that_is_no_text_is_named_as_it_is_printed() {
+    const KEY: &[u8] = b"\xac\xed\x00\x05t\x00\x03abc";
+    const PRINTED: &str = "\\xac\\xed\\x00\\x05t\\x00\\x03abc";
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    client.call(&[b"SET", KEY, b"right"]).unwrap();
+    pair.settle().unwrap();
+    let mut mirror = pair.new.client().unwrap();
+    mirror.call(&[b"SET", KEY, b"wrong"]).unwrap();
+    let query = PRINTED.replace('\\', "%5C");
+    let told = get(&pair, &format!("/v1/explain?key={query}"));
+    assert!(told["key"] == PRINTED && told["old"]["type"] == "string" && told["writes"][0]["command"] == "SET", "{told}");
+    assert_ne!(told["old"]["digest"], told["new"]["digest"], "{told}");
+    post(&pair, "/v1/repair", json!({"key": PRINTED}));
+    pair.settle().unwrap();
+    assert_eq!(mirror.call(&[b"GET", KEY]).unwrap().text(), "right");
+    mirror.call(&[b"SET", KEY, b"wrong"]).unwrap();
+    assert_eq!(verify(&pair)["differing"]["value"], 1);
+    assert_eq!(get(&pair, "/v1/divergences?reveal=true")["items"][0]["key"], PRINTED);
+}
+
+/// A database that nobody has used has no connection yet, and one that is not there never has: each is said.
+#[test]
+fn a_key_of_a_database_that_nobody_uses_is_explained() {
+    let pair = Pair::plain().unwrap();
+    pair.wait_status("both sides", |status| status["old"]["healthy"] == true && status["new"]["healthy"] == true).unwrap();
+    let refused = |path: &str| {
+        let answer = pair.proxy.get(path).unwrap();
+        assert_eq!(answer.status, 409, "{path}: {}", answer.body);
+        answer.body["reasons"][0].as_str().unwrap().to_owned()
+    };
+    let first = refused("/v1/explain?key=k&db=9");
+    assert!(first.ends_with("is being opened: ask again"), "{first}");
+    let mut told = Json::Null;
+    until("both connections to be opened", PATIENCE, || {
+        let answer = pair.proxy.get("/v1/explain?key=k&db=9")?;
+        told = answer.body;
+        Ok(answer.status == 200)
+    })
+    .unwrap();
+    assert_eq!((&told["old"]["type"], &told["new"]["type"]), (&json!("none"), &json!("none")), "{told}");
+    assert_eq!(refused("/v1/explain?key=k&db=99"), "`old` has no database 99");
+    assert_eq!(refused("/v1/explain?key=__twinlane:record"), "keys of this prefix are the proxy's own");
+    let answer = pair.proxy.post("/v1/repair", &json!({"key": "k", "db": 99})).unwrap();
+    assert_eq!((answer.status, &answer.body["reasons"][0]), (409, &json!("`old` has no database 99")));
+}
+
 #[test]
 fn what_the_mirror_does_not_follow_is_explained_from_the_primary_alone() {
     let mut pair = Pair::plain().unwrap();

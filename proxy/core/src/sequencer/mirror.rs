@@ -1005,7 +1005,7 @@ pub(super) fn swapped(db: Db, a: Db, b: Db) -> Db {
 
 /// How alarms about a key that cannot be mirrored begin.
 pub(super) fn unmirrorable(db: Db, key: &[u8]) -> String {
-    format!("key {:?} of database {db}", String::from_utf8_lossy(key))
+    format!("key \"{}\" of database {db}", crate::keyname::shown(key))
 }
 
 /// The server closes the connection behind this reply (networking.c setProtocolError).

@@ -269,7 +269,7 @@ impl Sequencer {
         }
         let position = self.next_position();
         self.recent.keys += named.keys.len() as u64;
-        let sample = |(db, key): &(Db, Box<[u8]>)| format!("{db}:{:?}", String::from_utf8_lossy(key));
+        let sample = |(db, key): &(Db, Box<[u8]>)| format!("{db}:\"{}\"", crate::keyname::shown(key));
         self.recent.samples = named.keys.iter().take(limits::RECENT_SAMPLES).map(sample).collect();
         for (db, key) in named.keys.iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
             self.mark_dirty(*db, key, Cause::Failover, position);

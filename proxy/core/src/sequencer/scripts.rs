@@ -569,11 +569,10 @@ impl Sequencer {
         self.find(Finding {
             level,
             code: "large-script-key",
-            subject: format!("{}:{}", db, key.escape_ascii()),
+            subject: format!("{db}:{}", crate::keyname::shown(key)),
             text: format!(
-                "scripts write the key {:?} of database {db}, whose image has {} bytes: each image holds both servers while it is read and restored",
-                String::from_utf8_lossy(key),
-                bytes
+                "scripts write the key \"{}\" of database {db}, whose image has {bytes} bytes: each image holds both servers while it is read and restored",
+                crate::keyname::shown(key)
             ),
             remedy: "name the script in `scripts.replay` if it is deterministic, or split the key".into(),
         });

@@ -147,10 +147,10 @@ impl Sequencer {
         if restarts >= limits::COPY_RESTARTS_MAX {
             self.copies.forget(db, key);
             self.copies.totals.whole += 1;
-            let name = String::from_utf8_lossy(key).into_owned();
+            let name = crate::keyname::shown(key);
             self.log(
                 false,
-                format!("key {name:?} of database {db} ({bytes} bytes) is written all the time: it is copied whole after {restarts} attempts in pieces"),
+                format!("key \"{name}\" of database {db} ({bytes} bytes) is written all the time: it is copied whole after {restarts} attempts in pieces"),
             );
             return false;
         }
@@ -291,7 +291,7 @@ impl Sequencer {
         copy.step = Step::begin(kind);
         if copy.bytes > limits::SCRIPT_IMAGE_BLOCK_BYTES {
             let bytes = copy.bytes;
-            self.log(false, format!("key {:?} of database {db} ({bytes} bytes) is copied in pieces", String::from_utf8_lossy(&key)));
+            self.log(false, format!("key \"{}\" of database {db} ({bytes} bytes) is copied in pieces", crate::keyname::shown(&key)));
         }
     }
 

@@ -4,7 +4,7 @@
 //! from a second reading, which asks for type, time to live and value at once, and is repeated on the mirror at its position.
 
 use super::super::Sequencer;
-use super::super::lane::{Lane, LaneId};
+use super::super::lane::{Lane, LaneId, LaneState};
 use super::Job;
 use super::digest::{Ask, Digester, Kind, Seen};
 use crate::endpoint::{Db, Endpoint};
@@ -97,8 +97,18 @@ impl Sequencer {
     /// Reads a key on both sides, and tells what is known of it.
     pub(in crate::sequencer) fn tell_key(&mut self, ticket: u64, db: Db, key: &[u8]) {
         let primary = self.primary();
+        if key.starts_with(super::super::RESERVED_PREFIX) {
+            return self.refuse(ticket, "keys of this prefix are the proxy's own");
+        }
+        // Where nobody has used the database yet, it is told when both sides have a connection for it.
+        let mirror = LaneId::shared(self.mirror_side(), db);
+        let has_none =
+            self.record.mirroring && self.lacks(mirror).is_none() && self.mirror_refuses(db).is_some() && self.is_opening(mirror);
         if let Err(why) = self.can_read(primary, db) {
             return self.refuse(ticket, why);
+        }
+        if has_none {
+            return self.refuse(ticket, being_opened(mirror));
         }
         let (frame, asks) = reads(None, key);
         let replies = asks.len() as u32;
@@ -127,15 +137,33 @@ impl Sequencer {
 
     /// Whether a read of ours can be appended to the primary's lane of a database now.
     pub(in crate::sequencer) fn can_read(&mut self, primary: Endpoint, db: Db) -> Result<(), String> {
-        if usize::from(db) >= crate::limits::DATABASES_MAX || !self.sides[primary.index()].is_up() || !self.may_ask() {
+        if !self.sides[primary.index()].is_up() || !self.may_ask() {
             return Err("the primary cannot be asked now".into());
         }
         let lane = LaneId::shared(primary, db);
+        if let Some(why) = self.lacks(lane) {
+            return Err(why);
+        }
         if !self.lane(lane).is_some_and(Lane::is_open) {
             self.open_lane(lane);
-            return Err(format!("the connection for database {db} is being opened: ask again"));
+            return Err(being_opened(lane));
         }
         Ok(())
+    }
+
+    /// Why a side that is up will have no lane for a database, or none for now.
+    fn lacks(&self, lane: LaneId) -> Option<String> {
+        let LaneId { side, db, .. } = lane;
+        let has = &self.sides[side.index()];
+        let refused = self.lane(lane).is_some_and(|lane| lane.state == LaneState::Refused);
+        if refused || usize::from(db) >= has.databases.min(crate::limits::DATABASES_MAX) {
+            return Some(format!("`{side}` has no database {db}"));
+        }
+        has.unopened_now(lane, self.now.us).map(|why| format!("`{side}` cannot be reached for database {db}: {why}"))
+    }
+
+    fn is_opening(&self, lane: LaneId) -> bool {
+        self.lane(lane).is_some_and(|lane| lane.state == LaneState::Opening)
     }
 
     /// A stage has been read.
@@ -180,7 +208,12 @@ impl Sequencer {
         sides[self.mirror_side().index()] = (!alone).then(|| telling.held(1));
         let reason = alone.then(|| match self.mirror_refuses(db) {
             _ if !self.record.mirroring => "mirroring is off".to_owned(),
-            Some(cause) => format!("the mirror does not follow: {}", cause.word()),
+            Some(cause) => {
+                let lane = LaneId::shared(self.mirror_side(), db);
+                let up = self.sides[lane.side.index()].is_up();
+                let lacks = self.lacks(lane).filter(|_| up);
+                lacks.unwrap_or_else(|| format!("the mirror does not follow: {}", cause.word()))
+            }
             None => "a whole-database command waits for the mirror".to_owned(),
         });
         let fenced = self.fences.fences_key(db, key).then_some("a command of its own connection is writing it");
@@ -201,4 +234,8 @@ impl Sequencer {
         };
         self.answer(ticket, Outcome::Explained(Box::new(explained)));
     }
+}
+
+fn being_opened(lane: LaneId) -> String {
+    format!("the connection to `{}` for database {} is being opened: ask again", lane.side, lane.db)
 }
