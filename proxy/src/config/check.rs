@@ -84,6 +84,8 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<String>) {
 }
 
 fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
+    // What was given and cannot be used has been told.
+    let told = mistakes.iter().any(|mistake| mistake.starts_with(&format!("{endpoint}.url")));
     let mut wrong = |condition: bool, text: &str| {
         if condition {
             mistakes.push(format!("{endpoint}.{text}"));
@@ -92,7 +94,7 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
     let url = &side.url;
     if !url.is_set() {
         return wrong(
-            true,
+            !told,
             &format!("url: is needed; set it in the file, by TWINLANE__{}__URL or by --{endpoint}", endpoint.name().to_uppercase()),
         );
     }

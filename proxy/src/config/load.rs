@@ -84,8 +84,26 @@ fn parse_alone(path: &Path, text: &str) -> Result<(), String> {
     let source = File::from_str(text, FileFormat::Toml);
     match ::config::Config::builder().add_source(source).build() {
         Ok(_) => Ok(()),
-        Err(error) => Err(format!("{}: {}", path.display(), safe(&error))),
+        Err(error) => Err(format!("{}: {}", path.display(), too_large(text).unwrap_or_else(|| safe(&error)))),
     }
+}
+
+/// The first number that is too large for TOML's integers: the parser tells neither its line nor its key.
+fn too_large(text: &str) -> Option<String> {
+    let mut section = "";
+    for (at, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.trim();
+        }
+        let Some((key, value)) = line.split_once('=') else { continue };
+        let digits = value.trim().trim_start_matches(['+', '-']).replace('_', "");
+        if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<i64>().is_err() {
+            let dot = if section.is_empty() { "" } else { "." };
+            return Some(format!("line {}: {section}{dot}{}: the number is larger than {}", at + 1, key.trim(), i64::MAX));
+        }
+    }
+    None
 }
 
 /// The first and last line of a parser's message: where, and what; never the quoted source line between them.
@@ -125,8 +143,19 @@ fn check_leaf(value: &Value, known: &serde_json::Value, path: &str, mistakes: &m
         return mistakes.push(format!("{path}{}: is a single value, not a section or a list", origin(value)));
     }
     if let Err(error) = alone(path, value) {
-        mistakes.push(format!("{path}{}: {}", origin(value), reason(path, &error)));
+        let reason = wrong_word(path, value, &error).unwrap_or_else(|| reason(path, &error));
+        mistakes.push(format!("{path}{}: {reason}", origin(value)));
     }
+}
+
+/// A word that is none of an option's words, with those that are: serde's JSON names them, the reader of the layers does not.
+fn wrong_word(path: &str, value: &Value, error: &::config::ConfigError) -> Option<String> {
+    if !error.to_string().contains("does not have variant") {
+        return None;
+    }
+    let word = serde_json::Value::String(value.clone().into_string().ok()?);
+    let tree = path.rsplit('.').fold(word, |inner, key| serde_json::json!({ key: inner }));
+    serde_json::from_value::<Config>(tree).err().map(|error| error.to_string())
 }
 
 /// The defaults with one key changed.

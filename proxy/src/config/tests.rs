@@ -63,7 +63,7 @@ fn all_mistakes_are_told_at_once() {
     for expected in [
         "typo: unknown key",
         "mirror.akc: unknown key; known here are ack",
-        "mirror.ack: ",
+        "mirror.ack: unknown variant `none`, expected `primary` or `both`",
         "mirror.queue_bytes_max: ",
         "cutover.pause_budget_ms: must be",
         "admin.address: only a loopback",
@@ -90,6 +90,21 @@ fn single_mistakes() {
     check("[new]\npassword_file = \"/nowhere/at/all\"", "new.password_file: /nowhere/at/all cannot be read");
     check("[listen]\naddress = \"127.0.0.1:6401\"", "give each its own port");
     check("[commands]\nallow = \"config set, SHUTDOWN\"", "`SHUTDOWN` is not an administrative command");
+}
+
+#[test]
+fn a_number_beyond_all_bounds_is_told_with_its_place() {
+    let found = mistakes("[old]\npassword = \"x\"\n\n[mirror]\nqueue_bytes_max = 99_999_999_999_999_999_999 # much\n", &[]);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("line 5: mirror.queue_bytes_max: the number is larger than 9223372036854775807"), "{found:?}");
+}
+
+#[test]
+fn a_url_that_cannot_be_used_is_told_once() {
+    let found = mistakes("", &[("TWINLANE__OLD__URL", "http://a:1"), ("TWINLANE__JOURNAL__SYNC", "sometimes")]);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[1].contains("old.url (environment): ") || found[0].contains("old.url (environment): "), "{found:?}");
+    assert!(found.iter().any(|mistake| mistake.contains("expected one of `none`, `interval`, `always`")), "{found:?}");
 }
 
 #[test]
