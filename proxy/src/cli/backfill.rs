@@ -42,13 +42,13 @@ fn body(rates: &RateArgs) -> Value {
 
 fn begin(args: &BackfillArgs) -> ExitCode {
     let admin = &args.admin.admin;
-    let refused = match send(admin, "/v1/backfill", Some(&body(&args.rates))) {
-        Ok((200, _)) => None,
-        Ok((409, answer)) if answer["reasons"].is_array() => Some(answer),
+    let answer = match send(admin, "/v1/backfill", Some(&body(&args.rates))) {
+        Ok((200, answer)) => answer,
+        Ok((409, answer)) if answer["reasons"].is_array() => answer,
         Ok((code, answer)) => return failed(code, &answer),
         Err(code) => return code,
     };
-    if let Some(answer) = refused {
+    if answer["reasons"].is_array() {
         // One that is under way is what was asked for.
         let now = match look(admin) {
             Ok(now) => now,
@@ -68,7 +68,8 @@ fn begin(args: &BackfillArgs) -> ExitCode {
     if args.wait {
         return watch(admin, args.json);
     }
-    println!("the backfill has begun; `twinlane backfill status` tells how it stands");
+    let told = if args.json { answer.to_string() } else { "the backfill has begun; `twinlane backfill status` tells how it stands".into() };
+    println!("{told}");
     ExitCode::SUCCESS
 }
 

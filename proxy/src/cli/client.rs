@@ -1,7 +1,7 @@
 //! One request to the admin port, its answer for people, and the exit code it comes to.
 
 use super::{exit, table};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -68,7 +68,11 @@ fn readiness_code(body: &Value) -> ExitCode {
 
 /// Sends an operation and prints how it went.
 pub(super) fn post(admin: &str, path: &str, body: &Value) -> ExitCode {
-    match send(admin, path, Some(body)) {
+    outcome(send(admin, path, Some(body)))
+}
+
+fn outcome(answered: Result<(u16, Value), ExitCode>) -> ExitCode {
+    match answered {
         Ok((200, answer)) => {
             println!("{}", table::done(&answer));
             ExitCode::SUCCESS
@@ -79,6 +83,17 @@ pub(super) fn post(admin: &str, path: &str, body: &Value) -> ExitCode {
         }
         Ok((code, answer)) => failed(code, &answer),
         Err(code) => code,
+    }
+}
+
+/// Deletes what only the mirror has, if the count is right; a wrong one is a refusal. Without a count it only tells.
+pub(super) fn delete_extra(admin: &str, confirm: Option<u64>) -> ExitCode {
+    match send(admin, "/v1/repair", Some(&json!({"delete_extra": true, "confirm": confirm}))) {
+        Ok((200, answer)) if confirm.is_some() && answer["done"] == false => {
+            eprintln!("{}", table::done(&answer));
+            ExitCode::from(exit::REFUSED)
+        }
+        answered => outcome(answered),
     }
 }
 
@@ -102,7 +117,8 @@ pub(super) fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16
     let agent = ureq::Agent::new_with_config(config);
     let url = format!("http://{admin}{path}");
     let sent = match body {
-        Some(body) => agent.post(&url).send_json(body),
+        // On one line: it stands in the audit log as it is sent.
+        Some(body) => agent.post(&url).content_type("application/json").send(body.to_string()),
         None => agent.get(&url).call(),
     };
     let unreachable = |error: ureq::Error| {
@@ -124,7 +140,6 @@ pub(super) fn send(admin: &str, path: &str, body: Option<&Value>) -> Result<(u16
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_query_carries_any_key() {

@@ -86,7 +86,7 @@ pub enum Verb {
     Explain {
         #[command(flatten)]
         admin: AdminArgs,
-        /// The key.
+        /// The key, as it is printed: \xNN is a byte, \\ a backslash.
         key: String,
         /// Its database.
         #[arg(long, default_value_t = 0)]
@@ -238,26 +238,27 @@ pub struct VerifyArgs {
 
 /// Options of repair.
 #[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["key", "pattern", "all", "delete_extra"]))]
 pub struct RepairArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// The key to copy from the primary to the mirror.
-    #[arg(required_unless_present_any = ["delete_extra", "pattern", "all"])]
+    /// The key to copy from the primary to the mirror, as it is printed: \xNN is a byte, \\ a backslash.
     key: Option<String>,
     /// Copy every key of the primary that matches, as SCAN MATCH takes it.
-    #[arg(long, value_name = "PATTERN", conflicts_with = "key")]
+    #[arg(long, value_name = "PATTERN")]
     pattern: Option<String>,
     /// Copy everything.
-    #[arg(long, conflicts_with_all = ["key", "pattern", "db"])]
+    #[arg(long, conflicts_with = "db")]
     all: bool,
     /// Its database.
     #[arg(long, default_value_t = 0)]
     db: u16,
     /// Delete the keys that the last verify found on the mirror alone. Without --confirm nothing is done but told.
-    #[arg(long, conflicts_with_all = ["key", "pattern", "all"])]
+    #[arg(long, conflicts_with = "db")]
     delete_extra: bool,
     /// How many they are, as the answer without it says.
-    #[arg(long, value_name = "COUNT", requires = "delete_extra")]
+    #[arg(long, value_name = "COUNT", requires = "delete_extra", conflicts_with_all = ["key", "pattern", "all"])]
     confirm: Option<u64>,
 }
 
@@ -404,7 +405,7 @@ fn repair(args: &RepairArgs) -> ExitCode {
         (Some(key), _) => serde_json::json!({"key": key, "db": args.db}),
         (None, Some(pattern)) => serde_json::json!({"pattern": pattern, "db": args.db}),
         (None, None) if args.all => serde_json::json!({"all": true}),
-        (None, None) => serde_json::json!({"delete_extra": true, "confirm": args.confirm}),
+        (None, None) => return client::delete_extra(&args.admin.admin, args.confirm),
     };
     client::post(&args.admin.admin, "/v1/repair", &body)
 }

@@ -88,7 +88,7 @@ pub(super) fn explained(body: &Value) -> String {
         line("now", excuse.to_owned());
     }
     for found in body["divergences"].as_array().into_iter().flatten() {
-        line("differed", format!("{} ({}), seen at {}", word(&found["kind"]), word(&found["cause"]), found["first_seen"]));
+        line("differed", format!("{} ({}), seen at {}", word(&found["kind"]), word(&found["cause"]), moment(&found["first_seen"])));
     }
     for write in body["writes"].as_array().into_iter().flatten() {
         let client = &write["client"];
@@ -97,7 +97,7 @@ pub(super) fn explained(body: &Value) -> String {
         } else {
             format!("  client {} {} {}", client["id"], word(&client["address"]), word(&client["name"]))
         };
-        line("written", format!("{} by {:<12} {}{by}", write["at"], word(&write["command"]), word(&write["effect"])));
+        line("written", format!("{} by {:<12} {}{by}", moment(&write["at"]), word(&write["command"]), word(&write["effect"])));
     }
     page
 }
@@ -106,10 +106,42 @@ pub(super) fn explained(body: &Value) -> String {
 pub(super) fn audit(body: &Value) -> String {
     let mut page = String::new();
     for entry in body["items"].as_array().into_iter().flatten() {
-        let [who, what, options, outcome] = ["who", "what", "options", "outcome"].map(|name| word(&entry[name]));
-        let _ = writeln!(page, "{}  {who:<22} {what} {options}\n    {outcome}", entry["at"]);
+        let [who, what] = ["who", "what"].map(|name| word(&entry[name]));
+        let [options, outcome] = ["options", "outcome"].map(|name| on_one_line(&word(&entry[name])));
+        let options = if options.is_empty() { options } else { format!(" {options}") };
+        let _ = writeln!(page, "{}  {who:<21} {what}{options}: {outcome}", moment(&entry["at"]));
     }
     page
+}
+
+/// JSON without blanks; of any other text, line breaks become blanks.
+fn on_one_line(text: &str) -> String {
+    match serde_json::from_str::<Value>(text) {
+        Ok(json) => json.to_string(),
+        Err(_) => text.split_whitespace().collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// Unix milliseconds as RFC 3339, UTC.
+fn moment(at: &Value) -> String {
+    let Some(ms) = at.as_i64() else { return word(at) };
+    let (days, ms) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
+    let (year, month, day) = date(days);
+    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1000)
+}
+
+/// The date of a day since 1970-01-01, in the Gregorian calendar. Years are counted from March on, so that a leap day ends one; four hundred
+/// of them have 146,097 days.
+fn date(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (400 * era + year + next, month, day)
 }
 
 fn scripts(scripts: &Value) -> String {
@@ -153,6 +185,12 @@ pub(super) fn done(answer: &Value) -> String {
 }
 
 fn to_confirm(answer: &Value) -> String {
+    if answer["count"] == 0 {
+        return format!(
+            "nothing to delete: no key is known that only `{}` has; `twinlane verify` looks for them",
+            word(&answer["endpoint"])
+        );
+    }
     let samples: Vec<String> = answer["samples"]
         .as_array()
         .into_iter()
@@ -274,7 +312,7 @@ pub(super) fn verify(state: &Value, result: &Value) -> String {
     }
     line("clean", format!("{}   alive {}   fresh {}", yes("clean"), yes("alive"), yes("fresh")));
     if !result["primary_only_until"].is_null() {
-        line("primary only", format!("until {} (unix ms)", word(&result["primary_only_until"])));
+        line("primary only", format!("until {}", moment(&result["primary_only_until"])));
     }
     page
 }
@@ -375,11 +413,40 @@ bounds        none, none
     }
 
     #[test]
+    fn an_operation_is_a_line() {
+        let entry = |options: &str, outcome: &str| json!({"at": 1_795_249_287_042_i64, "who": "127.0.0.1:50112", "what": "/v1/cutover", "options": options, "outcome": outcome});
+        let body = json!({"items": [entry("{\n  \"dry_run\": false\n}", "200 {\"done\":true}"), entry("{\n x", "400"), entry("", "200")]});
+        let expect = "\
+2026-11-21T08:21:27.042Z  127.0.0.1:50112       /v1/cutover {\"dry_run\":false}: 200 {\"done\":true}
+2026-11-21T08:21:27.042Z  127.0.0.1:50112       /v1/cutover { x: 400
+2026-11-21T08:21:27.042Z  127.0.0.1:50112       /v1/cutover: 200
+";
+        assert_eq!(audit(&body), expect);
+    }
+
+    #[test]
+    fn moments_of_all_centuries() {
+        for (ms, expect) in [
+            (0_i64, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (951_868_799_999, "2000-02-29T23:59:59.999Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (1_735_689_599_000, "2024-12-31T23:59:59.000Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(moment(&json!(ms)), expect);
+        }
+        assert_eq!(moment(&json!("never")), "never");
+    }
+
+    #[test]
     fn the_sentences() {
         assert_eq!(done(&json!({"done": true})), "done");
         assert_eq!(done(&json!({"done": false, "dry_run": true})), "dry run: the gate is open; nothing was changed");
         let flip = json!({"done": true, "primary": "new", "epoch": 2, "pause_ms": 1.5, "held_requests": 3});
         assert_eq!(done(&flip), "done: new is primary, epoch 2; requests were held for 1.5 ms at most (3 of them)");
+        let none = done(&json!({"done": false, "count": 0, "samples": [], "endpoint": "new"}));
+        assert_eq!(none, "nothing to delete: no key is known that only `new` has; `twinlane verify` looks for them");
         assert_eq!(refused(&json!({"reasons": ["a"]})), "refused; nothing was changed: a");
         assert_eq!(refused(&json!({"aborted": true, "reasons": ["a", "b"]})), "aborted, and undone: \n  - a\n  - b");
     }

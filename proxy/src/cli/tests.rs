@@ -38,6 +38,10 @@ fn every_verb_and_every_wrong_use() {
         "twinlane backfill",
         "twinlane backfill --rate 1000 --bytes-rate 5000000 --wait --admin 127.0.0.1:9",
         "twinlane backfill status --json --admin 127.0.0.1:9",
+        "twinlane repair user:1 --db 3",
+        "twinlane repair --pattern user:* --db 3",
+        "twinlane repair --all",
+        "twinlane repair --delete-extra --confirm 7",
         "twinlane backfill pause",
         "twinlane backfill resume",
         "twinlane backfill rate --rate 0",
@@ -51,6 +55,13 @@ fn every_verb_and_every_wrong_use() {
         "twinlane fly",
         "twinlane mirror",
         "twinlane cutover --force everything",
+        "twinlane repair",
+        "twinlane repair --db 1",
+        "twinlane repair k --all",
+        "twinlane repair k --pattern x",
+        "twinlane repair --all --db 1",
+        "twinlane repair --delete-extra k",
+        "twinlane repair k --confirm 3",
         "twinlane backfill --wait pause",
         "twinlane backfill --rate fast",
         "twinlane serve --ack maybe",
@@ -66,6 +77,14 @@ fn mistakes_of_flags_are_told_by_their_key() {
     let Verb::Serve(args) = parse("twinlane serve --old redis://a/9 --set mirror.typo=1 --admin 0.0.0.0:1").unwrap().verb else { panic!() };
     let text = args.config().unwrap_err().to_string();
     for part in ["old.url: names a database", "mirror.typo: unknown key", "admin.address: only a loopback", "new.url: is needed"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_repair_of_nothing_is_told_what_there_is() {
+    let text = parse("twinlane repair").unwrap_err().to_string();
+    for part in ["KEY", "--pattern <PATTERN>", "--all", "--delete-extra"] {
         assert!(text.contains(part), "{text}");
     }
 }

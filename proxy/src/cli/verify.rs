@@ -17,17 +17,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Begins one, and with `wait` stays until it has ended.
 pub(super) fn begin(admin: &str, rate: u64, continuous: bool, wait: bool, json: bool) -> ExitCode {
-    match send(admin, "/v1/verify", Some(&json!({"rate": rate, "continuous": continuous}))) {
-        Ok((200, _)) => {}
+    let begun = match send(admin, "/v1/verify", Some(&json!({"rate": rate, "continuous": continuous}))) {
+        Ok((200, answer)) => answer,
         Ok((409, answer)) => {
             eprintln!("{}", table::refused(&answer));
             return ExitCode::from(UNKNOWN);
         }
         Ok((code, answer)) => return failed(code, &answer),
         Err(code) => return code,
-    }
+    };
     if !wait {
-        println!("the verify has begun; `twinlane verify --show` tells how it stands");
+        let told = if json { begun.to_string() } else { "the verify has begun; `twinlane verify --show` tells how it stands".into() };
+        println!("{told}");
         return ExitCode::SUCCESS;
     }
     let progress = std::io::stderr().is_terminal() && !json;
