@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use crate::proxy::Proxy;
 use crate::resp::{Client, Command, Value, command};
@@ -86,21 +86,15 @@ pub fn plant_and_find(proxy: &Proxy, mirror: &Server, plan: &Plan) -> Result<Fou
     Ok(Found { by_kind, elements, took })
 }
 
-/// A whole verify; its answer.
+/// A whole verify that proved itself alive; its answer.
 pub fn verify(proxy: &Proxy) -> Result<Json> {
-    let answer = proxy.post("/v1/verify", &json!({}))?;
-    ensure!(answer.status == 200, "{}", answer.body);
-    let begun = Instant::now();
-    loop {
-        let now = proxy.get("/v1/verify")?.body;
-        if now["state"] == "done" {
-            ensure!(now["alive"] == true, "{now}");
-            return Ok(now);
-        }
-        ensure!(begun.elapsed() < Duration::from_secs(900), "it does not end: {now}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let found = proxy.verify(VERIFY_TIMEOUT)?;
+    ensure!(found["alive"] == true, "{found}");
+    Ok(found)
 }
+
+/// Longest wait for a verify of all that is planted.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// The differences that have been told so far, by key, and the verify's answer, which must count as many.
 fn result_of(proxy: &Proxy, result: Json) -> Result<(BTreeMap<String, String>, Json)> {

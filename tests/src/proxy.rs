@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
@@ -231,6 +231,28 @@ impl Proxy {
                 bail!("the mirror has not caught up after {timeout:?}: {status}\n{}", self.log_tail());
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A whole verify: begins one, waits for its end, and gives what it found.
+    pub fn verify(&self, timeout: Duration) -> Result<Json> {
+        let answer = self.post("/v1/verify", &json!({}))?;
+        ensure!(answer.status == 200, "the verify does not begin: {}", answer.body);
+        self.verified(timeout)
+    }
+
+    /// Waits for the end of the verify that is under way, and gives what it found.
+    pub fn verified(&self, timeout: Duration) -> Result<Json> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let now = self.get("/v1/verify")?.body;
+            if now["state"] == "done" {
+                return Ok(now);
+            }
+            if Instant::now() > deadline {
+                bail!("the verify has not ended after {timeout:?}: {now}\n{}", self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -201,13 +201,7 @@ pub fn copy_under_traffic(cache: &Cache, pair: [Version; 2], kill: bool) -> Resu
     }
     settle(&proxy)?;
     let begun = Instant::now();
-    proxy.post("/v1/verify", &json!({}))?;
-    let mut result = Json::Null;
-    until("verify", STALL, || {
-        result = proxy.get("/v1/verify")?.body;
-        Ok(result["state"] == "done")
-    })
-    .with_context(|| result.to_string())?;
+    let result = proxy.verify(STALL)?;
     ensure!(result["clean"] == true, "verify found {result}\n{}", proxy.log_tail());
     println!("warm: verify found no difference in {} keys, {:.1} s", result["keys_compared"], begun.elapsed().as_secs_f64());
     let report = compare(&old.address(), &new.address(), &compare::Options::default())?.into_result()?;

@@ -889,8 +889,7 @@ fn h58_images_and_verify_are_no_uses() {
     let options = Options { args: vec!["--set".into(), "mirror.image_bytes_max=65536".into()], ..Options::default() };
     let pair = Pair { proxy: Proxy::start(&old.address(), &new.address(), options).unwrap(), old, new };
     pair.settle().unwrap();
-    pair.proxy.post("/v1/verify", &json!({})).unwrap();
-    until("the verify to end", PATIENCE, || Ok(pair.proxy.get("/v1/verify").unwrap().body["state"] == "done")).unwrap();
+    pair.proxy.verify(PATIENCE).unwrap();
     assert!(idle(&mut direct, "small") >= 3 && idle(&mut direct, "large") >= 3, "a read of ours counts as a use");
     assert!(idle(&mut pair.new.client().unwrap(), "small") >= 3, "the mirror takes a key for used that was not");
     assert!(!readiness(&pair).contains("reads-count-as-uses"), "{}", readiness(&pair));

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
 use serde_json::{Value as Json, json};
+use std::process::Command;
 use twinlane_tests::asking::ok;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::proxy::binary;
 
 fn get(pair: &Pair, path: &str) -> Json {
     let answer = pair.proxy.get(path).unwrap();
@@ -21,14 +23,7 @@ fn post(pair: &Pair, path: &str, body: Json) -> Json {
 
 /// A whole verify.
 fn verify(pair: &Pair) -> Json {
-    post(pair, "/v1/verify", json!({}));
-    let mut last = Json::Null;
-    until("the verify to end", PATIENCE, || {
-        last = get(pair, "/v1/verify");
-        Ok(last["state"] == "done")
-    })
-    .unwrap_or_else(|error| panic!("{error:#}: {last}\n{}", pair.proxy.log_tail()));
-    last
+    pair.proxy.verify(PATIENCE).unwrap()
 }
 
 #[test]
@@ -307,6 +302,41 @@ fn a_verify_outlives_the_process_and_is_not_fresh_then() {
     assert_eq!((&recalled["keys_compared"], &recalled["as_of"]), (&found["keys_compared"], &found["as_of"]));
     pair.settle().unwrap();
     assert_eq!(verify(&pair)["fresh"], true);
+}
+
+/// What scripts build on: JSON where it was asked for, and exit codes.
+#[test]
+fn the_command_line_answers_scripts() {
+    let pair = Pair::plain().unwrap();
+    ok(&mut pair.client().unwrap(), "SET k v");
+    pair.settle().unwrap();
+    let admin = pair.proxy.admin_url().replace("http://", "");
+    let twinlane = |line: &str| {
+        let words = line.split(' ');
+        let output = Command::new(binary().unwrap()).args(words).env("TWINLANE__ADMIN__ADDRESS", &admin).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    let (code, told, _) = twinlane("verify --json");
+    assert_eq!((code, serde_json::from_str::<Json>(&told).unwrap()), (0, json!({"done": true})));
+    pair.proxy.verified(PATIENCE).unwrap();
+    let (code, told, _) = twinlane("backfill --json");
+    assert_eq!((code, serde_json::from_str::<Json>(&told).unwrap()), (0, json!({"done": true})));
+    let (code, told, _) = twinlane("repair --delete-extra");
+    assert!(code == 0 && told.starts_with("nothing to delete"), "{code} {told}");
+    ok(&mut pair.new.client().unwrap(), "SET stranger x");
+    assert_eq!(verify(&pair)["differing"]["extra"], 1);
+    let (code, told, _) = twinlane("repair --delete-extra");
+    assert!(code == 0 && told.contains("--confirm 1"), "{code} {told}");
+    let (code, _, told) = twinlane("repair --delete-extra --confirm 7");
+    assert!(code == 1 && told.contains("nothing was done"), "{code} {told}");
+    assert_eq!(ok(&mut pair.new.client().unwrap(), "GET stranger").text(), "x");
+    assert_eq!(twinlane("repair --delete-extra --confirm 1").0, 0);
+    pair.assert_equal().unwrap();
+    assert_eq!(twinlane("repair").0, 2);
+    let (code, told, _) = twinlane("audit");
+    assert!(code == 0 && told.lines().all(|line| line.get(23..24) == Some("Z")), "a moment begins each line: {told}");
+    assert!(told.lines().next().unwrap().contains("/v1/repair {\"confirm\":1,\"delete_extra\":true}: 200 {\"done\":true}"), "{told}");
 }
 
 #[test]

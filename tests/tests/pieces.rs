@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use serde_json::json;
 use twinlane_tests::asking::ok;
 use twinlane_tests::pair::{PATIENCE, Pair, until};
 use twinlane_tests::proxy::{Options, Proxy};
@@ -191,14 +190,7 @@ fn h33_writes_between_the_pieces_are_in_the_copy() {
         .unwrap_or_else(|error| panic!("{error:#}\n{}", pair.proxy.log_tail()));
         let report = pair.assert_equal().unwrap();
         assert!(report.keys_compared >= 6, "{report}");
-        let answer = pair.proxy.post("/v1/verify", &json!({})).unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        let mut result = json!({});
-        until("the verify to end", PATIENCE, || {
-            result = pair.proxy.get("/v1/verify").unwrap().body;
-            Ok(result["state"] == "done")
-        })
-        .unwrap();
+        let result = pair.proxy.verify(PATIENCE).unwrap();
         assert!(result["clean"] == true, "{result}");
     }
 }

@@ -13,29 +13,13 @@ use twinlane_tests::resp::{Client, Command, command};
 use twinlane_tests::servers::Version;
 use twinlane_tests::workload::{Options, Workload};
 
-fn begin(pair: &Pair) {
-    let answer = pair.proxy.post("/v1/verify", &json!({})).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
-}
-
 fn look(pair: &Pair) -> Json {
     pair.proxy.get("/v1/verify").unwrap().body
 }
 
-fn wait_done(pair: &Pair) -> Json {
-    let mut last = Json::Null;
-    until("the verify to end", PATIENCE * 3, || {
-        last = look(pair);
-        Ok(last["state"] == "done")
-    })
-    .unwrap_or_else(|error| panic!("{error:#}: {last}\n{}", pair.proxy.log_tail()));
-    last
-}
-
 /// A whole verify.
 fn verify(pair: &Pair) -> Json {
-    begin(pair);
-    wait_done(pair)
+    pair.proxy.verify(PATIENCE * 3).unwrap()
 }
 
 fn assert_clean(pair: &Pair, result: &Json) {
@@ -285,7 +269,7 @@ fn h43_a_mirror_that_is_killed_in_the_middle_begins_the_pass_anew() {
     assert_eq!(look(&pair)["last"]["fresh"], false, "the mirror was not observed since");
     pair.new.restart_empty().unwrap();
     pair.wait_reconnected("new", connects).unwrap();
-    let result = wait_done(&pair);
+    let result = pair.proxy.verified(PATIENCE * 3).unwrap();
     assert_clean(&pair, &result);
     assert!(result["keys_compared"].as_u64() > Some(380), "{result}");
     assert!(divergences(&pair).is_empty());
@@ -300,7 +284,7 @@ fn a_flip_in_the_middle_begins_the_pass_anew_and_is_not_held_up() {
         until("some keys to be compared", PATIENCE, || Ok(look(&pair)["keys_compared"].as_u64() > Some(30))).unwrap();
         flip(&pair).unwrap();
         assert!(look(&pair)["restarts"].as_u64() >= Some(1));
-        let result = wait_done(&pair);
+        let result = pair.proxy.verified(PATIENCE * 3).unwrap();
         assert!(divergences(&pair).is_empty(), "{:?}", divergences(&pair));
         assert!(result["alive"] == true && result["keys_compared"].as_u64() > Some(380), "{result}");
     }

@@ -12,7 +12,6 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
-use serde_json::json;
 use twinlane_tests::asking::ok;
 use twinlane_tests::compare;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
@@ -196,13 +195,7 @@ fn image_everything(client: &mut Client) {
 fn assert_verified(pair: &Pair, when: &str) {
     let report = pair.assert_equal().unwrap_or_else(|error| panic!("{when}: {error:#}"));
     assert!(report.keys_compared > 60, "{when}: {report}");
-    assert_eq!(pair.proxy.post("/v1/verify", &json!({})).unwrap().status, 200);
-    let mut result = json!({});
-    until("the verify to end", PATIENCE * 2, || {
-        result = pair.proxy.get("/v1/verify").unwrap().body;
-        Ok(result["state"] == "done")
-    })
-    .unwrap();
+    let result = pair.proxy.verify(PATIENCE * 2).unwrap();
     let found = pair.proxy.get("/v1/divergences?reveal=true").unwrap().body;
     assert!(result["clean"] == true, "{when}: {result}\n{found}\n{}", pair.proxy.log_tail());
 }

@@ -446,12 +446,7 @@ fn verify_speed(keys: u32, rounds: u32) -> Result<()> {
         let plain = begun.elapsed();
         ensure!(found as u32 == keys + 1 && differing <= 1, "{found} keys, {differing} differ");
         let begun = Instant::now();
-        proxy.post("/v1/verify", &serde_json::json!({}))?;
-        let mut result = serde_json::Value::Null;
-        until("the verify to end", Duration::from_secs(300), || {
-            result = proxy.get("/v1/verify")?.body;
-            Ok(result["state"] == "done")
-        })?;
+        let result = proxy.verify(Duration::from_secs(300))?;
         let took = begun.elapsed();
         ensure!(result["clean"] == true && result["keys_compared"] == keys, "{result}");
         let rate = |took: Duration| f64::from(keys) / took.as_secs_f64();
