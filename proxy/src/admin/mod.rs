@@ -2,7 +2,7 @@
 //! a client never behind a scrape. The contract is `docs/admin-api.md`.
 //!
 //! It has no credentials yet, so it listens on loopback only, and a web page that the operator happens to have open must not be
-//! able to use it: requests with a foreign `Host` (a rebound name) or `Origin` are refused. Every POST is audited.
+//! able to use it: requests with a foreign `Host` (a rebound name) or `Origin` are refused. Every POST to a route is audited.
 //! This room decides nothing about data; it turns requests into `Operation`s and `Outcome`s into JSON.
 
 mod answer;

@@ -5,6 +5,7 @@ use crate::control::{ControlReceiver, ControlRequest, channel};
 use crate::telemetry::metrics::tests::snapshot;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 use twinlane_core::divergence::{Divergence, DivergenceKind, Divergences, ExtraKeys};
 use twinlane_core::doubt::{Cause, State, WideCause};
 use twinlane_core::explained::{Dirty, DirtyDatabase, DirtyKey, Explained};
@@ -100,9 +101,13 @@ fn serve() -> String {
     spawn("127.0.0.1:0".parse().unwrap(), control, audit()).unwrap().to_string()
 }
 
+/// Longest wait for what must happen, on a machine that others use too.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn call(address: &str, method: &str, path: &str, kind: &str, body: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
     let kind = if kind.is_empty() { String::new() } else { format!("Content-Type: {kind}\r\n") };
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{kind}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
@@ -209,7 +214,9 @@ fn an_operation_whose_asker_hangs_up_is_written_down() {
         assert_eq!(call(&address, "GET", "/healthz", "", "").0, 200);
     }
     answer.send(Outcome::Done).unwrap();
+    let begun = Instant::now();
     while audit.last(1).is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "nobody wrote it down");
         std::thread::yield_now();
     }
     assert_eq!(audit.last(1)[0].what, "/v1/mirror/start");
