@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use twinlane_tests::asking::ok;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::resp::Client;
 use twinlane_tests::servers::{Server, Version};
 
 fn expiry(pair: &Pair) -> Json {
@@ -128,6 +129,123 @@ fn h16_followed_evicted_keys_go_on_the_mirror() {
     until("keys to be evicted", PATIENCE, || Ok(ok(&mut direct, "DBSIZE").int().unwrap() < 900)).unwrap();
     ok(&mut direct, "CONFIG SET maxmemory 0");
     until("both sides to be equal", PATIENCE, || Ok(pair.settle().is_ok() && pair.compare().is_ok())).unwrap();
+}
+
+/// A number in the server's INFO.
+fn info(direct: &mut Client, field: &str) -> u64 {
+    let info = ok(direct, "INFO").text();
+    info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap().trim().parse().unwrap()
+}
+
+/// Has the primary evict some hundred keys; `meanwhile` runs again and again until it has.
+fn evict(direct: &mut Client, mut meanwhile: impl FnMut(&mut Client)) {
+    let (used, before) = (info(direct, "used_memory"), info(direct, "evicted_keys"));
+    ok(direct, "CONFIG SET maxmemory-policy allkeys-random");
+    meanwhile(direct);
+    ok(direct, &format!("CONFIG SET maxmemory {}", used - 300_000));
+    until("keys to be evicted", PATIENCE, || {
+        meanwhile(direct);
+        Ok(info(direct, "evicted_keys") >= before + 200)
+    })
+    .unwrap();
+    ok(direct, "CONFIG SET maxmemory 0");
+}
+
+/// A pair whose gate asks for a verify, hashes on it, and a verify that opened the gate.
+fn proven(setup: Setup) -> Pair {
+    let mut setup = setup;
+    setup.proxy.args.extend(["--set", "cutover.require_verify=fresh"].map(String::from));
+    let pair = Pair::start(setup).unwrap();
+    let mut client = pair.client().unwrap();
+    for at in 0..2_000 {
+        ok(&mut client, &format!("HSET hash:{at} a {} b {at}", "v".repeat(500)));
+    }
+    pair.settle().unwrap();
+    verify(&pair);
+    pair
+}
+
+fn verify(pair: &Pair) -> Json {
+    assert_eq!(pair.proxy.post("/v1/verify", &json!({})).unwrap().status, 200);
+    let mut last = Json::Null;
+    until("the verify to end", PATIENCE, || {
+        last = pair.proxy.get("/v1/verify").unwrap().body;
+        Ok(last["state"] == "done")
+    })
+    .unwrap();
+    last
+}
+
+fn evicts(status: &Json) -> bool {
+    status["alarms"].to_string().contains("EVICTS KEYS")
+}
+
+/// H29 where nobody names the evicted keys: the primary gives up hashes, and a client's next HSET makes a new one there and joins the
+/// old one on the mirror, with the same reply. What a verify had proved is proved no longer, and it is said. A verify
+/// finds the keys that only the mirror has; and when events are turned on, everything is copied anew.
+#[test]
+fn h29_compared_evictions_end_what_a_verify_has_proved() {
+    let pair = proven(Setup::of(Version::Redis70, Version::Redis70));
+    let status = pair.proxy.status().unwrap();
+    assert!(status["gate"].as_array().unwrap().is_empty() && status["stage"] == "SYNCED", "{status}");
+    assert!(pair.metric("twinlane_verify_proven", "").unwrap() > 0.0);
+    let mut direct = pair.old.client().unwrap();
+    evict(&mut direct, |_| ());
+    let status = pair.wait_status("the evictions to be told", evicts).unwrap();
+    assert_eq!(status["stage"], "MIRROR", "{status}");
+    assert!(status["gate"].to_string().contains("no verify stands"), "{status}");
+    assert!(pair.proxy.get("/v1/readiness").unwrap().body.to_string().contains("primary-evicts"));
+    assert!(pair.metric("twinlane_verify_proven", "").unwrap() < 1.0);
+    let mut client = pair.client().unwrap();
+    assert_eq!(pair.proxy.post("/v1/cutover", &json!({})).unwrap().status, 409);
+    let gone = 2_000 - ok(&mut client, "DBSIZE").int().unwrap();
+    let found = verify(&pair);
+    assert_eq!(found["differing"]["extra"].as_i64(), Some(gone), "{found}");
+    assert!(evicts(&pair.proxy.status().unwrap()), "the mirror has them still");
+    for at in 0..2_000 {
+        ok(&mut client, &format!("HSET hash:{at} new 1"));
+    }
+    ok(&mut direct, "CONFIG SET notify-keyspace-events Exe");
+    pair.wait_status("everything to be copied anew", |status| !evicts(status)).unwrap();
+    pair.assert_equal().unwrap();
+    let found = verify(&pair);
+    assert!(found["clean"] == true && found["fresh"] == true, "{found}");
+    pair.cutover().unwrap();
+}
+
+/// H29 where events are followed: their connection is killed again and again while the primary evicts. That is told, and what
+/// was evicted meanwhile goes on the mirror too.
+#[test]
+fn h29_followed_evictions_whose_events_were_lost_go_on_the_mirror() {
+    let pair = proven(events_on(Version::Redis70));
+    wait_followed(&pair);
+    let mut direct = pair.old.client().unwrap();
+    evict(&mut direct, |direct| drop(ok(direct, "CLIENT KILL TYPE pubsub")));
+    until("the evictions to be told", PATIENCE, || Ok(pair.proxy.log().contains("THE PRIMARY EVICTS KEYS"))).unwrap();
+    assert_eq!(pair.proxy.get("/v1/verify").unwrap().body["fresh"], false);
+    wait_followed(&pair);
+    pair.wait_status("everything to be copied anew", |status| !evicts(status)).unwrap();
+    pair.assert_equal().unwrap();
+    let found = verify(&pair);
+    assert!(found["clean"] == true && found["fresh"] == true, "{found}");
+    // Followed without a break, evictions are no gap.
+    evict(&mut direct, |_| ());
+    until("both sides to be equal", PATIENCE, || Ok(pair.settle().is_ok() && pair.compare().is_ok())).unwrap();
+    assert_eq!(pair.proxy.get("/v1/verify").unwrap().body["fresh"], true);
+    pair.cutover().unwrap();
+    pair.assert_equal().unwrap();
+}
+
+/// A loss of events is a gap, whatever died meanwhile: a verify from before it proves nothing (H29).
+#[test]
+fn h29_lost_events_are_a_gap() {
+    let pair = proven(events_on(Version::Redis70));
+    wait_followed(&pair);
+    assert_eq!(verify(&pair)["fresh"], true);
+    ok(&mut pair.old.client().unwrap(), "CLIENT KILL TYPE pubsub");
+    until("the gap to be noted", PATIENCE, || Ok(pair.proxy.get("/v1/verify").unwrap().body["fresh"] == false)).unwrap();
+    wait_followed(&pair);
+    assert_eq!(verify(&pair)["fresh"], true);
 }
 
 /// H3: the event connection is its own, so a large reply closes no lane; when it is lost, or the setting is turned off, the level falls

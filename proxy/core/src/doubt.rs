@@ -125,8 +125,10 @@ pub enum WideCause {
     MirroringOff,
     /// The mirror is another process now, or has lost its keys.
     MirrorNew,
-    /// The mirror, or the primary while the proxy was away, evicted keys.
+    /// The mirror evicted keys.
     Evicted,
+    /// The primary evicted keys that nobody named: while no events told of them, or while the proxy was away (H29).
+    PrimaryEvicted,
     /// The roles moved, and what the new mirror holds is not known.
     Flip,
     /// The primary lost its data, and the operator accepted it.
@@ -159,6 +161,7 @@ impl WideCause {
             WideCause::MirroringOff => "mirroring_off",
             WideCause::MirrorNew => "mirror_new",
             WideCause::Evicted => "evicted",
+            WideCause::PrimaryEvicted => "primary_evicted",
             WideCause::Flip => "flip",
             WideCause::LossAccepted => "loss_accepted",
             WideCause::Barrier => "barrier",

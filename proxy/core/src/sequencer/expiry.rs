@@ -91,6 +91,10 @@ impl Sequencer {
         self.expiry.generation = generation;
         self.expiry.events = events;
         if followed && self.expiry.events != Events::Followed {
+            // A gap: a verify that began before it proves nothing any more (H29).
+            self.note_unobserved();
+            let turned_off = matches!(self.expiry.events, Events::Off { command: Some(_), .. });
+            self.unfollow_evictions(turned_off);
             self.doubt_unconfirmed();
         }
         self.settle();
@@ -118,10 +122,11 @@ impl Sequencer {
         }
         self.expiry.overflow &= !self.expiry.unconfirmed.is_empty();
         self.expiry.pinged = false;
+        self.evictions_told(sent_us);
         self.settle();
     }
 
-    fn is_followed(&self) -> bool {
+    pub(super) fn is_followed(&self) -> bool {
         self.expiry.events == Events::Followed && self.expiry.generation == self.sides[self.primary().index()].generation
     }
 
@@ -153,6 +158,7 @@ impl Sequencer {
     /// The connection that events came by went with the side, or the roles moved.
     pub(super) fn forget_events(&mut self) {
         if self.is_followed() {
+            self.unfollow_evictions(false);
             self.doubt_unconfirmed();
         }
         self.expiry.events = Events::default();
@@ -163,7 +169,7 @@ impl Sequencer {
 
     /// Whether a flip must still wait for events of what was written last; asks the shell to hurry.
     pub(super) fn events_owe(&mut self) -> bool {
-        if !self.is_followed() || self.expiry.unconfirmed.is_empty() {
+        if !self.is_followed() || (self.expiry.unconfirmed.is_empty() && !self.evictions_owe()) {
             return false;
         }
         if !std::mem::replace(&mut self.expiry.pinged, true) {

@@ -63,6 +63,7 @@ impl Sequencer {
         found.extend(self.findings.iter().cloned());
         self.script_findings(&mut found);
         self.expiry_findings(&mut found);
+        self.eviction_findings(&mut found);
         self.bypass_findings(&mut found);
         self.pair_findings(&mut found);
         self.use_findings(&mut found);

@@ -24,7 +24,8 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Census {
     Due,
-    Asked,
+    /// So many answers are due.
+    Asked(u8),
     Answered,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct Flip {
     phase: Phase,
     began: u64,
     held_at: u64,
-    /// Whether the mirror was asked, behind the drain, what it has evicted.
+    /// Whether both sides were asked, behind the drain, what they have evicted.
     census: Census,
 }
 
@@ -274,27 +275,34 @@ impl Sequencer {
         if waits.is_empty() { String::new() } else { format!("; it waited for {}", waits.join(", ")) }
     }
 
-    /// The regular look at the mirror is up to a second old; what it evicted meanwhile would be lost with the flip (H14).
+    /// The regular looks are up to a second old; what the mirror evicted meanwhile would be lost with the flip (H14), and what the primary
+    /// evicted would come back (H29).
     fn ask_census(&mut self) -> bool {
-        let id = super::lane::LaneId::shared(self.mirror_side(), 0);
+        let lanes = Endpoint::BOTH.map(|side| super::lane::LaneId::shared(side, 0));
         let now = self.now.us;
-        let Some(lane) = self.lane_mut(id).filter(|lane| lane.is_open()) else { return false };
-        lane.push(&[b"*2\r\n$4\r\nINFO\r\n$5\r\nstats\r\n"], super::lane::What::Census, 1, now);
-        self.touch_lane(id);
+        if !lanes.iter().all(|id| self.lane(*id).is_some_and(super::lane::Lane::is_open)) {
+            return false;
+        }
+        for id in lanes {
+            if let Some(lane) = self.lane_mut(id) {
+                lane.push(&[b"*2\r\n$4\r\nINFO\r\n$5\r\nstats\r\n"], super::lane::What::Census, 1, now);
+            }
+            self.touch_lane(id);
+        }
         if let Some(flip) = &mut self.flip {
-            flip.census = Census::Asked;
+            flip.census = Census::Asked(Endpoint::BOTH.len() as u8);
         }
         true
     }
 
-    pub(super) fn answer_census(&mut self, reply: crate::resp::reply::Reply<'_>) {
+    pub(super) fn answer_census(&mut self, side: Endpoint, reply: crate::resp::reply::Reply<'_>) {
         let text = String::from_utf8_lossy(reply.text()).into_owned();
         let evicted = text.lines().find_map(|line| line.trim_end().strip_prefix("evicted_keys:")).and_then(|count| count.parse().ok());
         if let Some(flip) = &mut self.flip {
-            flip.census = Census::Answered;
+            flip.census = if let Census::Asked(due @ 2..) = flip.census { Census::Asked(due - 1) } else { Census::Answered };
         }
         if let Some(evicted) = evicted {
-            self.note_evictions(self.mirror_side(), evicted);
+            self.note_evictions(side, evicted);
         }
     }
 
@@ -336,7 +344,10 @@ impl Sequencer {
     fn swap(&mut self, flip: &Flip, record: &Record) {
         self.stop_reports(self.primary());
         self.forget_events();
+        // What the former primary evicted and the new one still has is missing on the new mirror.
+        let evictions_missed = self.evictions_missed();
         self.record = record.clone();
+        self.forget_evictions();
         let forced = flip.force_primary_lost;
         // What was watched on the other side is watched no longer: EXEC answers nil once.
         self.retire_own(self.mirror_side());
@@ -353,7 +364,7 @@ impl Sequencer {
             self.ledger.clear();
             self.clear_spill();
             self.unsync(&[], WideCause::Flip);
-        } else if self.settings.new_data == super::NewData::Keep {
+        } else if self.settings.new_data == super::NewData::Keep || evictions_missed {
             self.unsync(&[], WideCause::Flip);
         } else {
             self.realign();

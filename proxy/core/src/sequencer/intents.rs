@@ -294,12 +294,9 @@ impl Sequencer {
         let run_id = |side: Endpoint| self.sides[side.index()].run_id().unwrap_or_default();
         let relied = self.is_relied_on();
         self.intents.known.is_none()
-            && journal.holds(
-                self.record.epoch,
-                Endpoint::BOTH.map(run_id),
-                Endpoint::BOTH.map(|side| self.sides[side.index()].evicted_keys),
-                |db| if relied { self.known(db) } else { Known::Nothing },
-            )
+            && journal.holds(self.record.epoch, Endpoint::BOTH.map(run_id), self.evicted_facts(), |db| {
+                if relied { self.known(db) } else { Known::Nothing }
+            })
     }
 
     /// Whether anything is known of any database.
@@ -320,7 +317,7 @@ impl Sequencer {
         let mut facts = Facts {
             epoch: self.record.epoch,
             run_ids: Endpoint::BOTH.map(|side| self.run_id(side)),
-            evicted_keys: Endpoint::BOTH.map(|side| self.sides[side.index()].evicted_keys),
+            evicted_keys: self.evicted_facts(),
             ..Facts::default()
         };
         if self.is_relied_on() {
@@ -356,6 +353,7 @@ impl Sequencer {
         for side in Endpoint::BOTH {
             self.sides[side.index()].evicted_keys = facts.evicted_keys[side.index()];
         }
+        self.recall_evictions(facts.evicted_keys[self.primary().index()]);
         self.intents.evicted_away = true;
         self.intents.known = Some(facts);
         let position = self.next_position();
@@ -372,6 +370,9 @@ impl Sequencer {
             self.log(true, format!("`{side}` is not the server that the journal knew, or has lost its keys: every key is copied anew"));
             self.intents.known = None;
             self.sides[side.index()].evicted_keys = None;
+            if side == self.primary() {
+                self.recall_evictions(None);
+            }
             self.intents.evicted_away = false;
         }
     }
@@ -393,7 +394,11 @@ impl Sequencer {
         }
         if before.is_some_and(|before| evicted_keys > before) {
             self.log(true, "the primary evicted keys while the proxy was not running: every key is copied anew");
-            self.unsync(&[], WideCause::Evicted);
+            self.unsync(&[], WideCause::PrimaryEvicted);
+            if self.settings.new_data == super::NewData::Ours {
+                // The copy accounts for them.
+                self.sides[side.index()].evicted_keys = None;
+            }
         }
     }
 }

@@ -103,7 +103,7 @@ pub(super) enum What {
     Barrier,
     /// The mark in the reserved key, with its count.
     Mark(u64),
-    /// What a mirror evicted, asked behind the drain of a flip.
+    /// What a side evicted, asked behind the drain of a flip.
     Census,
     /// A write that asks a refusing mirror whether it accepts again.
     Trial,

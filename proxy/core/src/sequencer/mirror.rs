@@ -524,6 +524,9 @@ impl Sequencer {
         self.note_gap();
         self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours;
+        if databases.is_empty() && extras {
+            self.settle_evictions();
+        }
         let all: Vec<Db> = if databases.is_empty() { (0..limits::DATABASES_MAX as Db).collect() } else { databases.to_vec() };
         for db in &all {
             self.synced.forget(*db);

@@ -4,14 +4,15 @@
 //! A command's way: `admit` takes it from the session's input and appends it to the primary's lane; `reply` meets the
 //! answer, hands it to the session and derives the effect; `mirror` appends the effect to the mirror's lane and meets its
 //! confirmation. Around that way stand `image` (healing), `parked` (sessions that wait for a key), `scan` (whole databases),
-//! `flip` (moving the role) and `sides` (connections that come and go), `scripts` (writes that name no key) and `expiry` (keys
-//! that die).
+//! `flip` (moving the role) and `sides` (connections that come and go), `scripts` (writes that name no key), `expiry` (keys
+//! that die) and `evicted` (keys that the primary gives up).
 
 mod admit;
 mod backfill;
 mod busy;
 mod client;
 mod cursor;
+mod evicted;
 mod expiry;
 mod explain;
 mod feed;
@@ -476,6 +477,7 @@ pub struct Sequencer {
     /// The write that is being answered may have hidden a script's write of its key from the report.
     ambiguous: bool,
     expiry: expiry::Expiry,
+    evicted: evicted::Evicted,
     intents: intents::Intents,
     recent: Recent,
     /// Whether each side's `DUMP` is taken by the other.
@@ -555,6 +557,7 @@ impl Sequencer {
             busy: busy::Busy::default(),
             ambiguous: false,
             expiry: expiry::Expiry::default(),
+            evicted: evicted::Evicted::default(),
             intents: intents::Intents::default(),
             recent: Recent::default(),
             images_carried: [None; 2],

@@ -177,7 +177,7 @@ impl Sequencer {
             What::Restore(image) => self.confirm_image(self.db_now(id.db), &image, len, reply, flight.failed.as_deref()),
             What::Barrier => self.confirm_barrier(reply, flight.failed.as_deref()),
             What::Mark(count) => self.check_mark(id.side, count, reply),
-            What::Census => self.answer_census(reply),
+            What::Census => self.answer_census(id.side, reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
             What::Ask(session) => {

@@ -106,6 +106,7 @@ impl Sequencer {
             && self.spill.is_empty()
             && self.ledger.unmirrorable() == 0
             && !self.mirror_owes()
+            && !self.evictions_missed()
             && self.sides.iter().all(super::sides::Side::is_up)
     }
 

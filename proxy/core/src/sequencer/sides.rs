@@ -394,8 +394,19 @@ impl Sequencer {
         let side = &mut self.sides[endpoint.index()];
         if changed {
             // What it evicts from its beginning on counts, unless it had evicted before: then everything is copied.
-            side.evicted_keys = evicted.filter(|keys| *keys == 0 && endpoint != self.record.primary);
+            side.evicted_keys = evicted.filter(|keys| *keys == 0);
         }
+        if changed && endpoint == self.record.primary {
+            // Its data may be the same: what it evicts from its beginning on counts, and so does what its predecessor may have evicted
+            // behind the last look.
+            side.evicted_keys = Some(0);
+            let evicted_last = side.memory.max > 0 && side.memory.can_evict() && evicted != Some(0);
+            self.recall_evictions(Some(0));
+            if evicted_last && self.record.mirroring {
+                self.miss_evictions();
+            }
+        }
+        let side = &mut self.sides[endpoint.index()];
         let marked = up.mark.is_some();
         let count = up.mark.as_deref().map(|mark| super::Record::count_of(mark).unwrap_or(0));
         let missed = std::mem::replace(&mut side.marked, marked) && !marked;
@@ -766,10 +777,16 @@ impl Sequencer {
     }
 
     /// A side says how many keys it has evicted. "Synced" is a claim about the mirror, and a mirror that evicts breaks it by
-    /// itself (H14).
+    /// itself (H14); what a primary evicts, the mirror still has (H29).
     pub(super) fn note_evictions(&mut self, endpoint: Endpoint, evicted_keys: u64) {
-        let before = self.sides[endpoint.index()].evicted_keys.replace(evicted_keys);
-        if before.is_some_and(|before| evicted_keys > before) && endpoint == self.mirror_side() && self.record.mirroring {
+        let side = &mut self.sides[endpoint.index()];
+        // A look that was asked for earlier may be answered later; the same process counts upwards only.
+        let evicted_keys = side.evicted_keys.map_or(evicted_keys, |before| before.max(evicted_keys));
+        let before = side.evicted_keys.replace(evicted_keys);
+        if endpoint == self.primary() {
+            return self.note_primary_evicted(before, evicted_keys);
+        }
+        if before.is_some_and(|before| evicted_keys > before) && self.record.mirroring {
             self.alarm(&format!("`{endpoint}` evicted keys: it has too little memory to be a mirror; everything is being copied anew"));
             self.unsync(&[], WideCause::Evicted);
         }
