@@ -191,6 +191,39 @@ fn one_key_is_repaired_and_what_only_the_mirror_has_is_not_deleted_by_that() {
     assert_eq!(ok(&mut mirror, "GET extra").text(), "x");
 }
 
+/// I5: a repair of everything copies everything, and is not the operator's word that foreign keys go: they were told as extra before, and
+/// are told so still. What was deleted while nothing was mirrored does go with the next start, and its number is told.
+#[test]
+fn i5_a_repair_of_everything_leaves_what_only_the_mirror_has() {
+    let pair = Pair::plain().unwrap();
+    let mut client = pair.client().unwrap();
+    for n in 0..100 {
+        ok(&mut client, &format!("SET k{n} {n}"));
+    }
+    pair.settle().unwrap();
+    let mut mirror = pair.new.client().unwrap();
+    for line in ["SET foreign:1 x", "RPUSH foreign:2 x", "SET k1 wrong", "DEL k2"] {
+        ok(&mut mirror, line);
+    }
+    let visited = || pair.proxy.status().unwrap()["mirror"]["scanned_keys"].as_u64().unwrap();
+    let before = visited();
+    assert_eq!(pair.proxy.post("/v1/repair", &json!({"all": true})).unwrap().body, json!({"done": true}));
+    until("everything to be copied", PATIENCE, || Ok(visited() >= before + 100)).unwrap();
+    pair.settle().unwrap();
+    assert_eq!(ok(&mut mirror, "GET k1").text(), "1");
+    assert_eq!(ok(&mut mirror, "GET k2").text(), "2");
+    assert_eq!(ok(&mut mirror, "EXISTS foreign:1 foreign:2").int(), Some(2), "{}", pair.proxy.log_tail());
+    let result = verify(&pair);
+    assert_eq!(result["differing"], json!({"missing": 0, "extra": 2, "type": 0, "value": 0, "ttl": 0}), "{result}");
+    for path in ["/v1/mirror/stop", "/v1/mirror/start"] {
+        assert_eq!(pair.proxy.post(path, &json!({})).unwrap().status, 200);
+        ok(&mut client, "DEL k3");
+    }
+    pair.assert_equal().unwrap();
+    let told = "3 keys that only `new` had are deleted there";
+    until("their number to be told", PATIENCE, || Ok(pair.proxy.log().contains(told))).unwrap();
+}
+
 /// H31: what a pass plants is hidden from clients and gone when it has ended.
 #[test]
 fn h31_what_is_planted_is_hidden_and_taken_away() {

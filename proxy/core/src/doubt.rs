@@ -152,6 +152,13 @@ pub enum WideCause {
 }
 
 impl WideCause {
+    /// Whether no deletion can have been missed: what only the mirror has is not of the proxy's making then, and stays until the operator says
+    /// otherwise (I5).
+    #[must_use]
+    pub fn leaves_extras(self) -> bool {
+        matches!(self, WideCause::Operator | WideCause::Evicted)
+    }
+
     /// The word of answers.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -519,11 +519,12 @@ impl Sequencer {
         self.mirror.barriers.push_back(barrier);
     }
 
-    /// These databases (all, when none is named) are in doubt as a whole.
+    /// These databases (all, when none is named) are in doubt as a whole. Keys that only the mirror has go too, if the cause may have left
+    /// some there that were the proxy's own.
     pub(super) fn unsync(&mut self, databases: &[Db], cause: WideCause) {
         self.note_gap();
         self.wide.note(databases, cause, self.now.unix_ms);
-        let extras = self.settings.new_data == super::NewData::Ours;
+        let extras = self.settings.new_data == super::NewData::Ours && !cause.leaves_extras();
         if databases.is_empty() && extras {
             self.settle_evictions();
         }

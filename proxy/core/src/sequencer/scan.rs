@@ -16,7 +16,7 @@ use crate::journal::Known;
 use crate::limits;
 use crate::resp::encode::{number, parse_integer, push_request};
 use crate::resp::reply::Reply;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Keys of a page that are not in the ledger yet, and the cursor behind them.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,8 @@ struct Progress {
     realign: bool,
     /// Keys of the primary that it has met.
     visited: u64,
+    /// Keys of the mirror that the primary did not have.
+    deleted: u64,
     /// Share of the primary that an earlier process had walked.
     share_before: f64,
 }
@@ -70,19 +72,24 @@ pub(super) struct Scans {
     wanted: BTreeMap<Db, Progress>,
     /// Every database is wanted; which there are is known when both sides are.
     all: Option<bool>,
+    /// Databases whose walk went over the mirror too when every database was wanted for a cause that does not: it is due still.
+    extras_due: BTreeSet<Db>,
     pub visited: u64,
     /// Pages asked for.
     pages: u64,
 }
 
 impl Scans {
+    /// `extras`: the mirror too. A walk of the mirror that is due already stays due.
     pub fn want(&mut self, db: Db, extras: bool) {
+        let extras = extras || self.wanted.get(&db).is_some_and(|progress| progress.extras);
         self.wanted.insert(db, Progress { extras, ..Progress::default() });
     }
 
     /// Every database, as soon as both sides have told which they have.
     pub fn want_all(&mut self, extras: bool) {
         self.all = Some(extras || self.all.unwrap_or(false));
+        self.extras_due.extend(self.wanted.iter().filter(|(_, progress)| progress.extras).map(|(db, _)| *db));
         self.wanted.clear();
     }
 
@@ -95,9 +102,12 @@ impl Scans {
 
     pub fn cancel(&mut self, db: Db) {
         self.wanted.remove(&db);
+        self.extras_due.remove(&db);
     }
 
     pub fn swap(&mut self, a: Db, b: Db) {
+        let (due_a, due_b) = (self.extras_due.remove(&a), self.extras_due.remove(&b));
+        self.extras_due.extend([(due_a, b), (due_b, a)].into_iter().filter(|(due, _)| *due).map(|(_, db)| db));
         let (at_a, at_b) = (self.wanted.remove(&a), self.wanted.remove(&b));
         // A walk that had begun begins anew.
         for (progress, db) in [(at_a, b), (at_b, a)] {
@@ -195,11 +205,12 @@ impl Scans {
 impl Sequencer {
     /// Turns "every database" into those that hold keys on either side.
     fn list_databases(&mut self) -> bool {
-        let Some(extras) = self.scans.all else { return false };
+        let Some(all_extras) = self.scans.all else { return false };
         if !self.sides.iter().all(super::sides::Side::is_up) {
             return false;
         }
         self.scans.all = None;
+        let extras_due = std::mem::take(&mut self.scans.extras_due);
         let known = self.take_known();
         // The servers' own lists are up to a second old: what was used since then has a lane.
         self.refresh_keyspaces();
@@ -207,6 +218,7 @@ impl Sequencer {
         for db in 0..self.sides[primary].databases.min(limits::DATABASES_MAX) as Db {
             let on_primary = self.sides[primary].keyspace.contains(&db);
             let on_mirror = self.sides[mirror].keyspace.contains(&db);
+            let extras = all_extras || extras_due.contains(&db);
             let held = on_primary || (on_mirror && extras);
             match known.as_ref().and_then(|facts| facts.databases.get(usize::from(db))) {
                 Some(Known::Walked { on_mirror, cursor }) if held => self.scans.resume(db, extras, *on_mirror, *cursor),
@@ -267,7 +279,9 @@ impl Sequencer {
         }
         let rest = page.keys.len();
         let Some(progress) = self.scans.wanted.get_mut(&db) else { return false };
-        if !realign && !on_mirror {
+        if on_mirror {
+            progress.deleted += met;
+        } else if !realign {
             progress.visited += met;
             self.scans.visited += met;
             self.backfill.note_walked(met);
@@ -291,12 +305,17 @@ impl Sequencer {
             progress.primary_done = true;
             return;
         }
+        let deleted = progress.deleted;
         let told = self.scans.told().find(|told| told.db == db);
         let keys = told.map_or(0, |told| self.walked(&told));
         self.backfill.note_ended(keys);
         self.scans.wanted.remove(&db);
         self.equal(db);
         self.log(false, format!("database {db} has been scanned"));
+        if deleted > 0 {
+            let mirror = self.mirror_side();
+            self.log(true, format!("database {db}: {deleted} keys that only `{mirror}` had are deleted there"));
+        }
         if self.scans.is_done() {
             self.clear_alarm(TOO_MANY_BARRIERS);
         }
