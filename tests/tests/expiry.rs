@@ -23,6 +23,8 @@ fn wait_followed(pair: &Pair) {
 /// The boundary: keys of every kind die on the primary, and partial writes make new ones while the mirror, whose times carry the margin,
 /// still has the old ones. Every reply is the same on both sides.
 fn cross_the_boundary(pair: &Pair, rounds: usize) {
+    // COPY came with 6.2.
+    let copies = pair.old.version() != Version::Redis50;
     let mut client = pair.client().unwrap();
     for round in 0..rounds {
         let keys = ["HSET h{} old 1", "SADD s{} old", "ZADD z{} 1 old", "SETBIT b{} 3 1", "PFADD p{} old", "XADD x{} * f old", "SET n{} 0"];
@@ -52,7 +54,9 @@ fn cross_the_boundary(pair: &Pair, rounds: usize) {
                 "SUNIONSTORE union{} s{} more{}",
                 "COPY h{} copied{} REPLACE",
             ] {
-                ok(&mut client, &line.replace("{}", &at.to_string()));
+                if copies || !line.starts_with("COPY") {
+                    ok(&mut client, &line.replace("{}", &at.to_string()));
+                }
             }
         }
         pair.assert_equal().unwrap_or_else(|error| panic!("round {round}: {error:#}"));
@@ -81,15 +85,7 @@ fn h16_compared_a_key_made_anew_at_the_boundary_is_equal() {
 #[test]
 fn h16_followed_a_key_made_anew_at_the_boundary_is_equal() {
     for version in [Version::Redis50, Version::Redis70, Version::Valkey91] {
-        let mut setup = events_on(version);
-        if version == Version::Redis50 {
-            // COPY came later.
-            setup.new.0 = Version::Redis50;
-            let pair = Pair::start(setup).unwrap();
-            wait_followed(&pair);
-            continue;
-        }
-        let pair = Pair::start(setup).unwrap();
+        let pair = Pair::start(events_on(version)).unwrap();
         wait_followed(&pair);
         cross_the_boundary(&pair, 2);
         assert!(expiry(&pair)["events"].as_u64().unwrap() > 0);
