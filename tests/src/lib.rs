@@ -8,6 +8,7 @@ pub mod commands_page;
 pub mod compare;
 pub mod crash;
 pub mod forward;
+pub mod monitor;
 pub mod outage;
 pub mod pair;
 pub mod planted;

@@ -82,13 +82,15 @@ pub(super) struct Outgoing {
     frames: Vec<u8>,
     expects: Vec<Expect>,
     sourced: bool,
+    /// The last effect needs nothing of what was there.
+    total: bool,
     /// Probes that go before the block.
     boundaries: Vec<super::expiry::Boundary>,
 }
 
 impl Outgoing {
     pub fn new(db: Db) -> Outgoing {
-        Outgoing { db, frames: Vec::new(), expects: Vec::new(), sourced: false, boundaries: Vec::new() }
+        Outgoing { db, frames: Vec::new(), expects: Vec::new(), sourced: false, total: false, boundaries: Vec::new() }
     }
 }
 
@@ -225,26 +227,31 @@ impl Sequencer {
         };
         outgoing.boundaries.extend(self.boundary(outgoing.db, command, request, effect, total));
         outgoing.sourced |= command.is_sourced(request);
+        outgoing.total = total;
         false
     }
 
-    /// Appends a block's effects as one block.
-    pub(super) fn send_outgoing(&mut self, outgoing: Outgoing, ack: Option<(SessionId, u64)>) -> bool {
+    /// Appends a block's effects as one block; a single one needs none around it (H60).
+    pub(super) fn send_outgoing(&mut self, mut outgoing: Outgoing, ack: Option<(SessionId, u64)>) -> bool {
         if outgoing.expects.is_empty() {
             return false;
         }
         let position = self.next_position();
-        for boundary in outgoing.boundaries {
+        for boundary in std::mem::take(&mut outgoing.boundaries) {
             self.push_boundary(outgoing.db, boundary, position);
         }
         let now = self.now.us;
         let id = LaneId::shared(self.mirror_side(), outgoing.db);
-        let replies = outgoing.expects.len() as u32 + 2;
-        let block = EffectBlock { position, expects: outgoing.expects, sourced: outgoing.sourced, ack };
+        let Outgoing { frames, expects, sourced, total, .. } = outgoing;
         if let Some(lane) = self.lane_mut(id) {
-            lane.sourced += usize::from(outgoing.sourced);
-            let parts: [&[u8]; 3] = [b"*1\r\n$5\r\nMULTI\r\n", &outgoing.frames, b"*1\r\n$4\r\nEXEC\r\n"];
-            lane.push(&parts, What::EffectBlock(Box::new(block)), replies, now);
+            lane.sourced += usize::from(sourced);
+            if let [expect] = expects[..] {
+                lane.push(&[&frames], What::Effect(EffectFlight { position, expect, total, sourced, ack }), 1, now);
+            } else {
+                let replies = expects.len() as u32 + 2;
+                let parts: [&[u8]; 3] = [b"*1\r\n$5\r\nMULTI\r\n", &frames, b"*1\r\n$4\r\nEXEC\r\n"];
+                lane.push(&parts, What::EffectBlock(Box::new(EffectBlock { position, expects, sourced, ack })), replies, now);
+            }
         }
         self.touch_lane(id);
         ack.is_some()
