@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use twinlane_tests::asking::ok;
+use twinlane_tests::compare::{self, compare};
+use twinlane_tests::monitor::Monitor;
 use twinlane_tests::pair::{PATIENCE, Pair, until};
 use twinlane_tests::proxy::{Options, Proxy};
 use twinlane_tests::resp::{Client, Command, command};
@@ -54,36 +56,6 @@ fn large_keys(pair: &Pair, outcome: &str) -> f64 {
     pair.metric("twinlane_large_keys_total", outcome).unwrap()
 }
 
-/// Everything that a server executes, until a condition holds.
-struct Watched(JoinHandle<Vec<String>>, Arc<AtomicBool>);
-
-fn watch(server: &Server) -> Watched {
-    let mut client = server.client().unwrap();
-    assert!(client.cmd("MONITOR").unwrap().is_ok());
-    let stop = Arc::new(AtomicBool::new(false));
-    let ended = stop.clone();
-    let thread = std::thread::spawn(move || {
-        let mut lines = Vec::new();
-        while !ended.load(Ordering::Relaxed) {
-            // The server itself ends the wait: somebody asks it for something all the time.
-            match client.receive() {
-                Ok(line) => lines.push(line.text()),
-                Err(_) => break,
-            }
-        }
-        lines
-    });
-    Watched(thread, stop)
-}
-
-impl Watched {
-    fn end(self, server: &Server) -> Vec<String> {
-        self.1.store(true, Ordering::Relaxed);
-        let _ = server.client().unwrap().cmd("PING");
-        self.0.join().unwrap()
-    }
-}
-
 /// A client that counts until it is told to stop.
 fn count(pair: &Pair) -> (JoinHandle<u64>, Arc<AtomicBool>) {
     let mut client = pair.client().unwrap();
@@ -106,7 +78,7 @@ fn count(pair: &Pair) -> (JoinHandle<u64>, Arc<AtomicBool>) {
 fn h18_clients_are_served_between_the_pieces_of_a_large_key() {
     let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
     fill(&mut old.client().unwrap(), 20_000);
-    let (on_old, on_new) = (watch(&old), watch(&new));
+    let (on_old, on_new) = (Monitor::start(&old).unwrap(), Monitor::start(&new).unwrap());
     let args = ["--set", "mirror.backfill=off", "--set", "mirror.image_bytes_max=65536"].map(String::from).into();
     let options = Options { args, ..Options::default() };
     let proxy = Proxy::start(&old.address(), &new.address(), options).unwrap();
@@ -122,7 +94,7 @@ fn h18_clients_are_served_between_the_pieces_of_a_large_key() {
     stop.store(true, Ordering::Relaxed);
     let counted = counting.join().unwrap();
     pair.wait_status("no doubt", |status| status["mirror"]["dirty_keys"] == 0).unwrap();
-    let (old_ran, new_ran) = (on_old.end(&pair.old), on_new.end(&pair.new));
+    let (old_ran, new_ran) = (on_old.end(&pair.old).unwrap(), on_new.end(&pair.new).unwrap());
     assert!(counted > 100, "{counted}");
     for kind in kinds {
         let whole = format!("\"DUMP\" \"big:{kind}\"");
@@ -142,11 +114,54 @@ fn h18_clients_are_served_between_the_pieces_of_a_large_key() {
     let (first, last) = (new_ran.iter().position(|line| built(&line)).unwrap(), new_ran.iter().rposition(|line| built(&line)).unwrap());
     let between = new_ran[first..last].iter().filter(|line| line.contains("\"INCR\" \"counter\"")).count();
     assert!(between > 20, "{between} effects between the pieces on the mirror");
-    for kind in kinds {
-        let key = format!("big:{kind}");
-        let (a, b) = (pair.old.client().unwrap(), pair.new.client().unwrap());
-        let dump = |mut client: Client| client.cmd(&format!("EXISTS {key}")).unwrap().int();
-        assert_eq!((dump(a), dump(b)), (Some(1), Some(1)), "{key}");
+    // What was written while nothing but these keys was copied is equal in every element.
+    let report = compare(&pair.old.address(), &pair.new.address(), &compare::Options::default()).unwrap();
+    let wrong: Vec<_> =
+        report.differences.iter().filter(|found| kinds.iter().any(|kind| found.key == format!("big:{kind}").into_bytes())).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// H18: a copy in pieces lets the key's *effects* wait, never its clients. The mirror stands still in the middle of a copy: its twin is
+/// there, and the copy cannot end. Clients read and write that very key, and have their replies; when the mirror goes on, it has what they wrote.
+#[test]
+fn h18_clients_of_the_key_itself_do_not_wait_for_a_mirror_that_stands_still() {
+    let pair = pair_of(Version::Redis70, Version::Redis70, 20_000);
+    pair.settle().unwrap();
+    let (mut client, mut mirror) = (pair.client().unwrap(), pair.new.client().unwrap());
+    for (kind, write, read, expect) in [
+        ("hash", "HSET big:hash field-7 {}", "HGET big:hash field-7", "{}"),
+        ("set", "SADD big:set member-{}", "SISMEMBER big:set member-{}", "1"),
+        ("zset", "ZADD big:zset {} member-7", "ZSCORE big:zset member-7", "{}"),
+        ("list", "LSET big:list 7 {}", "LINDEX big:list 7", "{}"),
+        ("string", "SETRANGE big:string 3 {}", "GETRANGE big:string 3 7", "{}"),
+        ("stream", "XADD big:stream 9{}-1 f v", "XRANGE big:stream 9{}-1 +", "9{}-1"),
+    ] {
+        let mut attempt = 10_000;
+        // Stopped between its first piece and its last one; where the copy was faster, once more.
+        loop {
+            attempt += 1;
+            let before = large_keys(&pair, "copied");
+            assert_eq!(pair.proxy.post("/v1/repair", &json!({"key": format!("big:{kind}")})).unwrap().body, json!({"done": true}));
+            until("a twin on the mirror, or the end of the copy", PATIENCE, || {
+                let twin = ok(&mut mirror, "SCAN 0 MATCH __twinlane:image:* COUNT 100000");
+                Ok(!twin.items()[1].items().is_empty() || large_keys(&pair, "copied") > before)
+            })
+            .unwrap();
+            pair.new.freeze().unwrap();
+            if large_keys(&pair, "copied") == before {
+                break;
+            }
+            pair.new.thaw().unwrap();
+            assert!(attempt < 10_100, "{kind}: no copy was ever met in its middle");
+        }
+        let number = attempt.to_string();
+        for value in [&number, "77777"] {
+            ok(&mut client, &write.replace("{}", value));
+            let said = ok(&mut client, &read.replace("{}", value)).to_string();
+            assert!(said.contains(&expect.replace("{}", value)), "{kind}: {said}");
+        }
+        pair.new.thaw().unwrap();
+        pair.assert_equal().unwrap_or_else(|error| panic!("{kind}: {error:#}"));
     }
 }
 
