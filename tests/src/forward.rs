@@ -1,11 +1,12 @@
 //! One address in front of servers that change: what a managed service does when it fails over. Connections are carried as they
 //! are, and all of them are cut when the address is pointed at another server.
 //!
-//! The answers to `TIME` can be shifted, as if the server's clock were set: a real clock belongs to the machine, which is not a test's.
+//! The answers to `TIME` can be shifted, as if the server's clock were set: a real clock belongs to the machine, which is not a test's. And a
+//! server can be given another name in `INFO`, as some services do that stand in front of theirs.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -23,6 +24,7 @@ struct Shared {
     target: Mutex<Option<String>>,
     open: Mutex<Vec<TcpStream>>,
     shift_s: AtomicI64,
+    disguised: AtomicBool,
 }
 
 impl Forwarder {
@@ -30,7 +32,8 @@ impl Forwarder {
     pub fn start(target: &str) -> Result<Forwarder> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared { target: Mutex::new(Some(target.to_owned())), open: Mutex::default(), shift_s: AtomicI64::new(0) });
+        let target = Mutex::new(Some(target.to_owned()));
+        let shared = Arc::new(Shared { target, open: Mutex::default(), shift_s: AtomicI64::default(), disguised: AtomicBool::default() });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -59,6 +62,11 @@ impl Forwarder {
     pub fn shift_clock(&self, seconds: i64) {
         self.shared.shift_s.store(seconds, Ordering::SeqCst);
     }
+
+    /// From now on the server tells another `run_id` and `master_replid` than its own.
+    pub fn disguise(&self) {
+        self.shared.disguised.store(true, Ordering::SeqCst);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -78,6 +86,9 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<(
                 if answers && seconds != 0 {
                     shift_time(&mut buffer[..n], seconds);
                 }
+                if answers && shared.disguised.load(Ordering::SeqCst) {
+                    disguise(&mut buffer[..n]);
+                }
                 if to.write_all(&buffer[..n]).is_err() {
                     break;
                 }
@@ -86,6 +97,16 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<(
         });
     }
     Ok(())
+}
+
+/// The identifiers of an INFO are 40 digits of base 16; each becomes another one. An answer of INFO comes in one piece.
+fn disguise(bytes: &mut [u8]) {
+    for name in [&b"\nrun_id:"[..], b"\nmaster_replid:"] {
+        let Some(at) = bytes.windows(name.len()).position(|window| window == name) else { continue };
+        for digit in bytes.iter_mut().skip(at + name.len()).take_while(|digit| digit.is_ascii_hexdigit()) {
+            *digit = if *digit == b'0' { b'1' } else { b'0' };
+        }
+    }
 }
 
 /// `*2 $10 <seconds> $6 <microseconds>`: nothing else that the proxy asks for is answered so. A small answer comes in one piece.

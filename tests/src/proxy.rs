@@ -159,6 +159,21 @@ impl Proxy {
         self.child.as_ref().map(Child::id)
     }
 
+    /// SIGSTOP: it stands still, and its connections stay open.
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: goes on as if nothing had happened.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.child.as_ref().context("the proxy does not run")?;
+        Ok(kill_process(Pid::from_child(child), signal)?)
+    }
+
     /// SIGKILL, at whatever instruction it was.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
