@@ -4,7 +4,7 @@ use std::io::Write;
 use twinlane_tests::asking::ok;
 use twinlane_tests::crash::kill_again_and_again;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
-use twinlane_tests::resp::Client;
+use twinlane_tests::resp::{Client, command, encode};
 use twinlane_tests::servers::Version;
 
 /// Two equal servers with keys that nobody writes again, and a journal that knows it.
@@ -154,6 +154,98 @@ fn h23_a_flush_in_flight_at_the_kill_puts_its_database_in_doubt() {
     // Whether the flush ran or not, the keys of that database are on one side at least.
     assert!((1..=40).contains(&scanned), "{status}\n{}", pair.proxy.log_tail());
     pair.compare().unwrap();
+}
+
+/// What was on its way at a kill, and what the primary shows when it has executed it.
+struct InFlight {
+    what: &'static str,
+    /// Sent and answered before.
+    before: &'static [&'static str],
+    /// Sent to the frozen primary.
+    sent: &'static [&'static str],
+    /// By another client, behind that.
+    pushed: &'static [&'static str],
+    shows: (&'static str, &'static str),
+    /// Its keys cannot be named, so their database is walked.
+    walks: bool,
+}
+
+/// H23: every connection that can write journals, and what cannot be named is a doubt of its database. The primary stands still with the request in
+/// its socket's buffer, the proxy is killed, the primary wakes and executes it, and nobody saw a reply: the next process must know.
+#[test]
+fn h23_what_was_in_flight_at_the_kill_is_known_behind_it() {
+    let long = "k".repeat(5_000);
+    for InFlight { what, before, sent, pushed, shows, walks } in [
+        InFlight {
+            what: "EXEC of a watcher, on a connection of its own",
+            before: &["SET w 1", "WATCH w", "MULTI", "INCRBY w 41", "RPUSH in-exec x"],
+            sent: &["EXEC"],
+            pushed: &[],
+            shows: ("GET w", "42"),
+            walks: false,
+        },
+        InFlight {
+            what: "the retry for a parked pop, behind the push",
+            before: &["SET other 1"],
+            sent: &["BLPOP parked 0"],
+            pushed: &["RPUSH parked popped stays"],
+            shows: ("LRANGE parked 0 -1", "stays"),
+            walks: false,
+        },
+        InFlight { what: "a key above 4 KiB", before: &[], sent: &["SET LONG v"], pushed: &[], shows: ("GET LONG", "v"), walks: true },
+        InFlight {
+            what: "a script that writes a key it does not declare",
+            before: &[],
+            sent: &["EVAL return(redis.call('SET','unde'..'clared','v')) 0"],
+            pushed: &[],
+            shows: ("GET undeclared", "v"),
+            walks: true,
+        },
+    ] {
+        let mut pair = quiet_pair(50);
+        let named = |line: &str| line.replace("LONG", &long);
+        let (mut client, mut other) = (pair.client().unwrap(), pair.client().unwrap());
+        before.iter().for_each(|line| _ = ok(&mut client, &named(line)));
+        pair.settle().unwrap();
+        complete(&pair);
+        let taken = |before: f64, line: &str| {
+            let mut bytes = Vec::new();
+            encode(&command(line), &mut bytes);
+            let most = before + bytes.len() as f64;
+            until("the proxy to read it", PATIENCE, || Ok(pair.metric("twinlane_client_bytes_total", "in")? >= most)).unwrap();
+        };
+        let bytes_in = || pair.metric("twinlane_client_bytes_total", "in").unwrap();
+        let send = |client: &mut Client, line: &str| {
+            let before = bytes_in();
+            client.send(&command(&named(line))).unwrap();
+            taken(before, &named(line));
+        };
+        let parks = !pushed.is_empty();
+        if parks {
+            sent.iter().for_each(|line| send(&mut client, line));
+            pair.wait_status("the client to be parked", |status| status["blocked_clients"] == 1).unwrap();
+        }
+        pair.old.freeze().unwrap();
+        if parks {
+            pushed.iter().for_each(|line| send(&mut other, line));
+        } else {
+            sent.iter().for_each(|line| send(&mut client, line));
+        }
+        pair.proxy.kill9();
+        pair.old.thaw().unwrap();
+        let mut direct = pair.old.client().unwrap();
+        until(&format!("{what}: the primary to execute it"), PATIENCE, || {
+            Ok(direct.cmd(&named(shows.0))?.to_string().contains(shows.1)
+                && !direct.cmd("LRANGE parked 0 -1")?.to_string().contains("popped"))
+        })
+        .unwrap();
+        pair.proxy.restart().unwrap();
+        let status = pair.settle().unwrap();
+        assert_eq!(status["mirror"]["scanned_keys"] != 0, walks, "{what}: {status}\n{}", pair.proxy.log_tail());
+        pair.compare().unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        let mirror = ok(&mut pair.new.client().unwrap(), &named(shows.0)).to_string();
+        assert!(mirror.contains(shows.1), "{what}: {mirror}");
+    }
 }
 
 /// H23: a bound that is reached is a doubt of everything, and says so; when there is room again, the journal is complete again.
