@@ -58,6 +58,40 @@ fn h01_a_dead_lane_writes_nothing_behind_its_successor() {
     }
 }
 
+/// H1 where the server refuses CLIENT KILL: nobody can say that what a dead connection has sent will not run yet. So the gate is shut for the grace time and
+/// says why; clients and the mirror go on.
+#[test]
+fn h01_where_a_kill_is_refused_the_gate_is_shut_for_the_grace_time() {
+    for victim in ["old", "new"] {
+        let servers = [(); 2].map(|()| Server::plain(Version::Redis70).unwrap());
+        let urls = [0, 1].map(|at: usize| {
+            ok(&mut servers[at].client().unwrap(), "ACL SETUSER limited on >pw ~* &* +@all -client|kill");
+            format!("redis://limited:pw@{}", servers[at].address())
+        });
+        let proxy = Proxy::start(&urls[0], &urls[1], Options::default()).unwrap();
+        let [old, new] = servers;
+        let pair = Pair { old, new, proxy };
+        pair.settle().unwrap();
+        let mut client = pair.client().unwrap();
+        ok(&mut client, "RPUSH list a");
+        let gate = |status: &serde_json::Value| status["gate"].to_string();
+        assert!(!gate(&pair.proxy.status().unwrap()).contains("could not be killed"), "nothing has died yet");
+        let connects = pair.connects(victim);
+        let killed = ok(&mut server_of(&pair, victim).client().unwrap(), "CLIENT KILL TYPE normal").int();
+        assert!(killed > Some(0), "{killed:?}");
+        pair.wait_reconnected(victim, connects).unwrap();
+        let reason = format!("a dead connection of ours to `{victim}` could not be killed and may still write");
+        let status = pair.proxy.status().unwrap();
+        assert!(gate(&status).contains(&reason), "{status}");
+        let refused = pair.proxy.post("/v1/cutover", &json!({})).unwrap();
+        assert!(refused.status == 409 && refused.body.to_string().contains(&reason), "{}", refused.body);
+        // The session had nothing in flight.
+        assert_eq!(ok(&mut client, "RPUSH list b").int(), Some(2));
+        pair.assert_equal().unwrap();
+        assert!(gate(&pair.proxy.status().unwrap()).contains(&reason), "both sides are equal, and it may write still");
+    }
+}
+
 fn server_of<'a>(pair: &'a Pair, side: &str) -> &'a Server {
     if side == "old" { &pair.old } else { &pair.new }
 }
