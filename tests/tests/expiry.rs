@@ -162,14 +162,7 @@ fn proven(setup: Setup) -> Pair {
 }
 
 fn verify(pair: &Pair) -> Json {
-    assert_eq!(pair.proxy.post("/v1/verify", &json!({})).unwrap().status, 200);
-    let mut last = Json::Null;
-    until("the verify to end", PATIENCE, || {
-        last = pair.proxy.get("/v1/verify").unwrap().body;
-        Ok(last["state"] == "done")
-    })
-    .unwrap();
-    last
+    pair.proxy.verify(PATIENCE).unwrap()
 }
 
 fn evicts(status: &Json) -> bool {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use serde_json::json;
 use twinlane_tests::asking::ok;
 use twinlane_tests::compare::{self, compare};
 use twinlane_tests::monitor::Monitor;
