@@ -8,6 +8,7 @@ use std::process::Command;
 use twinlane_tests::asking::ok;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::binary;
+use twinlane_tests::resp::{Client, Value, command};
 
 fn get(pair: &Pair, path: &str) -> Json {
     let answer = pair.proxy.get(path).unwrap();
@@ -210,6 +211,47 @@ fn keys_of_a_pattern_are_repaired_and_no_others() {
     pair.assert_equal().unwrap();
     let answer = pair.proxy.post("/v1/repair", &json!({"all": true, "key": "k"})).unwrap();
     assert_eq!(answer.status, 400, "{}", answer.body);
+}
+
+/// All of `user:*` is wrong on the mirror, and their repair, which is slow, has begun.
+fn slow_repair(keys: usize) -> Pair {
+    let pair = Pair::start(Setup::with_args(&["--set", "mirror.repair_rate_max=1000"])).unwrap();
+    let set = |client: &mut Client, value: &str| {
+        let lines: Vec<_> = (0..keys).map(|n| command(&format!("SET user:{n} {value}"))).collect();
+        lines.chunks(2_000).for_each(|chunk| assert!(client.pipeline(chunk).unwrap().iter().all(Value::is_ok)));
+    };
+    set(&mut pair.client().unwrap(), "right");
+    pair.settle().unwrap();
+    set(&mut pair.new.client().unwrap(), "wrong");
+    post(&pair, "/v1/repair", json!({"pattern": "user:*", "db": 0}));
+    until("some to be marked", PATIENCE, || Ok(get(&pair, "/v1/repair")["keys_marked"].as_u64() > Some(500))).unwrap();
+    pair
+}
+
+/// H43: a cursor belongs to one life of one server. A repair that goes on with the old primary's cursor on the new one leaves out keys, and they
+/// differ for ever.
+#[test]
+fn h43_a_repair_by_pattern_begins_anew_when_the_roles_move() {
+    let pair = slow_repair(20_000);
+    pair.cutover().unwrap();
+    assert_eq!(get(&pair, "/v1/repair")["state"], "running", "the flip came too late to show anything");
+    until("the repair to end", PATIENCE, || Ok(get(&pair, "/v1/repair")["state"] == "done")).unwrap();
+    assert!(pair.proxy.log().contains("the repair of a pattern begins anew: the roles have moved"), "{}", pair.proxy.log_tail());
+    assert!(get(&pair, "/v1/repair")["keys_marked"].as_u64() >= Some(20_000));
+    pair.settle().unwrap();
+    pair.assert_equal().unwrap();
+}
+
+/// H35: what was to be repaired has another number behind SWAPDB.
+#[test]
+fn h35_a_repair_by_pattern_follows_swapdb() {
+    let pair = slow_repair(5_000);
+    ok(&mut pair.client().unwrap(), "SWAPDB 0 3");
+    assert_eq!(get(&pair, "/v1/repair")["state"], "running", "SWAPDB came too late to show anything");
+    until("the repair to end", PATIENCE, || Ok(get(&pair, "/v1/repair")["state"] == "done")).unwrap();
+    assert_eq!(get(&pair, "/v1/repair")["db"], 3);
+    pair.settle().unwrap();
+    pair.assert_equal().unwrap();
 }
 
 /// Keys in doubt are healed at the rate that the operator allows; a flip is not made to wait for it.

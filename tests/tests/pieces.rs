@@ -13,7 +13,7 @@ use serde_json::json;
 use twinlane_tests::asking::ok;
 use twinlane_tests::compare::{self, compare};
 use twinlane_tests::monitor::Monitor;
-use twinlane_tests::pair::{PATIENCE, Pair, until};
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::{Options, Proxy};
 use twinlane_tests::resp::{Client, Command, command};
 use twinlane_tests::servers::{Server, Version};
@@ -227,6 +227,91 @@ fn a_large_key_that_is_always_written_is_copied_whole() {
     pair.assert_equal().unwrap();
 }
 
+/// A backlog of large keys is not asked again and again how large they are: each waits for its place, and is in the list of what is in doubt.
+#[test]
+fn large_keys_that_wait_are_asked_for_their_size_once() {
+    const KEYS: usize = 200;
+    let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
+    write(&mut old.client().unwrap(), (0..KEYS).map(|n| format!("SETRANGE large:{n} 1000000 x")));
+    let args = ["--set", "mirror.image_bytes_max=65536", "--set", "mirror.queue_age_max_ms=60000"].map(String::from).into();
+    let proxy = Proxy::start(&old.address(), &new.address(), Options { args, ..Options::default() }).unwrap();
+    let pair = Pair { old, new, proxy };
+    pair.new.freeze().unwrap();
+    until("copies to wait for the mirror", PATIENCE, || Ok(large_keys_asked(&pair) >= 100)).unwrap();
+    let listed = pair.proxy.get("/v1/dirty?limit=1000").unwrap().body;
+    assert!(listed["items"].as_array().unwrap().len() as u64 >= listed["total"].as_u64().unwrap().min(100), "{listed}");
+    pair.new.thaw().unwrap();
+    until("the large keys to be copied", PATIENCE, || Ok(large_keys(&pair, "copied") >= KEYS as f64)).unwrap();
+    let asked = large_keys_asked(&pair);
+    assert!(asked < 2 * KEYS, "{asked} questions for the size of {KEYS} keys");
+    pair.assert_equal().unwrap();
+}
+
+/// How often `old` was asked how large a key is.
+fn large_keys_asked(pair: &Pair) -> usize {
+    let told = pair.old.client().unwrap().cmd("INFO commandstats").unwrap().text();
+    let line = told.lines().find(|line| line.starts_with("cmdstat_memory|usage:"));
+    let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
+}
+
+/// Sessions whose barriers follow each other without a moment between them do not keep a large key from being copied.
+#[test]
+fn pieces_are_read_between_back_to_back_barriers() {
+    let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
+    ok(&mut old.client().unwrap(), "SETRANGE big 4000000 x");
+    let args = ["--set", "mirror.backfill=off", "--set", "mirror.image_bytes_max=65536"].map(String::from).into();
+    let proxy = Proxy::start(&old.address(), &new.address(), Options { args, ..Options::default() }).unwrap();
+    let pair = Pair { old, new, proxy };
+    let stop = Arc::new(AtomicBool::new(false));
+    ok(&mut pair.client().unwrap(), "SET k v");
+    let movers = [0, 1].map(|db| {
+        let (mut client, ended) = (pair.client().unwrap(), stop.clone());
+        ok(&mut client, &format!("SELECT {db}"));
+        let batch = vec![command(&format!("MOVE k {}", 1 - db)); 20];
+        std::thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                client.pipeline(&batch).unwrap();
+            }
+        })
+    });
+    ok(&mut pair.client().unwrap(), "APPEND big x");
+    let copied = until("the large key to be copied", PATIENCE, || Ok(large_keys(&pair, "copied") >= 1.0));
+    stop.store(true, Ordering::Relaxed);
+    movers.into_iter().for_each(|mover| mover.join().unwrap());
+    copied.unwrap_or_else(|error| panic!("{error:#}\n{}", pair.proxy.log_tail()));
+    let mut mirror = pair.new.client().unwrap();
+    assert_eq!(ok(&mut mirror, "STRLEN big").int(), Some(4_000_002));
+}
+
+/// A write that a copy in pieces follows is told to who asks for the last writes of the key.
+#[test]
+fn a_write_between_the_pieces_is_explained() {
+    let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
+    fill(&mut old.client().unwrap(), 20_000);
+    let sets = ["mirror.backfill=off", "mirror.image_bytes_max=65536", "mirror.queue_age_max_ms=60000"];
+    let args = sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect();
+    let proxy = Proxy::start(&old.address(), &new.address(), Options { args, ..Options::default() }).unwrap();
+    let pair = Pair { old, new, proxy };
+    let mut client = pair.client().unwrap();
+    pair.new.freeze().unwrap();
+    ok(&mut client, "HSET big:hash before 1");
+    // Two pieces are on their way to the mirror, and no more are read before one is confirmed.
+    until("two pieces to be read", PATIENCE, || {
+        let told = pair.old.client()?.cmd("INFO commandstats")?.text();
+        Ok(told.lines().any(|line| line.starts_with("cmdstat_hscan:calls=2")))
+    })
+    .unwrap();
+    ok(&mut client, "HDEL big:hash field-7");
+    ok(&mut client, "HSET big:hash between 2");
+    pair.new.thaw().unwrap();
+    until("the key to be copied", PATIENCE, || Ok(large_keys(&pair, "copied") >= 1.0)).unwrap();
+    assert_eq!(large_keys(&pair, "begun_anew"), 0.0, "the writes were followed");
+    let told = pair.proxy.get("/v1/explain?key=big:hash").unwrap().body;
+    let commands: Vec<&str> = told["writes"].as_array().unwrap().iter().map(|write| write["command"].as_str().unwrap()).collect();
+    assert_eq!(commands, ["HSET", "HDEL", "HSET"], "{told}");
+}
+
 /// A copy that dies with the proxy leaves no twin behind, and no client ever sees one.
 #[test]
 fn a_killed_copy_leaves_no_twin() {
@@ -265,4 +350,24 @@ fn h32_times_to_live_of_fields_are_copied() {
             assert!(old[at] > 0 && new[at] >= old[at] && new[at] <= most + 10_000, "{key}: {old:?} {new:?}");
         }
     }
+}
+
+/// H32: a command that leaves a field's time to live leaves it on the mirror too.
+#[test]
+fn h32_increments_leave_times_to_live_of_fields() {
+    let pair = Pair::start(Setup::of(Version::Valkey91, Version::Valkey91)).unwrap();
+    let mut client = pair.client().unwrap();
+    ok(&mut client, "HSET h whole 1 float 1");
+    ok(&mut client, "HPEXPIRE h 5000000 FIELDS 2 whole float");
+    pair.settle().unwrap();
+    ok(&mut client, "HINCRBY h whole 3");
+    ok(&mut client, "HINCRBYFLOAT h float 1.5");
+    pair.settle().unwrap();
+    for server in [&pair.old, &pair.new] {
+        let mut client = server.client().unwrap();
+        let times = ok(&mut client, "HPTTL h FIELDS 2 whole float");
+        assert!(times.items().iter().all(|time| time.int() > Some(4_000_000)), "{times}");
+        assert_eq!(ok(&mut client, "HGET h float").text(), "2.5");
+    }
+    pair.assert_equal().unwrap();
 }

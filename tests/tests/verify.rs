@@ -175,6 +175,24 @@ fn every_planted_difference_is_found_named_rightly_and_healed() {
     assert_clean(&pair, &verify(&pair));
 }
 
+/// H35: behind SWAPDB, a name that the operator was shown stands for another key, which nobody was told of: it is not deleted by his word.
+#[test]
+fn h35_what_swapdb_renamed_is_not_deleted_by_an_earlier_word() {
+    let pair = Pair::plain().unwrap();
+    ok(&mut pair.client().unwrap(), "SET k right");
+    pair.settle().unwrap();
+    let mut mirror = pair.new.client().unwrap();
+    ok(&mut mirror, "SET extra shown");
+    assert_eq!(verify(&pair)["differing"]["extra"], 1);
+    ok(&mut pair.client().unwrap(), "SWAPDB 0 1");
+    pair.settle().unwrap();
+    ok(&mut mirror, "SET extra never-shown");
+    let told = pair.proxy.post("/v1/repair", &json!({"delete_extra": true, "confirm": 1})).unwrap().body;
+    assert_eq!((&told["done"], &told["count"]), (&json!(false), &json!(0)), "{told}");
+    pair.settle().unwrap();
+    assert_eq!(ok(&mut mirror, "GET extra").text(), "never-shown");
+}
+
 #[test]
 fn one_key_is_repaired_and_what_only_the_mirror_has_is_not_deleted_by_that() {
     let pair = Pair::plain().unwrap();

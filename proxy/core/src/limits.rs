@@ -52,8 +52,9 @@ pub const COPY_PIECE_ITEMS: usize = 1024;
 /// Copies in pieces of one key that end because of a write, before the key is copied whole.
 pub const COPY_RESTARTS_MAX: u32 = 5;
 
-/// Keys whose copy has to begin anew and waits. Past it the oldest is forgotten: its attempts are counted from the beginning.
-pub const COPIES_RESTING_MAX: usize = 64;
+/// Large keys that wait for a place, or because their copy has to begin anew; `mirror.dirty_keys_max` where that is less. Some 200 bytes each with
+/// their names. Past it no further key is asked for an image, large or not, until one of them has its place; those asked for by then come on top.
+pub const COPIES_RESTING_MAX: usize = 65_536;
 
 /// Pending entries of a large stream that are held while it is copied, about 100 bytes each. A stream with more is copied whole.
 pub const COPY_PENDING_MAX: usize = 16_384;

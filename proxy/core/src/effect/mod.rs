@@ -45,7 +45,7 @@ impl Expect {
         }
     }
 
-    fn same(reply: Reply<'_>) -> Expect {
+    pub(crate) fn same(reply: Reply<'_>) -> Expect {
         Expect::Same { fingerprint: fingerprint([reply].into_iter(), false), numeric: false }
     }
 

@@ -2,7 +2,7 @@
 //! in doubt as a whole, and hands their keys to the ledger, which heals them like all others.
 //!
 //! The hard case is a word that claims too much. `done` is said when every database is known to be equal, or its doubtful keys are in the
-//! ledger, and none of those that a walk put there waits any more. `failed` is said when what is left cannot be copied at all: keys that no
+//! ledger, and none of those that a walk put there waits any more, in memory or on the disk. `failed` is said when what is left cannot be copied at all: keys that no
 //! image can carry, or databases that a side does not have. A side that is away, full or slow is something to wait for, and no failure.
 
 use super::Sequencer;
@@ -190,7 +190,7 @@ impl Sequencer {
             run.per_second = (rate(done.saturating_sub(keys)), rate(run.bytes - bytes));
             run.measured = (now, done, run.bytes);
         }
-        if walks || waiting > 0 || !self.scans.is_done() {
+        if walks || waiting > 0 || !self.scans.is_done() || !self.spill.is_empty() {
             return;
         }
         (run.over, run.per_second) = (true, (0, 0));
@@ -269,7 +269,7 @@ impl Sequencer {
             ..BackfillStatus::default()
         };
         let walked = self.scans.is_done();
-        let running = !walked || run.as_ref().is_some_and(|run| !run.over) || status.waiting > 0;
+        let running = !walked || run.as_ref().is_some_and(|run| !run.over) || status.waiting > 0 || !self.spill.is_empty();
         (status.state, status.reason) = match () {
             () if !self.record.mirroring => ("idle", Some("mirroring is off".into())),
             () if !walked && !self.backfills() => ("idle", Some("`mirror.backfill` is off, and nobody has asked for one".into())),

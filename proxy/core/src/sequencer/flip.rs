@@ -183,9 +183,10 @@ impl Sequencer {
         let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
         let few = self.dirty_for_flip(force) <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
         let few = few && (self.spill.is_empty() || force);
+        // Large keys are not copied while everybody is held. Where the primary has lost its data, none is copied before.
+        let few = few && self.copies.is_idle() && (self.copies.is_empty() || force);
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
-        let quiet =
-            !self.fences.has_barrier() && few && self.copies.is_empty() && self.mirror.mode == Mode::Following && !self.mirror_owes();
+        let quiet = !self.fences.has_barrier() && few && self.mirror.mode == Mode::Following && !self.mirror_owes();
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
@@ -357,6 +358,7 @@ impl Sequencer {
         self.scripts.mirror_is_new();
         self.restart_verify();
         self.forget_extras();
+        self.restart_sweep("the roles have moved");
         if forced {
             // The former primary has lost its data: it returns as a mirror of which nothing is known.
             self.lost = None;

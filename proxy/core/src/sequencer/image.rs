@@ -13,7 +13,7 @@ mod page;
 mod stream;
 mod typed;
 
-pub(super) use copy::{Copies, PieceFlight};
+pub(super) use copy::{Copied, Copies, PieceFlight};
 pub(super) use typed::field;
 
 use super::lane::{LaneId, What};
@@ -63,8 +63,8 @@ impl Heat {
 pub(super) struct Image {
     pub key: Arc<[u8]>,
     pub position: u64,
-    /// Of a copy in pieces: how large its twin must be.
-    pub size: Option<i64>,
+    /// It ends a copy in pieces.
+    pub copied: Option<Copied>,
 }
 
 const NO_TOUCH_ON: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nNO-TOUCH\r\n$2\r\nON\r\n";
@@ -82,10 +82,14 @@ impl Sequencer {
                 self.mark_dirty(db, key, cause, position);
             }
         }
-        let rests = self.copies.rests(db, key, self.now.us);
-        if self.ledger.asked() < limits::IMAGES_ASKED_MAX && !rests && self.mirror_refuses(db).is_none() {
+        if self.has_room_for_images() && !self.copies.rests(db, key) && self.mirror_refuses(db).is_none() {
             self.ask_image(db, key);
         }
+    }
+
+    /// Whether another key may be asked for.
+    fn has_room_for_images(&self) -> bool {
+        self.ledger.asked() < limits::IMAGES_ASKED_MAX && !self.copies.is_full(self.settings.dirty_keys_max)
     }
 
     /// Asks the primary for the key: how large it is, and then what it holds. False when that cannot be done now.
@@ -246,6 +250,10 @@ impl Sequencer {
 
     /// Reads a hash with the times to live of its fields, whose names are told by a reading of it by type.
     fn read_fields(&mut self, db: Db, key: &Arc<[u8]>, form: Form, reply: Reply<'_>) {
+        if !self.may_read(db, key) {
+            // A fence was raised meanwhile: what it guards runs beside this lane, before or behind this reading. It stays dirty and is asked for again.
+            return self.release_image_acks(db, key);
+        }
         self.ledger.set_state(db, key, State::Asked);
         let mut frame = Vec::new();
         let names = if form == Form::Typed { typed::field_names(reply) } else { Vec::new() };
@@ -286,14 +294,14 @@ impl Sequencer {
         }
     }
 
-    /// Appends an image to the mirror's lane. `size`: its first answer inside EXEC must be this.
-    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32, size: Option<i64>) {
+    /// Appends an image to the mirror's lane. `copied`: it ends a copy in pieces, and its first answer inside EXEC must be the size.
+    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32, copied: Option<Copied>) {
         let position = self.next_position();
         let id = LaneId::shared(self.mirror_side(), db);
         let now = self.now.us;
         self.note_sent(db, Some(key));
         let Some(lane) = self.lane_mut(id) else { return };
-        lane.push(&[frame], What::Restore(Image { key: key.clone(), position, size }), replies, now);
+        lane.push(&[frame], What::Restore(Image { key: key.clone(), position, copied }), replies, now);
         self.mirror.image_bytes += frame.len();
         self.note_backfilled(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
@@ -307,24 +315,24 @@ impl Sequencer {
 
     /// The mirror answered an image.
     pub(super) fn confirm_image(&mut self, db: Db, image: &Image, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
-        let Image { key, position, size } = image;
+        let Image { key, position, copied } = image;
         self.mirror.image_bytes = self.mirror.image_bytes.saturating_sub(len as usize);
         let error =
             failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
-        let torn = size.is_some() && reply.is_aggregate() && reply.elements().next().and_then(Reply::integer) != *size;
-        match error {
-            _ if torn => {
+        let counted = || reply.elements().next().and_then(Reply::integer);
+        let torn = copied.filter(|copied| copied.size.is_some() && reply.is_aggregate() && counted() != copied.size);
+        match (error, torn) {
+            (_, Some(copied)) => {
                 self.ledger.set_state(db, key, State::Dirty);
-                self.copy_is_torn(db, key);
+                self.copy_is_torn(db, key, copied);
             }
-            None => {
+            (None, None) => {
                 if self.ledger.state(db, key) == Some(State::Restoring(*position)) {
                     self.ledger.remove(db, key);
-                    self.copies.forget(db, key);
                     self.totals.repairs += 1;
                 }
             }
-            Some(error) => {
+            (Some(error), None) => {
                 self.ledger.set_state(db, key, State::Dirty);
                 if !self.side_refusal(error) {
                     self.image_refused(db, key, error);
@@ -377,14 +385,14 @@ impl Sequencer {
         }
         let mut moved = false;
         let (lost, holding) = (self.lost, self.holding);
-        while self.ledger.asked() < limits::IMAGES_ASKED_MAX && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX && self.may_repair_one() {
-            let (fences, sides, copies, now) = (&self.fences, &self.sides, &self.copies, self.now.us);
+        while self.has_room_for_images() && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX && self.may_repair_one() {
+            let (fences, sides) = (&self.fences, &self.sides);
             // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
             let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
                 let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
-                lost.is_none_or(|position| entry.position > position) && !stands && !copies.rests(db, key, now)
+                lost.is_none_or(|position| entry.position > position) && !stands
             };
             let found = self.ledger.next_dirty(|db| lacks_lane(sides, db), wanted);
             if fenced.get() {
@@ -392,6 +400,10 @@ impl Sequencer {
                 self.fences.give_way();
             }
             let Some((db, key)) = found else { break };
+            if self.copies.rests(db, &key) {
+                // It is known to be large, and waits there from now on.
+                continue;
+            }
             if self.mirror_refuses(db).is_some() || !self.ask_image(db, &key) {
                 // It stays dirty; the next settling finds it again.
                 self.ledger.set_state(db, &key, State::Dirty);

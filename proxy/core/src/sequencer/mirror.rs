@@ -154,6 +154,7 @@ impl Sequencer {
         ack: Option<(SessionId, u64)>,
     ) -> bool {
         if let Some(pending) = self.follow_copy(db, command, request, effect, frames, ack) {
+            self.note_write(db, command, request, effect, true);
             return pending;
         }
         let way = self.way(db, command, request, effect, ack);
@@ -198,6 +199,7 @@ impl Sequencer {
         ack: Option<(SessionId, u64)>,
     ) -> bool {
         if let Some(pending) = self.follow_copy(outgoing.db, command, request, effect, frames, ack) {
+            self.note_write(outgoing.db, command, request, effect, true);
             return pending;
         }
         let way = self.way(outgoing.db, command, request, effect, ack);
@@ -435,6 +437,7 @@ impl Sequencer {
     /// A database was emptied on the primary: what was known and doubted of it has no meaning any more.
     fn flushed(&mut self, db: Db) {
         self.end_copies(|copied| copied == db);
+        self.forget_resting(|emptied| emptied == db);
         self.ledger.flush(db);
         self.drop_spilled(db);
         self.synced.forget(db);
@@ -464,6 +467,7 @@ impl Sequencer {
     }
 
     fn flush_all(&mut self) -> Way {
+        self.forget_resting(|_| true);
         for db in 0..limits::DATABASES_MAX as Db {
             self.flushed(db);
         }
@@ -483,7 +487,7 @@ impl Sequencer {
         self.note_keyspace(b);
         self.swap_scripted(a, b);
         self.end_copies(|db| db == a || db == b);
-        self.copies.forget_resting([a, b]);
+        self.forget_resting(|db| db == a || db == b);
         self.swap_spilled(a, b);
         self.ledger.swap(a, b);
         self.renumber_doubts([a, b]);

@@ -696,7 +696,8 @@ impl Sequencer {
         }
         loop {
             // Sessions whose barriers follow one another would leave no moment for reads of ours: those come first between two of them.
-            let mut moved = self.fences.take_fallen() && (self.pump_repairs() | self.pump_scans() | self.pump_verify());
+            let mut moved =
+                self.fences.take_fallen() && (self.pump_copies() | self.pump_repairs() | self.pump_scans() | self.pump_verify());
             moved |= self.pump_parked();
             moved |= self.pump_sessions();
             moved |= self.pump_fences();

@@ -315,6 +315,10 @@ impl Sequencer {
         if self.settings.faults.no_rewrite && executed.command.rule == Rule::SPop && !executed.reply.is_error() {
             return Effect::Replay(crate::effect::Expect::Any);
         }
+        if command.rule == Rule::HIncrByFloat && !reply.is_error() && self.sides[self.primary().index()].has_field_times() {
+            // HSET would take the field's time to live, which the command leaves.
+            return Effect::Replay(crate::effect::Expect::same(reply));
+        }
         derive(executed, frames)
     }
 

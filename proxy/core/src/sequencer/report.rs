@@ -9,6 +9,7 @@ use crate::explained::{Dirty, DirtyDatabase, DirtyKey};
 use crate::limits;
 use crate::status::{Counters, ImageStatus, MirrorStatus, SideStatus, Status};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Why databases are in doubt as a whole, and since when, unix milliseconds; whether they are, the walks know.
 #[derive(Debug)]
@@ -45,11 +46,18 @@ impl Sequencer {
     pub fn dirty(&self, most: usize) -> Dirty {
         let most = most.min(limits::DIRTY_LISTED_MAX);
         let databases = self.scans.databases().into_iter().map(|db| self.wide.of(Some(db)));
+        let mut items = self.ledger.oldest(most);
+        // Large keys that wait for a copy in pieces are in no queue of the ledger.
+        let entry = |(db, key): &(Db, Arc<[u8]>)| Some((*db, key.clone(), *self.ledger.get(*db, key)?));
+        items.extend(self.copies.resting().take(most).filter_map(entry));
+        items.sort_by(|one, other| (one.2.first_seen, one.0, &one.1).cmp(&(other.2.first_seen, other.0, &other.1)));
+        items.dedup_by(|one, other| (one.0, &one.1) == (other.0, &other.1));
+        items.truncate(most);
         Dirty {
             total: self.keys_in_doubt(),
             spilled: self.spill.keys(),
             by_cause: self.ledger.by_cause().collect(),
-            items: self.ledger.oldest(most).into_iter().map(|(db, key, entry)| DirtyKey::of(db, key, &entry)).collect(),
+            items: items.into_iter().map(|(db, key, entry)| DirtyKey::of(db, key, &entry)).collect(),
             databases: self.scans.doubts_all().then(|| self.wide.of(None)).into_iter().chain(databases).collect(),
         }
     }

@@ -488,6 +488,10 @@ impl Sequencer {
             Some(count) => self.mirror_forgot(!first && changed, count) || evicting,
             None => true,
         };
+        if changed || unknown {
+            // The operator was told of keys of another process.
+            self.forget_extras();
+        }
         if !first && unknown {
             self.log(
                 true,
@@ -623,6 +627,7 @@ impl Sequencer {
                 self.refresh_keyspaces();
             }
             self.forget_lanes();
+            self.restart_sweep("the primary was lost");
             self.again = again;
         }
     }

@@ -7,6 +7,8 @@
 //! after a pause. A key that is written so often that no copy comes to its end is copied whole after [`limits::COPY_RESTARTS_MAX`] attempts: that holds
 //! both servers for as long as its DUMP and RESTORE take, and is counted.
 //!
+//! A key that was once found to be large waits here for a free place or for the end of its pause, dirty as it is, and is not asked again how large it is.
+//!
 //! A copy never outlives a connection, a whole-database command or a mirror that stops to follow. The twin has an end of its own for the case that
 //! nobody takes it away.
 
@@ -25,6 +27,7 @@ use crate::sequencer::lane::{LaneId, What};
 use crate::sequencer::reply::each_request;
 use crate::sequencer::session::SessionId;
 use crate::status::CopyCounters;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// A piece on the mirror that is not confirmed.
@@ -46,6 +49,8 @@ struct Copy {
     value: Value,
     /// Bytes that the primary says it takes.
     bytes: usize,
+    /// Copies of the key that ended before their time.
+    restarts: u32,
     /// A reading is on the primary's lane.
     asked: bool,
     /// Pieces on the mirror's lane.
@@ -64,14 +69,26 @@ impl Copy {
     }
 }
 
-/// A key whose copy ended before its time.
-#[derive(Debug)]
+type Name = (Db, Arc<[u8]>);
+
+/// When a copy may begin, microseconds, and a number: who came first goes first.
+type Due = (u64, u64);
+
+/// A large key that waits: for a free place, or because its copy ended before its time.
+#[derive(Debug, Clone, Copy)]
 struct Resting {
-    db: Db,
-    key: Arc<[u8]>,
+    bytes: usize,
     restarts: u32,
-    /// No image of it is asked for before, microseconds.
-    until: u64,
+    due: Due,
+}
+
+/// What an image on the mirror's lane is told of the copy that it ends.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sequencer) struct Copied {
+    /// How large the twin must be; None: that is not known exactly.
+    pub size: Option<i64>,
+    bytes: usize,
+    restarts: u32,
 }
 
 /// See the module.
@@ -79,12 +96,18 @@ struct Resting {
 pub(in crate::sequencer) struct Copies {
     under_way: Vec<Copy>,
     serial: u64,
-    resting: Vec<Resting>,
+    /// Dirty keys that are in no queue of the ledger.
+    resting: HashMap<Name, Resting>,
+    /// The same, whose turn comes first.
+    order: BTreeMap<Due, Name>,
     pub totals: CopyCounters,
 }
 
 /// The first pause of a key whose copy has to begin anew, microseconds; it doubles each time.
 const REST_US: u64 = 50_000;
+
+/// How long a key waits longer whose copy could not begin now, microseconds.
+const PUT_OFF_US: u64 = 200_000;
 
 /// A twin that nobody takes away ends by itself, milliseconds.
 const TWIN_LIFE_MS: i64 = 3_600_000;
@@ -94,58 +117,74 @@ fn twin(slot: usize) -> Vec<u8> {
 }
 
 impl Copies {
-    pub fn is_empty(&self) -> bool {
+    /// No copy is under way.
+    pub fn is_idle(&self) -> bool {
         self.under_way.is_empty()
+    }
+
+    /// No copy is under way, and no large key waits for one.
+    pub fn is_empty(&self) -> bool {
+        self.under_way.is_empty() && self.resting.is_empty()
+    }
+
+    /// So many large keys wait that no further key is to be asked for.
+    pub fn is_full(&self, dirty_keys_max: usize) -> bool {
+        self.resting.len() >= limits::COPIES_RESTING_MAX.min(dirty_keys_max)
     }
 
     fn find(&self, db: Db, key: &[u8]) -> Option<usize> {
         self.under_way.iter().position(|copy| copy.db == db && *copy.key == *key)
     }
 
-    fn find_resting(&self, db: Db, key: &[u8]) -> Option<usize> {
-        self.resting.iter().position(|resting| resting.db == db && *resting.key == *key)
+    /// Whether the key waits here, and no image of it is to be asked for.
+    pub fn rests(&self, db: Db, key: &[u8]) -> bool {
+        !self.resting.is_empty() && self.resting.contains_key(&(db, key.into()))
     }
 
-    /// Whether an image of the key is not to be asked for yet.
-    pub fn rests(&self, db: Db, key: &[u8], now_us: u64) -> bool {
-        !self.resting.is_empty() && self.find_resting(db, key).is_some_and(|at| self.resting[at].until > now_us)
-    }
-
-    /// It was copied, or replaced.
-    pub fn forget(&mut self, db: Db, key: &[u8]) {
-        if !self.resting.is_empty()
-            && let Some(at) = self.find_resting(db, key)
-        {
-            self.resting.swap_remove(at);
+    /// It was replaced, or its turn has come.
+    fn take(&mut self, db: Db, key: &[u8]) -> Option<Resting> {
+        if self.resting.is_empty() {
+            return None;
         }
+        let resting = self.resting.remove(&(db, key.into()))?;
+        self.order.remove(&resting.due);
+        Some(resting)
     }
 
-    fn restarts(&self, db: Db, key: &[u8]) -> u32 {
-        self.find_resting(db, key).map_or(0, |at| self.resting[at].restarts)
+    /// It waits from now on, as long as its `restarts` ask for.
+    fn rest(&mut self, db: Db, key: &Arc<[u8]>, bytes: usize, restarts: u32, now_us: u64) {
+        let pause = if restarts == 0 { 0 } else { REST_US << restarts.min(limits::COPY_RESTARTS_MAX) };
+        self.rest_until(db, key, bytes, restarts, now_us + pause);
     }
 
-    fn rest(&mut self, db: Db, key: &Arc<[u8]>, more: u32, now_us: u64) {
-        let restarts = self.restarts(db, key) + more;
-        self.forget(db, key);
-        if self.resting.len() >= limits::COPIES_RESTING_MAX {
-            self.resting.remove(0);
-        }
-        let until = now_us + (REST_US << restarts.min(limits::COPY_RESTARTS_MAX));
-        self.resting.push(Resting { db, key: key.clone(), restarts, until });
+    fn rest_until(&mut self, db: Db, key: &Arc<[u8]>, bytes: usize, restarts: u32, until: u64) {
+        self.take(db, key);
+        self.serial += 1;
+        let due = (until, self.serial);
+        self.order.insert(due, (db, key.clone()));
+        self.resting.insert((db, key.clone()), Resting { bytes, restarts, due });
     }
 
-    /// Two databases changed places.
-    pub fn forget_resting(&mut self, databases: [Db; 2]) {
-        self.resting.retain(|resting| !databases.contains(&resting.db));
+    /// The key whose turn it is.
+    fn due(&self, now_us: u64) -> Option<Name> {
+        self.order.first_key_value().filter(|((until, _), _)| *until <= now_us).map(|(_, name)| name.clone())
+    }
+
+    /// Keys that wait, those whose turn comes first before others.
+    pub fn resting(&self) -> impl Iterator<Item = &Name> {
+        self.order.values()
     }
 }
 
 impl Sequencer {
-    /// The key is large: its copy in pieces begins. False when it is to go whole.
+    /// The key is large: its copy in pieces begins, or it waits for a place. False when it is to go whole.
     pub(super) fn begin_copy(&mut self, db: Db, key: &Arc<[u8]>, bytes: usize) -> bool {
-        let restarts = self.copies.restarts(db, key);
+        let restarts = self.copies.take(db, key).map_or(0, |resting| resting.restarts);
+        self.start_copy(db, key, bytes, restarts)
+    }
+
+    fn start_copy(&mut self, db: Db, key: &Arc<[u8]>, bytes: usize, restarts: u32) -> bool {
         if restarts >= limits::COPY_RESTARTS_MAX {
-            self.copies.forget(db, key);
             self.copies.totals.whole += 1;
             let name = crate::keyname::shown(key);
             self.log(
@@ -154,12 +193,8 @@ impl Sequencer {
             );
             return false;
         }
-        let zombies = self.sides.iter().any(|side| side.zombies_until > self.now.us);
-        let taken = |slot: &usize| self.copies.under_way.iter().any(|copy| copy.slot == *slot);
-        let slot = (0..limits::COPIES_MAX).find(|slot| !taken(slot)).filter(|_| !self.holding && !zombies);
-        let Some(slot) = slot else {
-            // All are in use; or a flip holds everybody, which is no time for large keys; or a dead connection may still write a twin (H1).
-            self.copies.rest(db, key, 0, self.now.us);
+        let Some(slot) = self.free_slot() else {
+            self.copies.rest(db, key, bytes, restarts, self.now.us);
             self.ledger.set_state(db, key, State::Dirty);
             self.release_image_acks(db, key);
             return true;
@@ -175,6 +210,7 @@ impl Sequencer {
             step: Step::Look,
             value: Value { kind: Kind::String, size: 0, items: 1, bytes: 1, moves: false, field_times, mortal_fields: false },
             bytes,
+            restarts,
             asked: false,
             unconfirmed: 0,
             begun: false,
@@ -184,12 +220,67 @@ impl Sequencer {
         true
     }
 
+    /// A place for a copy. None: all are in use; or a flip holds everybody, which is no time for large keys; or a dead connection may still write
+    /// a twin (H1).
+    fn free_slot(&self) -> Option<usize> {
+        let zombies = self.sides.iter().any(|side| side.zombies_until > self.now.us);
+        let taken = |slot: &usize| self.copies.under_way.iter().any(|copy| copy.slot == *slot);
+        (0..limits::COPIES_MAX).find(|slot| !taken(slot)).filter(|_| !self.holding && !zombies)
+    }
+
+    /// Gives free places to keys that wait.
+    fn begin_resting(&mut self) -> bool {
+        let (now, mut moved) = (self.now.us, false);
+        while self.may_repair() && self.may_ask() && now >= self.mirror.images_rest_until && self.free_slot().is_some() {
+            let Some((db, key)) = self.copies.due(now) else { break };
+            let Some(Resting { bytes, restarts, .. }) = self.copies.take(db, &key) else { break };
+            let Some(entry) = self.ledger.get(db, &key).filter(|entry| entry.state == State::Dirty).copied() else { continue };
+            // Doubt from before a loss is not healed from the primary [H12]; what a fence keeps out, or no lane leads to, comes later.
+            let old = self.lost.is_some_and(|position| entry.position <= position);
+            let fenced = self.fences.keeps_out(db, &key, self.holding);
+            if fenced {
+                self.fences.give_way();
+            }
+            if old || fenced || self.mirror_refuses(db).is_some() || !self.primary_reads(db) {
+                self.copies.rest_until(db, &key, bytes, restarts, now + PUT_OFF_US);
+                continue;
+            }
+            self.ledger.set_state(db, &key, State::Asked);
+            moved = true;
+            if !self.start_copy(db, &key, bytes, restarts) {
+                self.read_image(db, key);
+            }
+        }
+        moved
+    }
+
+    /// Whether the primary's lane of a database is open; it is opened otherwise.
+    fn primary_reads(&mut self, db: Db) -> bool {
+        let id = LaneId::shared(self.primary(), db);
+        let open = self.lane(id).is_some_and(crate::sequencer::lane::Lane::is_open);
+        if !open {
+            self.open_lane(id);
+        }
+        open
+    }
+
+    /// What waits in these databases is not known to be large any more: they were emptied, or have other numbers.
+    pub(in crate::sequencer) fn forget_resting(&mut self, concerned: impl Fn(Db) -> bool) {
+        for (db, key) in self.copies.resting().filter(|(db, _)| concerned(*db)).cloned().collect::<Vec<_>>() {
+            self.copies.take(db, &key);
+            if self.ledger.state(db, &key) == Some(State::Dirty) {
+                // Back into the ledger's queue.
+                self.ledger.set_state(db, &key, State::Dirty);
+            }
+        }
+    }
+
     /// Asks for the next pieces.
     pub(in crate::sequencer) fn pump_copies(&mut self) -> bool {
         if self.copies.is_empty() {
             return false;
         }
-        let mut moved = false;
+        let mut moved = self.begin_resting();
         for id in self.copies.under_way.iter().map(|copy| copy.id).collect::<Vec<u64>>() {
             moved |= self.pump_copy(id);
         }
@@ -343,7 +434,8 @@ impl Sequencer {
         self.copies.totals.done += 1;
         // Fields that died are counted for a while.
         let size = (!copy.value.mortal_fields).then_some(copy.value.size);
-        self.append_image(copy.db, &copy.key, &block.frame, block.replies, size);
+        let copied = Copied { size, bytes: copy.bytes, restarts: copy.restarts };
+        self.append_image(copy.db, &copy.key, &block.frame, block.replies, Some(copied));
     }
 
     /// The key is not there any more.
@@ -354,8 +446,8 @@ impl Sequencer {
         self.append_image(copy.db, &copy.key, &frame, 1, None);
     }
 
-    /// The copy is given up; its twin goes, and its key is dirty again. `restarts`: how many it counts for; none where it was not the
-    /// key's fault.
+    /// The copy is given up; its twin goes, and its key is dirty again and waits for the next one. `restarts`: how many it counts for; none where it
+    /// was not the key's fault.
     fn end_copy(&mut self, at: usize, restarts: u32) {
         let copy = self.copies.under_way.swap_remove(at);
         let id = LaneId::shared(self.mirror_side(), copy.db);
@@ -368,12 +460,10 @@ impl Sequencer {
             lane.push(&[&frame], What::Silent, 1, now);
             self.touch_lane(id);
         }
-        if restarts > 0 {
-            self.copies.totals.restarts += 1;
-            self.copies.rest(copy.db, &copy.key, restarts, now);
-        }
+        self.copies.totals.restarts += u64::from(restarts > 0);
         if self.ledger.state(copy.db, &copy.key) == Some(State::Asked) {
             self.ledger.set_state(copy.db, &copy.key, State::Dirty);
+            self.copies.rest(copy.db, &copy.key, copy.bytes, copy.restarts + restarts, now);
         }
         self.release_image_acks(copy.db, &copy.key);
     }
@@ -387,7 +477,7 @@ impl Sequencer {
 
     /// The key was written on the primary in a way that its copy cannot follow. True when there was a copy, and it is over.
     pub(in crate::sequencer) fn disturb_copy(&mut self, db: Db, key: &[u8]) -> bool {
-        if self.copies.is_empty() || self.settings.faults.torn_copies {
+        if self.copies.is_idle() || self.settings.faults.torn_copies {
             return false;
         }
         // What was written before the first piece is in it.
@@ -401,7 +491,7 @@ impl Sequencer {
         if let Some(at) = self.copies.find(db, key) {
             self.end_copy(at, 0);
         }
-        self.copies.forget(db, key);
+        self.copies.take(db, key);
     }
 
     /// An effect on a key that is being copied: it goes to the twin, between two pieces. None: it goes the way of all effects. Some:
@@ -415,7 +505,7 @@ impl Sequencer {
         frames: &[u8],
         ack: Option<(SessionId, u64)>,
     ) -> Option<bool> {
-        if self.copies.is_empty() || self.ambiguous || !self.record.mirroring {
+        if self.copies.is_idle() || self.ambiguous || !self.record.mirroring {
             return None;
         }
         let frame = match effect {
@@ -476,9 +566,9 @@ impl Sequencer {
     }
 
     /// The twin was not what it had to be when it took the key's name (it was evicted, say): from the beginning.
-    pub(super) fn copy_is_torn(&mut self, db: Db, key: &Arc<[u8]>) {
+    pub(super) fn copy_is_torn(&mut self, db: Db, key: &Arc<[u8]>, copied: Copied) {
         self.copies.totals.restarts += 1;
-        self.copies.rest(db, key, 1, self.now.us);
+        self.copies.rest(db, key, copied.bytes, copied.restarts + 1, self.now.us);
     }
 
     /// A lane of the mirror is open: twins that an earlier connection left there go. Lanes beside it are opened while copies are under way.

@@ -118,6 +118,8 @@ impl Sequencer {
         if db == 0 {
             self.verify.planted = [0; 2];
         }
+        self.verify.extras.retain(|(home, _)| *home != db);
+        self.restart_sweep_of(db, "the database was emptied");
         if self.verify.pass.as_ref().is_some_and(|pass| pass.census_asked) {
             self.restart_verify();
         }
@@ -125,6 +127,9 @@ impl Sequencer {
 
     /// Two databases changed places: what was planted lies in the other one, on one side already and on the other one soon.
     pub(in crate::sequencer) fn verify_swapped(&mut self, a: Db, b: Db) {
+        // What the operator was told has other numbers now, and what has these numbers nobody was told of.
+        self.forget_extras();
+        self.swap_sweep(a, b);
         if self.verify.pass.is_some() && a.min(b) == 0 {
             self.verify.planted = [0; 2];
             self.remove_plants(a);

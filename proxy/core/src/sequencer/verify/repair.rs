@@ -30,6 +30,8 @@ struct Sweep {
     cursor: Vec<u8>,
     /// A page is on its way.
     asked: bool,
+    /// That page was asked for of another server, or of another database.
+    stale: bool,
     marked: u64,
     done: bool,
 }
@@ -140,7 +142,7 @@ impl Sequencer {
         if let Err(why) = self.can_read(self.primary(), db) {
             return self.refuse(ticket, why);
         }
-        self.verify.repairs.sweep = Some(Sweep { db, pattern, cursor: b"0".to_vec(), asked: false, marked: 0, done: false });
+        self.verify.repairs.sweep = Some(Sweep { db, pattern, cursor: b"0".to_vec(), asked: false, stale: false, marked: 0, done: false });
         self.answer(ticket, Outcome::Done);
     }
 
@@ -159,7 +161,8 @@ impl Sequencer {
     pub(in crate::sequencer) fn pump_sweep(&mut self) -> bool {
         let Some(sweep) = &self.verify.repairs.sweep else { return false };
         let crowded = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
-        if sweep.done || sweep.asked || crowded || !self.record.mirroring || self.lost.is_some() || self.holding {
+        if sweep.done || sweep.asked || crowded || !self.record.mirroring || self.lost.is_some() || self.flip.is_some() {
+            // A flip waits for a moment without doubt, and this makes doubt all the time: it goes on afterwards.
             return false;
         }
         let (db, primary) = (sweep.db, self.primary());
@@ -178,6 +181,9 @@ impl Sequencer {
     pub(super) fn answer_sweep(&mut self, reply: Reply<'_>) {
         let Some(sweep) = &mut self.verify.repairs.sweep else { return };
         sweep.asked = false;
+        if std::mem::take(&mut sweep.stale) {
+            return;
+        }
         let mut parts = reply.elements();
         let (Some(cursor), Some(keys)) = (parts.next(), parts.next()) else {
             sweep.done = true;
@@ -196,10 +202,38 @@ impl Sequencer {
         }
     }
 
-    /// The primary was lost: a cursor is valid for one life of a server (H43).
+    /// A page was lost with its connection.
     pub(super) fn lose_sweep(&mut self) {
         if let Some(sweep) = &mut self.verify.repairs.sweep {
-            (sweep.asked, sweep.cursor) = (false, b"0".to_vec());
+            (sweep.asked, sweep.stale) = (false, false);
+        }
+        self.restart_sweep("the connection was lost");
+    }
+
+    /// A cursor is valid for one life of a server and one database of it (H43): the walk begins anew.
+    pub(in crate::sequencer) fn restart_sweep(&mut self, why: &str) {
+        let Some(sweep) = self.verify.repairs.sweep.as_mut().filter(|sweep| !sweep.done) else { return };
+        sweep.stale = sweep.asked;
+        if sweep.cursor != b"0" {
+            sweep.cursor = b"0".to_vec();
+            self.log(false, format!("the repair of a pattern begins anew: {why}"));
+        }
+    }
+
+    /// Two databases changed places: what was to be repaired has the other number.
+    pub(super) fn swap_sweep(&mut self, a: Db, b: Db) {
+        let Some(sweep) = self.verify.repairs.sweep.as_mut().filter(|sweep| !sweep.done && (sweep.db == a || sweep.db == b)) else {
+            return;
+        };
+        sweep.db = if sweep.db == a { b } else { a };
+        let db = sweep.db;
+        self.restart_sweep(&format!("SWAPDB made its database number {db}"));
+    }
+
+    /// As [`Sequencer::restart_sweep`], if it walks this database.
+    pub(super) fn restart_sweep_of(&mut self, db: Db, why: &str) {
+        if self.verify.repairs.sweep.as_ref().is_some_and(|sweep| sweep.db == db) {
+            self.restart_sweep(why);
         }
     }
 

@@ -29,6 +29,8 @@ pub(in crate::sequencer) struct Telling {
     digester: Digester,
     seen: [Seen; 2],
     unread: Option<&'static str>,
+    /// A fence stood around the key when it was read: its command may have run between the two readings.
+    fenced: bool,
     position: u64,
 }
 
@@ -124,6 +126,7 @@ impl Sequencer {
             digester,
             seen: [Seen::default(), Seen::default()],
             unread: None,
+            fenced: false,
             position: 0,
         };
         self.push_reading(primary, db, &frame, replies, Job::Tell(Box::new(telling)));
@@ -180,6 +183,7 @@ impl Sequencer {
                 };
                 let (frame, asks) = reads(Some(if large { Kind::Other } else { kind }), &key);
                 let replies = asks.len() as u32;
+                telling.fenced = self.fences.fences_key(db, &key);
                 (telling.stage, telling.asks, telling.taken, telling.seen[0]) = (Stage::Primary, asks, 0, Seen::default());
                 self.push_reading(self.primary(), db, &frame, replies, Job::Tell(telling));
             }
@@ -216,7 +220,7 @@ impl Sequencer {
             }
             None => "a whole-database command waits for the mirror".to_owned(),
         });
-        let fenced = self.fences.fences_key(db, key).then_some("a command of its own connection is writing it");
+        let fenced = (telling.fenced || self.fences.fences_key(db, key)).then_some("a command of its own connection is writing it");
         let found = self.verify.divergences.items.iter().filter(|item| item.db == db && item.key == *key);
         let explained = Explained {
             key: key.clone(),
