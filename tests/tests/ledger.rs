@@ -265,9 +265,10 @@ fn repairs_have_a_rate() {
     let (before, begun) = (images(), std::time::Instant::now());
     post(&pair, "/v1/repair", json!({"pattern": "key:*"}));
     until("half of them to be repaired", PATIENCE, || Ok(images() - before >= 200.0)).unwrap();
-    // A rate is a bound: two hundred keys take no less than two seconds, however slow the machine is.
+    // A rate is a bound: two hundred keys take no less than two seconds, however slow the machine is, but for the tenth of a second that may be in
+    // hand when it begins, and one tick.
     let (copied, took) = (images() - before, begun.elapsed().as_secs_f64());
-    assert!(copied <= 100.0 * took + 5.0, "{copied} keys in {took} s");
+    assert!(copied <= 100.0 * took + 11.0, "{copied} keys in {took} s");
     pair.settle().unwrap();
     pair.assert_equal().unwrap();
 }
