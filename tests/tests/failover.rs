@@ -153,6 +153,107 @@ fn h11_a_primary_that_forgot_is_followed_when_the_loss_is_accepted() {
     assert_eq!(pair.proxy.status().unwrap()["stage"], "SYNCED");
 }
 
+/// Values of the late keys that the mirror held at the loss, and still holds.
+fn assert_kept(pair: &Pair) {
+    let lost: Vec<u64> = (0..LATE).filter(|n| state(&pair.new, *n) != "late").collect();
+    assert!(lost.is_empty(), "{lost:?} were overwritten by what the primary has left of them");
+}
+
+/// Connections that end without harm to the mirror name its last writes once more: they are not read from a primary that has lost them.
+#[test]
+fn h12_a_mirror_that_is_connected_anew_keeps_what_the_primary_lost() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    for _ in 0..3 {
+        let connects = pair.connects("new");
+        ok(&mut pair.new.client().unwrap(), "CLIENT KILL TYPE normal SKIPME yes");
+        pair.wait_reconnected("new", connects).unwrap();
+        // An effect has arrived, so what came before it has.
+        ok(&mut client, &format!("SET quiet:8 {connects}"));
+        until("an ordinary effect to reach the mirror", PATIENCE, || {
+            Ok(pair.new.client()?.cmd("GET quiet:8")?.text() == connects.to_string())
+        })
+        .unwrap();
+    }
+    assert_kept(&pair);
+}
+
+/// What clients write while the loss is held is on the mirror before a forced flip, however much it is, and whatever waits on the disk.
+#[test]
+fn h12_a_forced_flip_takes_along_what_was_written_since_the_loss() {
+    for bound in [1_000_000, 100] {
+        let mut pair = Pair::start(Setup::with_args(&["--set", &format!("mirror.dirty_keys_max={bound}")])).unwrap();
+        let mut client = lose_late(&mut pair);
+        assert_held(&pair, &mut client);
+        // All at once: more than there are images asked for at a time.
+        let requests: Vec<String> = (0..LATE).map(|n| format!("HSET late:{n} since {n}")).collect();
+        requests.iter().for_each(|request| client.send(&request.split(' ').collect::<Vec<_>>()).unwrap());
+        requests.iter().for_each(|_| assert!(!client.reply().unwrap().is_error()));
+        pair.new.freeze().unwrap();
+        (0..600).for_each(|n| _ = ok(&mut client, &format!("HSET fresh:{n} since {n}")));
+        pair.new.thaw().unwrap();
+        until("the forced flip", PATIENCE, || Ok(pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]}))?.status == 200))
+            .unwrap();
+        let mut new = pair.new.client().unwrap();
+        for (kind, count) in [("late", LATE), ("fresh", 600)] {
+            let missing: Vec<u64> =
+                (0..count).filter(|n| ok(&mut new, &format!("HGET {kind}:{n} since")).text() != n.to_string()).collect();
+            assert!(missing.is_empty(), "bound {bound}: acknowledged writes to {} of {count} {kind} keys are gone", missing.len());
+        }
+        pair.assert_equal().unwrap();
+    }
+}
+
+/// Before anybody has decided the primary goes back once more: what was written between is lost as well, and the mirror is made equal all the same.
+#[test]
+fn h11_a_primary_that_goes_back_twice_is_followed_as_a_whole() {
+    let mut pair = Pair::plain().unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    ok(&mut client, "SET between here");
+    ok(&mut client, "HSET late:3 state between");
+    until("the effect to reach the mirror", PATIENCE, || Ok(pair.new.client()?.cmd("GET between")?.text() == "here")).unwrap();
+    let connects = pair.connects("old");
+    pair.old.restart_with_snapshot().unwrap();
+    pair.wait_reconnected("old", connects).unwrap();
+    pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
+    assert_eq!(pair.proxy.post("/v1/primary-loss/accept", &json!({})).unwrap().status, 200);
+    pair.assert_equal().unwrap();
+    assert!(pair.new.client().unwrap().cmd("GET between").unwrap().is_nil());
+}
+
+/// Keys in doubt from before the loss that wait on the disk, left there by a process that is gone, are not copied over what the mirror holds.
+#[test]
+fn h12_keys_on_the_disk_are_held_like_those_in_memory() {
+    let mut pair = Pair::start(Setup::with_args(&["--set", "mirror.dirty_keys_max=100"])).unwrap();
+    let mut client = pair.client().unwrap();
+    seed(&mut client);
+    pair.settle().unwrap();
+    let refuse =
+        |pair: &Pair, replicas: u8| _ = ok(&mut pair.new.client().unwrap(), &format!("CONFIG SET min-replicas-to-write {replicas}"));
+    refuse(&pair, 1);
+    (0..QUIET).for_each(|n| _ = ok(&mut client, &format!("APPEND quiet:{n} x")));
+    let spilled = |pair: &Pair| pair.proxy.get("/v1/dirty?limit=1").unwrap().body["spilled"].as_u64().unwrap();
+    until("keys on the disk", PATIENCE, || Ok(spilled(&pair) > QUIET / 2)).unwrap();
+    pair.proxy.kill9();
+    pair.proxy.restart().unwrap();
+    let connects = pair.connects("old");
+    pair.old.restart_empty().unwrap();
+    pair.wait_reconnected("old", connects).unwrap();
+    pair.wait_status("the named state", |status| status["stage"] == "PRIMARY LOST DATA").unwrap();
+    refuse(&pair, 0);
+    let mut client = pair.client().unwrap();
+    ok(&mut client, "SET fresh here");
+    until("an ordinary effect to reach the mirror", PATIENCE, || Ok(pair.new.client()?.cmd("GET fresh")?.text() == "here")).unwrap();
+    assert!(spilled(&pair) > QUIET / 2);
+    let mut new = pair.new.client().unwrap();
+    (0..QUIET).for_each(|n| assert_eq!(ok(&mut new, &format!("GET quiet:{n}")).text(), n.to_string(), "quiet:{n}"));
+    assert_eq!(pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]})).unwrap().status, 200);
+    pair.assert_equal().unwrap();
+    assert_eq!(ok(&mut pair.old.client().unwrap(), "GET quiet:7").text(), "7");
+}
+
 #[test]
 fn h11_with_follow_a_primary_that_forgot_is_followed_at_once() {
     let mut pair = Pair::start(Setup::with_args(&["--on-primary-loss", "follow"])).unwrap();

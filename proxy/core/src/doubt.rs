@@ -3,6 +3,9 @@
 //! A key's doubt has a position. An image whose DUMP is asked for later contains everything up to it, so an image heals all
 //! doubt before it; effects of a key between the asking and the answer are contained in the image and are neither sent nor
 //! compared. At most one image per key is under way.
+//!
+//! A primary that has lost data must not heal what was in doubt before the loss: its image would carry the loss to the side with the better
+//! copy [H12]. Such keys are held: they stay in the ledger, out of the queue, until a client writes them again or the operator decides.
 
 use crate::endpoint::Db;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -195,7 +198,10 @@ pub struct Entry {
     pub attempts: u32,
     /// When it came into the ledger, unix milliseconds.
     pub first_seen: i64,
+    /// It is named by the queue, or by the list of held keys if it is one.
     queued: bool,
+    /// The primary may have lost it: not healed from there.
+    pub held: bool,
     /// It became doubtful while its image was asked for, nobody knows on which side of the reading: it needs another one.
     again: bool,
 }
@@ -214,6 +220,12 @@ pub struct Ledger {
     queue: VecDeque<(Db, Arc<[u8]>)>,
     /// Dirty keys of databases that cannot be healed now: nobody passes over each of them again and again.
     aside: BTreeMap<Db, VecDeque<Arc<[u8]>>>,
+    /// The primary lost data at this position, and nobody has decided yet.
+    lost: Option<u64>,
+    /// Dirty keys that are held; entries that are held no longer, or changed state, are passed over.
+    held: VecDeque<(Db, Arc<[u8]>)>,
+    /// How many keys are dirty and held.
+    dirty_held: usize,
     len: usize,
     dirty: usize,
     asked: usize,
@@ -234,6 +246,9 @@ impl Ledger {
             by_cause: [0; Cause::ALL.len()],
             queue: VecDeque::new(),
             aside: BTreeMap::new(),
+            lost: None,
+            held: VecDeque::new(),
+            dirty_held: 0,
             len: 0,
             dirty: 0,
             asked: 0,
@@ -259,6 +274,12 @@ impl Ledger {
     #[must_use]
     pub fn dirty(&self) -> usize {
         self.dirty
+    }
+
+    /// Of those, the ones that are not held.
+    #[must_use]
+    pub fn healable(&self) -> usize {
+        self.dirty - self.dirty_held
     }
 
     /// Keys whose image is asked for.
@@ -301,7 +322,10 @@ impl Ledger {
         &mut self.databases[usize::from(db)]
     }
 
-    fn count(&mut self, state: State, by: isize) {
+    fn count(&mut self, state: State, held: bool, by: isize) {
+        if state == State::Dirty && held {
+            self.dirty_held = self.dirty_held.saturating_add_signed(by);
+        }
         let counter = match state {
             State::Dirty => &mut self.dirty,
             State::Asked => &mut self.asked,
@@ -314,14 +338,16 @@ impl Ledger {
     /// The key may be wrong on the mirror because of what happened at `position`. Doubt that an image under way will heal is
     /// not noted again. `at_ms` is the time, unix milliseconds. Gives back whether the key became dirty by this.
     pub fn mark(&mut self, db: Db, key: &[u8], cause: Cause, position: u64, at_ms: i64) -> bool {
+        let held = self.lost.is_some_and(|lost| position <= lost);
         match self.database(db).get_mut(key) {
             None => {
                 let key: Arc<[u8]> = key.into();
-                let entry = Entry { state: State::Dirty, cause, position, attempts: 0, first_seen: at_ms, queued: true, again: false };
+                let entry =
+                    Entry { state: State::Dirty, cause, position, attempts: 0, first_seen: at_ms, queued: true, held, again: false };
                 self.database(db).insert(key.clone(), entry);
-                self.queue.push_back((db, key));
+                self.enqueue(db, key, held);
                 self.len += 1;
-                self.dirty += 1;
+                self.count(State::Dirty, held, 1);
                 self.healing[cause as usize] += 1;
                 self.by_cause[cause as usize] += 1;
                 true
@@ -331,11 +357,18 @@ impl Ledger {
                 State::Restoring(at) if position < at => false,
                 State::Dirty | State::Unmirrorable => {
                     entry.position = entry.position.max(position);
+                    if entry.held && !held {
+                        self.unhold(db, key);
+                    }
                     false
                 }
                 State::Restoring(_) => {
                     let before = std::mem::replace(&mut entry.cause, cause);
                     (entry.position, entry.first_seen) = (position, at_ms);
+                    if entry.held != held {
+                        // What names it is in the other list.
+                        (entry.held, entry.queued) = (held, false);
+                    }
                     self.by_cause[before as usize] -= 1;
                     self.by_cause[cause as usize] += 1;
                     self.healing[before as usize] -= 1;
@@ -344,6 +377,73 @@ impl Ledger {
                     true
                 }
             },
+        }
+    }
+
+    /// A client wrote a held key again: the primary has something that the other side does not.
+    fn unhold(&mut self, db: Db, key: &[u8]) {
+        let Some((key, _)) = self.database(db).get_key_value(key) else { return };
+        let key = key.clone();
+        let Some(entry) = self.database(db).get_mut(&key) else { return };
+        entry.held = false;
+        if entry.state == State::Dirty {
+            entry.queued = true;
+            self.dirty_held -= 1;
+            self.enqueue(db, key, false);
+        }
+    }
+
+    /// The primary lost data at this position: what is in doubt by now is not healed from it.
+    pub fn hold(&mut self, position: u64) {
+        self.lost = Some(position);
+        for entry in self.databases.iter_mut().flat_map(HashMap::values_mut) {
+            entry.held = true;
+        }
+        self.dirty_held = self.dirty;
+        self.held.append(&mut self.queue);
+        for (db, keys) in std::mem::take(&mut self.aside) {
+            self.held.extend(keys.into_iter().map(|key| (db, key)));
+        }
+    }
+
+    /// It is decided that the primary goes on as it is.
+    pub fn release(&mut self) {
+        self.lost = None;
+        for entry in self.databases.iter_mut().flat_map(HashMap::values_mut) {
+            entry.held = false;
+        }
+        self.dirty_held = 0;
+        // The oldest doubts come first again.
+        let younger = std::mem::take(&mut self.queue);
+        self.queue = std::mem::take(&mut self.held);
+        self.queue.extend(younger);
+        self.compact();
+    }
+
+    /// A dirty key waits to be found by whoever heals it.
+    fn enqueue(&mut self, db: Db, key: Arc<[u8]>, held: bool) {
+        if held {
+            return self.held.push_back((db, key));
+        }
+        self.queue.push_back((db, key));
+        if self.queue.len() > QUEUE_SLACK + 2 * self.dirty {
+            self.compact();
+        }
+    }
+
+    /// Drops what the queue names and does not wait any longer: each key is asked for as soon as it is marked where that can be done, and
+    /// nobody takes it from the queue then.
+    fn compact(&mut self) {
+        let databases = &mut self.databases;
+        // A key is named once: the first time it is met, it is taken for found.
+        self.queue.retain(|(db, key)| {
+            let entry = databases.get_mut(usize::from(*db)).and_then(|database| database.get_mut(key)).filter(|entry| !entry.held);
+            entry.is_some_and(|entry| std::mem::take(&mut entry.queued) && entry.state == State::Dirty)
+        });
+        for (db, key) in &self.queue {
+            if let Some(entry) = databases.get_mut(usize::from(*db)).and_then(|database| database.get_mut(key)) {
+                entry.queued = true;
+            }
         }
     }
 
@@ -371,19 +471,19 @@ impl Ledger {
         let Some(entry) = self.database(db).get_mut(&key) else { return };
         let before = std::mem::replace(&mut entry.state, state);
         let cause = entry.cause as usize;
-        let queue = state == State::Dirty && !entry.queued;
+        let (held, queue) = (entry.held, state == State::Dirty && !entry.queued);
         entry.queued |= queue;
         if (before == State::Dirty) != (state == State::Dirty) {
             let name = (db, key.clone());
             _ = if state == State::Dirty { self.unqueued.remove(&name) } else { self.unqueued.insert(name) };
         }
         if queue {
-            self.queue.push_back((db, key));
+            self.enqueue(db, key, held);
         }
         let heals = |state| usize::from(state != State::Unmirrorable);
         self.healing[cause] = self.healing[cause] + heals(state) - heals(before);
-        self.count(before, -1);
-        self.count(state, 1);
+        self.count(before, held, -1);
+        self.count(state, held, 1);
     }
 
     /// One more image of this key failed; how many in a row did.
@@ -419,31 +519,35 @@ impl Ledger {
         self.len -= 1;
         self.by_cause[entry.cause as usize] -= 1;
         self.healing[entry.cause as usize] -= usize::from(entry.state != State::Unmirrorable);
-        self.count(entry.state, -1);
+        self.count(entry.state, entry.held, -1);
         if entry.state != State::Dirty {
             self.unqueued.remove(&(db, key));
         }
     }
 
-    /// The oldest dirty key that `wanted` agrees to, in no database that `rests`; it stays in the ledger.
-    pub fn next_dirty(&mut self, rests: impl Fn(Db) -> bool, wanted: impl Fn(Db, &[u8], &Entry) -> bool) -> Option<(Db, Arc<[u8]>)> {
+    /// The oldest dirty key that `wanted` agrees to, in no database that `rests`; it stays in the ledger. A bounded number of others is
+    /// passed over: the next call goes on behind them.
+    pub fn next_dirty(&mut self, rests: impl Fn(Db) -> bool, wanted: impl Fn(Db, &[u8]) -> bool) -> Option<(Db, Arc<[u8]>)> {
         while let Some(db) = self.aside.keys().copied().find(|db| !rests(*db)) {
             self.queue.extend(self.aside.remove(&db).into_iter().flatten().map(|key| (db, key)));
         }
-        for _ in 0..self.queue.len() {
+        let mut looks = self.queue.len().min(LOOKS_MAX);
+        while looks > 0 {
             let (db, key) = self.queue.pop_front()?;
             match self.databases.get_mut(usize::from(db)).and_then(|database| database.get_mut(&key)) {
-                Some(entry) if entry.state == State::Dirty => {
+                Some(entry) if entry.state == State::Dirty && !entry.held => {
                     if rests(db) {
                         self.aside.entry(db).or_default().push_back(key);
                         continue;
                     }
-                    if wanted(db, &key, entry) {
+                    if wanted(db, &key) {
                         entry.queued = false;
                         return Some((db, key));
                     }
                     self.queue.push_back((db, key));
+                    looks -= 1;
                 }
+                Some(entry) if entry.held => {}
                 Some(entry) => entry.queued = false,
                 None => {}
             }
@@ -451,15 +555,19 @@ impl Ledger {
         None
     }
 
-    /// Takes the youngest dirty keys that `wanted` agrees to out of the queue, at most so many, the oldest of them first. They stay in the
-    /// ledger: whoever took them removes them, or sets their state, which queues them again.
+    /// Takes the youngest dirty keys that `wanted` agrees to out of the queue, at most so many, the oldest of them first; held ones before others.
+    /// They stay in the ledger: whoever took them removes them, or sets their state, which queues them again.
     pub fn take_newest(&mut self, most: usize, wanted: impl Fn(Db, &[u8]) -> bool) -> Vec<Listed> {
         let (mut taken, mut kept) = (Vec::new(), Vec::new());
         while taken.len() < most {
             let resting = || self.aside.iter_mut().find_map(|(db, keys)| Some((*db, keys.pop_back()?)));
-            let Some((db, key)) = self.queue.pop_back().or_else(resting) else { break };
+            let held = self.held.pop_back();
+            let is_held = held.is_some();
+            let Some((db, key)) = held.or_else(|| self.queue.pop_back()).or_else(resting) else { break };
             let Some(entry) = self.databases.get_mut(usize::from(db)).and_then(|database| database.get_mut(&key)) else { continue };
-            if entry.state != State::Dirty {
+            if entry.held != is_held || !entry.queued {
+                // It is named elsewhere.
+            } else if entry.state != State::Dirty {
                 entry.queued = false;
             } else if wanted(db, &key) {
                 entry.queued = false;
@@ -469,16 +577,12 @@ impl Ledger {
                 kept.push((db, key));
             }
         }
-        self.queue.extend(kept.into_iter().rev());
+        for (db, key) in kept.into_iter().rev() {
+            let held = self.get(db, &key).is_some_and(|entry| entry.held);
+            self.enqueue(db, key, held);
+        }
         taken.reverse();
         taken
-    }
-
-    /// Dirty keys whose doubt is younger than this position.
-    #[must_use]
-    pub fn dirty_since(&self, position: u64) -> usize {
-        let entries = self.databases.iter().flat_map(HashMap::values);
-        entries.filter(|entry| entry.state == State::Dirty && entry.position > position).count()
     }
 
     /// Every key of a database that is in the ledger.
@@ -504,6 +608,7 @@ impl Ledger {
         }
         self.queue.clear();
         self.aside.clear();
+        self.held.clear();
     }
 
     fn retain(&mut self, db: Db, keep: impl Fn(&Entry) -> bool) {
@@ -513,7 +618,7 @@ impl Ledger {
         database.retain(|key, entry| {
             let keep = keep(entry);
             if !keep {
-                gone.push((entry.state, entry.cause));
+                gone.push((entry.state, entry.held, entry.cause));
                 if entry.state != State::Dirty {
                     unqueued.remove(&(db, key.clone()));
                 }
@@ -521,14 +626,15 @@ impl Ledger {
             keep
         });
         self.len -= gone.len();
-        for (state, cause) in gone {
+        for (state, held, cause) in gone {
             self.healing[cause as usize] -= usize::from(state != State::Unmirrorable);
             self.by_cause[cause as usize] -= 1;
-            self.count(state, -1);
+            self.count(state, held, -1);
         }
         if self.len == 0 {
             self.queue.clear();
             self.aside.clear();
+            self.held.clear();
         }
     }
 
@@ -541,7 +647,7 @@ impl Ledger {
     pub fn swap(&mut self, a: Db, b: Db) {
         self.database(a.max(b));
         self.databases.swap(usize::from(a), usize::from(b));
-        self.queue.iter_mut().for_each(|(db, _)| *db = swapped(*db, a, b));
+        self.queue.iter_mut().chain(&mut self.held).for_each(|(db, _)| *db = swapped(*db, a, b));
         let unqueued = std::mem::replace(&mut self.unqueued, HashSet::with_hasher(self.hasher.clone()));
         self.unqueued.extend(unqueued.into_iter().map(|(db, key)| (swapped(db, a, b), key)));
         let (at_a, at_b) = (self.aside.remove(&a), self.aside.remove(&b));
@@ -571,7 +677,9 @@ impl Ledger {
         for (db, keys) in &self.aside {
             oldest.extend(keys.iter().take(places).filter_map(|key| entry(*db, key)).filter(waits).take(most));
         }
-        oldest.extend(self.queue.iter().take(places).filter_map(|(db, key)| entry(*db, key)).filter(waits).take(most));
+        for waiting in [&self.held, &self.queue] {
+            oldest.extend(waiting.iter().take(places).filter_map(|(db, key)| entry(*db, key)).filter(waits).take(most));
+        }
         oldest.sort_by(|one, other| (one.2.first_seen, one.0, &one.1).cmp(&(other.2.first_seen, other.0, &other.1)));
         oldest.dedup_by(|one, other| (one.0, &one.1) == (other.0, &other.1));
         oldest.truncate(most);
@@ -584,6 +692,12 @@ const LISTED_UNQUEUED_MAX: usize = 16_384;
 
 /// Places of the queue, and of the databases that rest, that a look at the ledger visits: two milliseconds. Keys behind them are not listed.
 const LISTED_QUEUED_MAX: usize = 16_384;
+
+/// Dirty keys that a search for one to heal passes over.
+const LOOKS_MAX: usize = 256;
+
+/// Entries of the queue that name nothing, above which it is cleaned.
+const QUEUE_SLACK: usize = 1024;
 
 fn swapped(db: Db, a: Db, b: Db) -> Db {
     match db {
@@ -601,14 +715,14 @@ mod tests {
     fn an_image_heals_all_doubt_before_it() {
         let mut ledger = Ledger::new([1, 2]);
         assert!(ledger.mark(0, b"k", Cause::Mismatch, 5, 0));
-        assert_eq!(ledger.next_dirty(|_| false, |_, _, _| true).map(|(db, key)| (db, key.to_vec())), Some((0, b"k".to_vec())));
+        assert_eq!(ledger.next_dirty(|_| false, |_, _| true).map(|(db, key)| (db, key.to_vec())), Some((0, b"k".to_vec())));
         ledger.set_state(0, b"k", State::Asked);
         assert!(!ledger.mark(0, b"k", Cause::Mismatch, 6, 0), "the image will contain it");
         ledger.set_state(0, b"k", State::Restoring(9));
         assert!(!ledger.mark(0, b"k", Cause::Mismatch, 8, 0), "older than the image");
         assert!(ledger.mark(0, b"k", Cause::Mismatch, 10, 0), "younger than the image");
         assert_eq!(ledger.dirty(), 1);
-        assert!(ledger.next_dirty(|_| false, |_, _, _| true).is_some());
+        assert!(ledger.next_dirty(|_| false, |_, _| true).is_some());
         ledger.remove(0, b"k");
         assert!(ledger.is_empty());
         assert_eq!(ledger.dirty(), 0);
@@ -617,7 +731,7 @@ mod tests {
     #[test]
     fn a_database_that_rests_holds_no_other_up() {
         let next =
-            |ledger: &mut Ledger, resting: Db| ledger.next_dirty(|db| db == resting, |_, _, _| true).map(|(db, key)| (db, key.to_vec()));
+            |ledger: &mut Ledger, resting: Db| ledger.next_dirty(|db| db == resting, |_, _| true).map(|(db, key)| (db, key.to_vec()));
         let mut ledger = Ledger::new([1, 2]);
         for (db, key) in [(3, b"a"), (0, b"b"), (3, b"c"), (3, b"d")] {
             ledger.mark(db, key, Cause::MirrorDown, 1, 0);
@@ -642,7 +756,7 @@ mod tests {
         }
         let keys = |ledger: &Ledger, most| ledger.oldest(most).iter().map(|(_, key, _)| key.to_vec()).collect::<Vec<_>>().concat();
         assert_eq!(keys(&ledger, 9), b"abcd");
-        let taken = ledger.next_dirty(|_| false, |_, _, _| true);
+        let taken = ledger.next_dirty(|_| false, |_, _| true);
         ledger.set_state(3, b"a", State::Asked);
         assert!(taken.is_some());
         assert_eq!(keys(&ledger, 2), b"ab", "one under way is listed too");
@@ -674,10 +788,92 @@ mod tests {
         ledger.swap(0, 3);
         assert!(ledger.get(0, b"k").is_none());
         assert!(ledger.get(3, b"k").is_some());
-        assert_eq!(ledger.next_dirty(|_| false, |_, _, _| true).map(|(db, _)| db), Some(3));
+        assert_eq!(ledger.next_dirty(|_| false, |_, _| true).map(|(db, _)| db), Some(3));
         ledger.flush(0);
         assert_eq!(ledger.len(), 1);
         ledger.flush(3);
         assert!(ledger.is_empty());
+    }
+
+    /// The next key to heal, taken for reading.
+    fn asked(ledger: &mut Ledger) -> Option<Vec<u8>> {
+        let (db, key) = ledger.next_dirty(|_| false, |_, _| true)?;
+        ledger.set_state(db, &key, State::Asked);
+        Some(key.to_vec())
+    }
+
+    #[test]
+    fn what_the_primary_may_have_lost_is_healed_behind_the_decision_alone() {
+        let mut ledger = Ledger::new([1, 2]);
+        for key in [&b"waits"[..], b"written", b"asked", b"restoring"] {
+            ledger.mark(0, key, Cause::MirrorDown, 3, 0);
+        }
+        ledger.set_state(0, b"asked", State::Asked);
+        ledger.set_state(0, b"restoring", State::Restoring(4));
+        ledger.hold(5);
+        assert_eq!((ledger.dirty(), ledger.healable()), (2, 0));
+        assert_eq!(asked(&mut ledger), None);
+        // Its reading was lost with the connection, its image with the mirror's.
+        ledger.set_state(0, b"asked", State::Dirty);
+        ledger.set_state(0, b"restoring", State::Dirty);
+        ledger.mark(0, b"named", Cause::Failover, 5, 0);
+        assert_eq!((ledger.dirty(), ledger.healable(), asked(&mut ledger)), (5, 0, None));
+        // Clients write again.
+        ledger.mark(0, b"written", Cause::Unsynced, 6, 0);
+        ledger.mark(0, b"restoring", Cause::Unsynced, 7, 0);
+        ledger.mark(0, b"new", Cause::QueueFull, 8, 0);
+        assert_eq!(ledger.healable(), 3);
+        assert_eq!(
+            [(); 4].map(|()| asked(&mut ledger)),
+            [Some(b"written".to_vec()), Some(b"restoring".to_vec()), Some(b"new".to_vec()), None]
+        );
+        // A younger doubt behind an image is not held, an older one is.
+        ledger.set_state(0, b"new", State::Restoring(9));
+        assert!(ledger.mark(0, b"new", Cause::Mismatch, 10, 0));
+        assert_eq!(asked(&mut ledger), Some(b"new".to_vec()));
+        ledger.release();
+        assert_eq!((ledger.dirty(), ledger.healable()), (3, 3));
+        let mut rest: Vec<_> = std::iter::from_fn(|| asked(&mut ledger)).collect();
+        rest.sort();
+        assert_eq!(rest, [b"asked".to_vec(), b"named".to_vec(), b"waits".to_vec()]);
+        for key in ledger.oldest(100) {
+            ledger.remove(key.0, &key.1);
+        }
+        assert!(ledger.is_empty() && ledger.dirty() == 0 && ledger.healable() == 0);
+    }
+
+    #[test]
+    fn held_keys_leave_memory_first_and_nobody_twice() {
+        let mut ledger = Ledger::new([1, 2]);
+        (0..10u8).for_each(|n| _ = ledger.mark(0, &[b'h', n], Cause::MirrorDown, 1, 0));
+        ledger.hold(5);
+        (0..10u8).for_each(|n| _ = ledger.mark(0, &[b'w', n], Cause::MirrorDown, 6, 0));
+        ledger.mark(0, &[b'h', 9], Cause::Unsynced, 7, 0);
+        let taken = ledger.take_newest(9, |_, _| true);
+        assert!(taken.len() == 9 && taken.iter().all(|(_, key, entry)| key[0] == b'h' && key[1] < 9 && entry.held), "{taken:?}");
+        let taken = ledger.take_newest(100, |_, key| key[0] == b'w');
+        assert_eq!(taken.len(), 10);
+        assert_eq!(asked(&mut ledger), Some(vec![b'h', 9]));
+        assert_eq!(asked(&mut ledger), None);
+    }
+
+    #[test]
+    fn keys_that_are_asked_for_at_once_leave_nothing_behind() {
+        let mut ledger = Ledger::new([1, 2]);
+        ledger.mark(0, b"unmirrorable", Cause::Image, 1, 0);
+        ledger.set_state(0, b"unmirrorable", State::Unmirrorable);
+        for position in 2..100_000 {
+            let key = format!("key:{}", position % 1_000);
+            ledger.mark(0, key.as_bytes(), Cause::Image, position, 0);
+            ledger.set_state(0, key.as_bytes(), State::Asked);
+            if position % 3 == 0 {
+                ledger.set_state(0, key.as_bytes(), State::Dirty);
+                ledger.set_state(0, key.as_bytes(), State::Asked);
+            }
+            ledger.remove(0, key.as_bytes());
+        }
+        assert!(ledger.queue.len() <= QUEUE_SLACK + 1, "{}", ledger.queue.len());
+        ledger.mark(0, b"waits", Cause::Image, 1, 0);
+        assert_eq!(std::iter::from_fn(|| asked(&mut ledger)).collect::<Vec<_>>(), [b"waits".to_vec()]);
     }
 }

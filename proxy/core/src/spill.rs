@@ -17,6 +17,9 @@ use std::sync::Arc;
 /// Bytes in front of a key: its length (2), database (1), cause (1), position (8), first seen (8), sum (4).
 const RECORD: usize = 24;
 
+/// Beside the cause, where the key was held.
+const HELD: u8 = 0x80;
+
 /// Keys longer than this stay in memory, as the journal does not name them either.
 pub const KEY_BYTES_MAX: usize = crate::journal::KEY_BYTES_MAX;
 
@@ -34,6 +37,8 @@ pub struct Record {
     pub position: u64,
     /// When it came into the ledger, unix milliseconds.
     pub first_seen: i64,
+    /// It was held when it was written, or is held because of what happened since ([`crate::doubt::Entry::held`]).
+    pub held: bool,
     /// Its name.
     pub key: Vec<u8>,
 }
@@ -50,10 +55,10 @@ pub fn read(bytes: &[u8], at: u64) -> Option<Vec<(u64, Record)>> {
         }
         let Some(key) = bytes.get(from + RECORD..from + RECORD + len) else { break };
         let stored = u32::from_le_bytes(std::array::from_fn(|byte| head[20 + byte]));
-        let cause = Cause::ALL.get(usize::from(head[3])).copied();
+        let (cause, held) = (Cause::ALL.get(usize::from(head[3] & !HELD)).copied(), head[3] & HELD != 0);
         let (Some(cause), true) = (cause, stored == sum(at + from as u64, &head[..20], key)) else { return None };
         from += RECORD + len;
-        let record = Record { db: Db::from(head[2]), cause, position: number(4), first_seen: number(12) as i64, key: key.to_vec() };
+        let record = Record { db: Db::from(head[2]), cause, position: number(4), first_seen: number(12) as i64, held, key: key.to_vec() };
         records.push((at + from as u64, record));
     }
     Some(records)
@@ -62,7 +67,7 @@ pub fn read(bytes: &[u8], at: u64) -> Option<Vec<(u64, Record)>> {
 fn push(to: &mut Vec<u8>, at: u64, db: Db, key: &[u8], entry: &Entry) {
     let mut head = [0; 20];
     head[..2].copy_from_slice(&(key.len() as u16).to_le_bytes());
-    (head[2], head[3]) = (db as u8, entry.cause as u8);
+    (head[2], head[3]) = (db as u8, entry.cause as u8 | if entry.held { HELD } else { 0 });
     head[4..12].copy_from_slice(&entry.position.to_le_bytes());
     head[12..].copy_from_slice(&entry.first_seen.to_le_bytes());
     let sum = sum(at, &head, key).to_le_bytes();
@@ -95,6 +100,11 @@ pub struct Spill {
     inherited: bool,
     /// Counts what forgets all fingerprints of a database.
     salts: u64,
+    /// The primary has lost data, and nobody has decided: records in front of this place are from before.
+    held_below: Option<u64>,
+    /// Records behind it that are not held, and those among what was encoded last.
+    healable: u64,
+    encoded: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -118,12 +128,31 @@ impl Spill {
             state: ahash::RandomState::with_seeds(seed[0] ^ 0x5b11, seed[1], !seed[0], !seed[1]),
             inherited: false,
             salts: 0,
+            held_below: None,
+            healable: 0,
+            encoded: 0,
         }
     }
 
     /// Goes on with what an earlier process has spilled.
     pub fn inherit(&mut self, begin: u64, end: u64) {
         (self.begin, self.end, self.inherited) = (begin, end, begin < end);
+    }
+
+    /// The primary has lost data: what is in the file, and what is in the `unwritten` bytes on their way, is held.
+    pub fn hold(&mut self, unwritten: u64) {
+        (self.held_below, self.healable, self.encoded) = (Some(self.end + unwritten), 0, 0);
+    }
+
+    /// It is decided that the primary goes on as it is.
+    pub fn release(&mut self) {
+        (self.held_below, self.healable) = (None, 0);
+    }
+
+    /// Keys that came here since the primary lost data, and are not held; those that were dropped since are among them.
+    #[must_use]
+    pub fn healable(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.healable }
     }
 
     /// Bytes that are back in memory, and bytes that are written.
@@ -186,12 +215,16 @@ impl Spill {
             self.surely = vec![0; self.slots].into_boxed_slice();
         }
         let mut bytes = Vec::with_capacity(keys.len() * 64);
+        self.encoded = 0;
         for (db, key, entry) in keys {
             let hash = self.hash(*db, key) | 1;
             let slot = (hash >> 1) as usize & (self.slots - 1);
-            if self.surely[slot] == hash {
+            // While a loss waits for its decision, what the file has of a key may be held, and this may not be.
+            let younger = self.held_below.is_some() && !entry.held;
+            if self.surely[slot] == hash && !younger {
                 continue;
             }
+            self.encoded += u64::from(younger);
             self.surely[slot] = hash;
             for (slot, bit) in self.bits(*db, key) {
                 self.perhaps[slot] |= bit;
@@ -208,6 +241,7 @@ impl Spill {
     /// So many bytes are in the file now.
     pub fn written(&mut self, bytes: u64) {
         self.end += bytes;
+        self.healable += std::mem::take(&mut self.encoded);
     }
 
     /// What was encoded last did not reach the file: it does not surely hold any key.
@@ -216,7 +250,11 @@ impl Spill {
     }
 
     /// A record came back; None: it means nothing any more.
-    pub fn take(&mut self, behind: u64, record: Record) -> Option<Record> {
+    pub fn take(&mut self, behind: u64, mut record: Record) -> Option<Record> {
+        record.held = self.held_below.is_some_and(|place| record.held || behind <= place);
+        if self.held_below.is_some() && !record.held {
+            self.healable = self.healable.saturating_sub(1);
+        }
         let hash = self.hash(record.db, &record.key) | 1;
         let database = self.databases.get_mut(usize::from(record.db))?;
         if behind <= database.dropped_below {
@@ -249,7 +287,8 @@ impl Spill {
 
     /// Nothing that is in the file means anything: it begins anew.
     pub fn clear(&mut self) {
-        (self.begin, self.end, self.inherited) = (0, 0, false);
+        (self.begin, self.end, self.inherited, self.healable) = (0, 0, false, 0);
+        self.held_below = self.held_below.map(|_| 0);
         (self.perhaps, self.surely) = (Box::default(), Box::default());
         self.databases.fill(Database::default());
     }

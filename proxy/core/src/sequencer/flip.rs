@@ -182,7 +182,7 @@ impl Sequencer {
         // Unless some are made doubtful all the time: they are healed while everybody is held.
         let waited = self.now.us.saturating_sub(began) > ARM_PATIENCE_US;
         let few = self.dirty_for_flip(force) <= if waited { crate::limits::HELD_REPAIRS_MAX } else { 0 };
-        let few = few && (self.spill.is_empty() || force);
+        let few = few && !self.spill_delays(force);
         // Large keys are not copied while everybody is held. Where the primary has lost its data, none is copied before.
         let few = few && self.copies.is_idle() && (self.copies.is_empty() || force);
         // A fence does not stand in the way: its request is drained, and while the flip holds no new one is raised.
@@ -214,7 +214,7 @@ impl Sequencer {
         let up = self.sides.iter().all(super::sides::Side::is_up);
         let drained = self.sides.iter().all(super::sides::Side::is_idle);
         let recheck = !self.settings.faults.no_recheck;
-        let doubtful = self.dirty_for_flip(force) > 0 || !(self.spill.is_empty() || force);
+        let doubtful = self.dirty_for_flip(force) > 0 || self.spill_delays(force);
         let settled = !doubtful && !self.mirror_owes() && self.mirror.mode == Mode::Following;
         let told = !(up && drained && settled && recheck && self.events_owe());
         if up && drained && settled && told && census == Census::Due && recheck {
@@ -246,10 +246,12 @@ impl Sequencer {
 
     /// Dirty keys that a flip waits for. Those that the primary has forgotten are right on the mirror, and are copied from there behind it.
     fn dirty_for_flip(&self, force_primary_lost: bool) -> usize {
-        match self.lost.filter(|_| force_primary_lost) {
-            Some(lost) => self.ledger.dirty_since(lost),
-            None => self.ledger.dirty(),
-        }
+        if force_primary_lost { self.ledger.healable() } else { self.ledger.dirty() }
+    }
+
+    /// The same of the keys that are in the file.
+    fn spill_delays(&self, force_primary_lost: bool) -> bool {
+        if force_primary_lost { self.spill.healable() > 0 } else { !self.spill.is_empty() }
     }
 
     /// What the drain still waits for, for the operator.
@@ -361,8 +363,7 @@ impl Sequencer {
         self.restart_sweep("the roles have moved");
         if forced {
             // The former primary has lost its data: it returns as a mirror of which nothing is known.
-            self.lost = None;
-            self.clear_alarm("PRIMARY LOST DATA");
+            self.end_loss();
             self.ledger.clear();
             self.clear_spill();
             self.unsync(&[], WideCause::Flip);
@@ -438,9 +439,15 @@ impl Sequencer {
         self.answer(ticket, Outcome::Done);
     }
 
-    pub(super) fn follow_loss(&mut self) {
+    fn end_loss(&mut self) {
         self.lost = None;
+        self.ledger.release();
+        self.spill.release();
         self.clear_alarm("PRIMARY LOST DATA");
+    }
+
+    pub(super) fn follow_loss(&mut self) {
+        self.end_loss();
         // Where what it lacks is named, it is in the ledger.
         if !self.recent.named {
             self.synced.forget_all();

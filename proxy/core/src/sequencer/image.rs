@@ -76,6 +76,11 @@ impl Sequencer {
         match self.ledger.state(db, key) {
             Some(State::Unmirrorable) => return,
             Some(State::Asked) if !self.disturb_copy(db, key) => return,
+            Some(State::Dirty) if self.lost.is_some() => {
+                // What is held for the operator's decision is not any longer: the client's write is on the primary alone.
+                let position = self.next_position();
+                self.mark_dirty(db, key, cause, position);
+            }
             Some(State::Asked | State::Dirty) => {}
             Some(State::Restoring(_)) | None => {
                 let position = self.next_position();
@@ -380,19 +385,18 @@ impl Sequencer {
 
     /// Asks for images of dirty keys, oldest first, a bounded number at a time.
     pub(super) fn pump_repairs(&mut self) -> bool {
-        if self.ledger.dirty() == 0 || !self.may_repair() || !self.may_ask() || self.now.us < self.mirror.images_rest_until {
+        if self.ledger.healable() == 0 || !self.may_repair() || !self.may_ask() || self.now.us < self.mirror.images_rest_until {
             return false;
         }
         let mut moved = false;
-        let (lost, holding) = (self.lost, self.holding);
+        let holding = self.holding;
         while self.has_room_for_images() && self.mirror.image_bytes < limits::IMAGE_BYTES_MAX && self.may_repair_one() {
             let (fences, sides) = (&self.fences, &self.sides);
-            // While the primary's data is missing, doubt from before is left alone: an image would carry the loss [H12].
             let fenced = std::cell::Cell::new(false);
-            let wanted = |db: Db, key: &[u8], entry: &crate::doubt::Entry| {
+            let wanted = |db: Db, key: &[u8]| {
                 let stands = fences.keeps_out(db, key, holding);
                 fenced.set(fenced.get() || stands);
-                lost.is_none_or(|position| entry.position > position) && !stands
+                !stands
             };
             let found = self.ledger.next_dirty(|db| lacks_lane(sides, db), wanted);
             if fenced.get() {

@@ -717,6 +717,12 @@ impl Sequencer {
         }
     }
 
+    /// The position of a doubt that no client's command has just made. While a loss of the primary waits for the operator's word it is as old as
+    /// the loss: the mirror's copy may be the better one [H12].
+    pub(super) fn doubt_position(&mut self) -> u64 {
+        self.lost.unwrap_or_else(|| self.next_position())
+    }
+
     /// Notes a dirty key, within the bound: past it the database is in doubt as a whole.
     pub(super) fn mark_dirty(&mut self, db: Db, key: &[u8], cause: Cause, position: u64) {
         if !self.record.mirroring {

@@ -267,7 +267,7 @@ impl Sequencer {
         if named.is_empty() || !self.record.mirroring || self.settings.faults.no_recent {
             return;
         }
-        let position = self.next_position();
+        let position = self.doubt_position();
         self.recent.keys += named.keys.len() as u64;
         let sample = |(db, key): &(Db, Box<[u8]>)| format!("{db}:\"{}\"", crate::keyname::shown(key));
         self.recent.samples = named.keys.iter().take(limits::RECENT_SAMPLES).map(sample).collect();

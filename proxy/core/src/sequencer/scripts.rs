@@ -353,7 +353,8 @@ impl Sequencer {
         }
         self.scripts.reported += u64::from(cause == Cause::Reported);
         self.disturb_copy(db, key);
-        let position = self.next_position();
+        // A key that dies on a primary which has lost data may be one of what it has left from before.
+        let position = if cause == Cause::Expired { self.doubt_position() } else { self.next_position() };
         if aside && self.ledger.mark_from_aside(db, key, cause, position, self.now.unix_ms) {
             self.note_doubt(db, key);
             self.totals.dirty[cause as usize] += 1;

@@ -440,9 +440,9 @@ impl Sequencer {
         self.scripts.primary_is_new();
         self.scans.restart();
         self.mirror.sizes_refused = false;
-        // A loss of keys that were named may have become one of everything.
-        let known = self.lost.is_some() && !(self.recent.named && changed);
-        if !first && !marked && !known {
+        // While one loss waits for the operator's word, another process is another loss: what clients wrote between the two is lost as well.
+        let lost = if self.lost.is_some() { changed } else { !marked };
+        if !first && lost {
             let text = if changed { "it came back as another process" } else { "the same process has lost its keys" };
             self.primary_lost_data(&format!("{text}, without the key that this proxy keeps there"));
         } else if let (Some(count), None) = (count, self.lost) {
@@ -463,6 +463,11 @@ impl Sequencer {
     /// Doubt from before this is not healed from the primary: the operator decides.
     pub(super) fn hold_loss(&mut self, how: &str) {
         self.lost = Some(self.position);
+        self.ledger.hold(self.position);
+        let on_their_way = self.spilling();
+        self.spill.hold(on_their_way);
+        // Whatever is written from now on is younger.
+        self.next_position();
         self.recent.named = false;
         // What the next piece would tell is the loss.
         self.end_copies(|_| true);
@@ -773,7 +778,7 @@ impl Sequencer {
             return;
         }
         self.sides.iter_mut().for_each(|side| side.zombies_until = 0);
-        let position = self.next_position();
+        let position = self.doubt_position();
         let keys = std::mem::take(&mut self.zombies);
         if std::mem::take(&mut self.zombies_unknown) || keys.len() >= limits::ZOMBIE_KEYS_MAX {
             return self.unsync(&[], WideCause::Zombie);

@@ -35,6 +35,11 @@ impl Sequencer {
         self.now.us >= self.errands.rests_until && self.spill.range().1 < self.settings.spill_bytes_max
     }
 
+    /// Bytes on their way to the file.
+    pub(super) fn spilling(&self) -> u64 {
+        if let Errand::Writing(Some((_, bytes))) = &self.errands.errand { *bytes } else { 0 }
+    }
+
     /// Nothing is in doubt, neither in memory nor in the file.
     pub(super) fn has_no_doubt(&self) -> bool {
         self.ledger.is_empty() && self.spill.is_empty()
@@ -54,8 +59,15 @@ impl Sequencer {
         if held > most && self.can_spill() {
             return self.send_spill(held - most + most / 4);
         }
-        if self.spill.is_empty() || held > most / 2 || !self.may_repair() {
+        // While a loss of the primary waits for the operator's word, only what clients wrote since is brought back.
+        let wanted = if self.lost.is_some() { self.spill.healable() > 0 } else { !self.spill.is_empty() };
+        if !wanted || !self.may_repair() {
             return false;
+        }
+        if held > most / 2 {
+            // Keys that wait for the operator's word make room for those that need not.
+            let waiting = self.ledger.dirty() - self.ledger.healable();
+            return waiting > 0 && self.can_spill() && self.send_spill(waiting.min(held - most / 2));
         }
         let (begin, end) = self.spill.range();
         let len = (end - begin).min(limits::UNSPILL_BYTES as u64) as usize;
@@ -130,7 +142,9 @@ impl Sequencer {
             }
             place = behind;
             let Some(record) = self.spill.take(behind, record) else { continue };
-            if self.record.mirroring && self.ledger.mark(record.db, &record.key, record.cause, record.position, record.first_seen) {
+            // Positions of an earlier process are not those of this one.
+            let position = if record.held { 0 } else { record.position.max(self.lost.map_or(0, |lost| lost + 1)) };
+            if self.record.mirroring && self.ledger.mark(record.db, &record.key, record.cause, position, record.first_seen) {
                 self.note_keyspace(record.db);
                 self.note_doubt(record.db, &record.key);
             }

@@ -236,12 +236,11 @@ impl Sequencer {
             let Some(Resting { bytes, restarts, .. }) = self.copies.take(db, &key) else { break };
             let Some(entry) = self.ledger.get(db, &key).filter(|entry| entry.state == State::Dirty).copied() else { continue };
             // Doubt from before a loss is not healed from the primary [H12]; what a fence keeps out, or no lane leads to, comes later.
-            let old = self.lost.is_some_and(|position| entry.position <= position);
             let fenced = self.fences.keeps_out(db, &key, self.holding);
             if fenced {
                 self.fences.give_way();
             }
-            if old || fenced || self.mirror_refuses(db).is_some() || !self.primary_reads(db) {
+            if entry.held || fenced || self.mirror_refuses(db).is_some() || !self.primary_reads(db) {
                 self.copies.rest_until(db, &key, bytes, restarts, now + PUT_OFF_US);
                 continue;
             }
