@@ -17,6 +17,7 @@
 use crate::endpoint::Db;
 use crate::limits::DATABASES_MAX;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 /// Version of the layout.
@@ -32,7 +33,18 @@ pub const RING_BYTES_MIN: usize = 16 * 1024;
 pub const KEY_BYTES_MAX: usize = 4096;
 
 /// Memory that outlives the process, or a test's that does as if.
-pub type Pages = Box<dyn AsMut<[u8]> + Send>;
+pub trait Memory: AsMut<[u8]> + Send {
+    /// These bytes have been written and are rarely looked at from now on: whoever keeps them may take them out of the process's own memory.
+    fn rest(&mut self, _bytes: Range<usize>) {}
+}
+
+impl Memory for Vec<u8> {}
+
+/// As above, whoever's it is.
+pub type Pages = Box<dyn Memory>;
+
+/// Bytes of the ring that rest together: some thirty thousand records.
+const REST_BYTES: u64 = 1 << 20;
 
 /// What one record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +250,8 @@ impl Journal {
         };
         let summed = opening.synced;
         let seals = newest_seal(memory).map_or(0, |at| number(memory, at));
+        // All of it was read just now.
+        pages.rest(0..HEADER_BYTES + capacity);
         let capacity = capacity as u64;
         Some((
             Journal { pages, capacity, head, tail, full: false, summed, facts, floor: head, overflows: 0, records: 0, changes: 1, seals },
@@ -284,10 +298,23 @@ impl Journal {
         let sum = if self.summed { sum(self.head, kind, db, key) } else { 0 };
         write_record(&mut memory[HEADER_BYTES + at as usize..], sum, kind, db, key);
         compiler_fence(Ordering::SeqCst);
+        let before = self.head;
         self.head += needed;
         self.records += 1;
         self.changes += 1;
         put(memory, AT_HEAD, self.head);
+        if before / REST_BYTES != self.head / REST_BYTES {
+            self.rest_behind();
+        }
+    }
+
+    /// What lies two pieces behind the head rests: the tail has mostly passed it.
+    fn rest_behind(&mut self) {
+        let piece = (self.head / REST_BYTES).saturating_sub(2) * REST_BYTES;
+        if self.capacity >= 4 * REST_BYTES {
+            let from = HEADER_BYTES + (piece & (self.capacity - 1)) as usize;
+            self.pages.rest(from..from + REST_BYTES as usize);
+        }
     }
 
     /// There is no room: from now on everything is in doubt, as far as the next process knows.

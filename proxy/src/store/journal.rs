@@ -4,8 +4,9 @@ use super::StoreError;
 use crate::config;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
-use twinlane_core::journal::{HEADER_BYTES, Journal, Left, Opening};
+use twinlane_core::journal::{HEADER_BYTES, Journal, Left, Memory, Opening};
 
 /// A journal that was opened.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ pub fn open_journal(
     let (memory, file) = twinlane_mapped::map(&path, bytes).map_err(failed)?;
     let named = name_of(&file).map_err(failed)?;
     let opening = Opening { installation, file: named, boot: &boot()?, synced: settings.sync != config::Sync::None };
-    let opened = Journal::open(Box::new(memory), &opening);
+    let opened = Journal::open(Box::new(Ring(memory)), &opening);
     let (journal, left) = opened.ok_or_else(|| failed(io::Error::other("its size is no power of two of at least 65536")))?;
     let left = match (distrust, left) {
         (Some(why), Left::Known { .. }) => Left::Unknown(why.to_owned()),
@@ -47,6 +48,20 @@ pub fn open_journal(
     // What is not to be believed any more must not come back with the next start of the machine.
     file.sync_data().map_err(failed)?;
     Ok(Some(Opened { journal, left, file }))
+}
+
+struct Ring(twinlane_mapped::Memory);
+
+impl AsMut<[u8]> for Ring {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self.0.as_mut()
+    }
+}
+
+impl Memory for Ring {
+    fn rest(&mut self, bytes: Range<usize>) {
+        self.0.rest(bytes);
+    }
 }
 
 /// Device, inode, and when the file was made, where the file system tells.
