@@ -311,6 +311,12 @@ impl Sequencer {
             // It would break the mirror's connection again; something smaller, or a deletion, ends it.
             return Way::Done(false);
         }
+        if let Some(key) = command.lone_written(request) {
+            if total || (command.overwrites() && !keeps) {
+                self.replaced(db, key);
+            }
+            return Way::Send;
+        }
         for key in command.keys(request) {
             if (key.used == KeyUse::Overwrite && !keeps) || (total && key.used.writes()) {
                 self.replaced(db, key.name);
@@ -334,8 +340,12 @@ impl Sequencer {
     }
 
     pub(super) fn note_volatile(&mut self, db: Db, command: &Command, request: &Request<'_>) {
-        let rules = [Rule::Set, Rule::SetEx, Rule::GetEx, Rule::Expire, Rule::Restore, Rule::Image, Rule::Script];
-        if rules.contains(&command.rule) && (command.rule != Rule::Set || request.len() > 3) {
+        let may = match command.rule {
+            Rule::Set => request.len() > 3,
+            Rule::SetEx | Rule::GetEx | Rule::Expire | Rule::Restore | Rule::Image | Rule::Script => true,
+            _ => false,
+        };
+        if may {
             self.mirror.volatile.insert(db);
         }
     }
@@ -483,6 +493,7 @@ impl Sequencer {
     fn swap_db(&mut self, request: &Request<'_>) -> Way {
         let (Some(a), Some(b)) = (parse_integer(request.arg(1)), parse_integer(request.arg(2))) else { return Way::Done(false) };
         let (a, b) = (a as Db, b as Db);
+        let scripted = self.is_unreported(a) || self.is_unreported(b);
         self.note_keyspace(a);
         self.note_keyspace(b);
         self.swap_scripted(a, b);
@@ -505,6 +516,10 @@ impl Sequencer {
         push_request(&mut frame, &[b"SET", RECORD_KEY, &self.mirror_mark()]);
         push_request(&mut frame, &[b"EXEC"]);
         self.push_barrier(Barrier { frame, replies: 5, repeatable: false, databases: vec![a, b], flushes: false });
+        if scripted {
+            // What a script wrote is reported without its database, and not at all where the same transaction wrote a key of that name behind it.
+            self.unsync(&[a, b], WideCause::Script);
+        }
         Way::Done(false)
     }
 

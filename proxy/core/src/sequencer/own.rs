@@ -271,9 +271,17 @@ impl Sequencer {
             What::Client { session, .. } => Some(*session),
             what => asker(what),
         };
-        let asked: Vec<SessionId> = own.lane.in_flight.iter().filter_map(|flight| client(&flight.what)).collect();
+        let watches = |what: &What| matches!(what, What::Watch(_));
+        let flights = own.lane.in_flight.iter().map(|flight| &flight.what);
+        let asked: Vec<(SessionId, bool)> = flights.filter_map(|what| Some((client(what)?, watches(what)))).collect();
         self.close_own(lane);
-        for id in asked {
+        for (id, watches) in asked {
+            if watches {
+                // Nobody watches for it: its EXEC answers nil, as behind any other end of a watch.
+                self.break_watch(id);
+                self.deliver(id, b"+OK\r\n", false, None);
+                continue;
+            }
             let feed = self.sessions.get(id).and_then(|session| session.feed.as_ref());
             if used == Use::Feed && feed.is_some_and(|feed| feed.lane != lane) {
                 // It was being subscribed on the other side for a flip, which nobody waits for (I6).

@@ -156,9 +156,11 @@ impl Sequencer {
     /// Nobody knows which keys were there.
     fn lose_spill(&mut self, why: &str) {
         self.log(true, format!("keys in doubt on the disk cannot be read back: {why}; everything is copied anew"));
-        self.clear_spill();
         self.unsync(&[], WideCause::Overflow);
         self.refresh_keyspaces();
+        // First the journal says that nothing is equal, then it points at them no longer.
+        self.write_facts();
+        self.clear_spill();
     }
 
     /// The file has these keys; those that became doubtful again meanwhile, or are being healed, stay in memory.
