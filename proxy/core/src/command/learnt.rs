@@ -73,6 +73,7 @@ fn remember(name: &str, arity: i32, writes: bool, keys: Vec<KeySpec>) -> Result<
         index: Table::get().named(COUNTED_AS).map_or(0, |row| row.index),
         keys,
         lone_key,
+        simple: false,
     }));
     learnt.push(command);
     Ok(command)

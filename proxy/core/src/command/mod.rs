@@ -253,6 +253,9 @@ pub struct Command {
     keys: Vec<KeySpec>,
     /// Its only key, where that is always one and the same argument.
     lone_key: Option<(usize, KeyUse)>,
+    /// A read or write of one key that is sent as it is, and whose reply is handed on as it is: nothing of ours goes before or behind it, it
+    /// never waits, and what is refused of it is refused for its key alone.
+    pub simple: bool,
 }
 
 impl Command {
@@ -275,6 +278,18 @@ impl Command {
             Some((_, used)) => used == KeyUse::Overwrite,
             None => self.keys(request).all(|key| key.used == KeyUse::Overwrite),
         }
+    }
+
+    /// Its only key, where that is always one and the same argument.
+    #[must_use]
+    pub fn lone_key<'r>(&self, request: &Request<'r>) -> Option<&'r [u8]> {
+        self.lone_key.map(|(at, _)| request.arg(at))
+    }
+
+    /// Whether it replaces or deletes its only key.
+    #[must_use]
+    pub fn overwrites(&self) -> bool {
+        self.lone_key.is_some_and(|(_, used)| used == KeyUse::Overwrite)
     }
 
     /// The only key that it writes, where that is all it can write.
@@ -307,7 +322,7 @@ impl Command {
     /// Whether it runs a script or a function.
     #[must_use]
     pub fn runs_script(&self) -> bool {
-        self.rule == Rule::Script || matches!(self.name, "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO")
+        self.rule == Rule::Script || reads_scripts(self.name)
     }
 
     /// Whether an operator may open this refused command to clients. It speaks of the primary alone, writes no key and leaves
@@ -364,6 +379,8 @@ pub struct Table {
     rows: Vec<Command>,
     by_name: HashMap<&'static [u8], usize, ahash::RandomState>,
     containers: HashMap<&'static [u8], (), ahash::RandomState>,
+    /// Names of up to eight letters, by their hash.
+    short: [(u64, u16); SHORT_SLOTS],
 }
 
 /// The source of the table, also for the docs and their check.
@@ -425,13 +442,37 @@ impl Table {
         let seeds = || ahash::RandomState::with_seeds(11, 12, 13, 14);
         let mut by_name = HashMap::with_hasher(seeds());
         let mut containers = HashMap::with_hasher(seeds());
+        let mut short = [(0, 0); SHORT_SLOTS];
         for command in &rows {
             by_name.insert(command.name.as_bytes(), command.index);
             if command.name.contains(' ') {
                 containers.insert(command.container().as_bytes(), ());
             }
         }
-        Table { rows, by_name, containers }
+        let letters = |row: &&Command| row.name.bytes().all(|byte| byte.is_ascii_uppercase());
+        let plain = rows.iter().filter(letters).filter(|row| !containers.contains_key(row.name.as_bytes()));
+        for (word, index) in plain.filter_map(|row| Some((short_name(row.name.as_bytes())?, row.index))) {
+            let mut slot = short_slot(word);
+            while short[slot].0 != 0 {
+                slot = (slot + 1) % SHORT_SLOTS;
+            }
+            short[slot] = (word, index as u16);
+        }
+        Table { rows, by_name, containers, short }
+    }
+
+    /// As [`Table::find`] for a name of up to eight letters that is a whole command: nearly all that travels.
+    fn find_short(&self, name: &[u8]) -> Option<&Command> {
+        let word = short_name(name)?;
+        let mut slot = short_slot(word);
+        while self.short[slot].0 != 0 {
+            if self.short[slot].0 == word {
+                // A blank or a zero behind it counts as nothing in the number.
+                return self.rows.get(usize::from(self.short[slot].1)).filter(|row| row.name.len() == name.len());
+            }
+            slot = (slot + 1) % SHORT_SLOTS;
+        }
+        None
     }
 
     /// All rows, in order of their index.
@@ -455,8 +496,11 @@ impl Table {
     /// The row that a request names, in any case.
     #[must_use]
     pub fn find(&'static self, request: &Request<'_>) -> Option<&'static Command> {
-        let mut name = [0u8; NAME_MAX];
         let first = request.arg(0);
+        if let Some(command) = self.find_short(first) {
+            return Some(command);
+        }
+        let mut name = [0u8; NAME_MAX];
         let mut len = upper(&mut name, 0, first)?;
         if request.len() > 1
             && self.containers.contains_key(&name[..len])
@@ -484,6 +528,21 @@ impl Table {
     }
 }
 
+/// Places for short names; at most half of them are taken.
+const SHORT_SLOTS: usize = 1024;
+
+/// A name of one to eight letters as a number, alike in any case. With the bit of the case taken out, no other byte is taken for a letter.
+fn short_name(name: &[u8]) -> Option<u64> {
+    let mut bytes = [0; 8];
+    bytes.get_mut(..name.len())?.copy_from_slice(name);
+    let word = u64::from_le_bytes(bytes) & 0xdfdf_dfdf_dfdf_dfdf;
+    (word != 0).then_some(word)
+}
+
+fn short_slot(word: u64) -> usize {
+    (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54) as usize
+}
+
 fn upper(name: &mut [u8; NAME_MAX], at: usize, word: &[u8]) -> Option<usize> {
     let target = name.get_mut(at..at + word.len())?;
     for (to, from) in target.iter_mut().zip(word) {
@@ -499,12 +558,13 @@ fn row((index, line): (usize, &'static str)) -> Command {
     let keys: Vec<KeySpec> =
         keys.split(' ').filter(|spec| *spec != "-").map(|spec| KeySpec::parse(spec).unwrap_or_else(|| bad("keys"))).collect();
     let rule = Rule::parse(rule).unwrap_or_else(|| bad("rule"));
+    let class = Class::parse(class).unwrap_or_else(|| bad("class"));
     let lone_key = if matches!(rule, Rule::Sort | Rule::GeoRadius) || keys.len() != 1 { None } else { keys[0].lone() };
     Command {
         name,
         error_name: name.to_ascii_lowercase().replace(' ', "|"),
         arity: arity.parse().unwrap_or_else(|_| bad("arity")),
-        class: Class::parse(class).unwrap_or_else(|| bad("class")),
+        class,
         rule,
         since,
         shape: Shape::of(name),
@@ -512,7 +572,37 @@ fn row((index, line): (usize, &'static str)) -> Command {
         index,
         keys,
         lone_key,
+        simple: lone_key.is_some() && matches!(class, Class::Read | Class::Write) && SIMPLE.contains(&rule) && !reads_scripts(name),
     }
+}
+
+/// Rules under which a command of one key is simple, see [`Command::simple`].
+const SIMPLE: [Rule; 21] = [
+    Rule::None,
+    Rule::Replay,
+    Rule::ReplayUnlessZero,
+    Rule::ReplayUnlessNil,
+    Rule::Delete,
+    Rule::Remove,
+    Rule::Set,
+    Rule::SetEx,
+    Rule::SetNx,
+    Rule::GetSet,
+    Rule::GetDel,
+    Rule::GetEx,
+    Rule::IncrByFloat,
+    Rule::Expire,
+    Rule::Restore,
+    Rule::HIncrByFloat,
+    Rule::HSetNx,
+    Rule::LInsert,
+    Rule::SPop,
+    Rule::ZAdd,
+    Rule::BitField,
+];
+
+fn reads_scripts(name: &str) -> bool {
+    matches!(name, "EVAL_RO" | "EVALSHA_RO" | "FCALL_RO")
 }
 
 #[cfg(test)]
@@ -534,7 +624,34 @@ mod tests {
         assert_eq!(find("COMMAND"), Some("COMMAND"));
         assert_eq!(find("XGROUP nonsense"), None);
         assert_eq!(find("nonsense"), None);
+        for name in ["GET\u{0}", "g\u{5}T", "GE", "GETT"] {
+            assert_eq!(find(name), None, "{name:?}");
+        }
         assert_eq!(find(&"x".repeat(100)), None);
+    }
+
+    #[test]
+    fn each_row_is_found_by_its_own_name() {
+        let table = Table::get();
+        for row in table.rows().iter().filter(|row| !row.name.contains(' ')) {
+            let bare = table.containers.contains_key(row.name.as_bytes());
+            assert_eq!(find(&row.name.to_ascii_lowercase()), Some(row.name));
+            assert!(
+                bare || row.name.len() > 8
+                    || !row.name.bytes().all(|byte| byte.is_ascii_uppercase())
+                    || table.find_short(row.name.as_bytes()).is_some()
+            );
+        }
+        assert!(
+            ["GET", "SET", "INCR", "HSET", "LPUSH", "SADD", "ZADD", "EXPIRE", "HGETALL"]
+                .iter()
+                .all(|name| table.named(name).unwrap().simple)
+        );
+        assert!(
+            ["MGET", "XADD", "DEL", "EVAL", "EVAL_RO", "MOVE", "COPY", "RENAME", "BLPOP", "SORT", "RANDOMKEY", "XREAD"]
+                .iter()
+                .all(|name| !table.named(name).unwrap().simple)
+        );
     }
 
     #[test]

@@ -46,16 +46,22 @@ impl Shape {
     }
 }
 
-/// Appends the RESP2 form of a complete RESP3 reply to a command of `arguments` arguments.
-pub fn downgrade(reply: &[u8], shape: Shape, arguments: usize, out: &mut Vec<u8>) {
-    let reply = Reply(skip_attributes(reply));
-    let null_array = match shape {
+/// The null of RESP2 as a reply to a command of `arguments` arguments.
+#[must_use]
+pub fn null(shape: Shape, arguments: usize) -> &'static [u8] {
+    let array = match shape {
         Shape::NullArray | Shape::Pairs => true,
         Shape::NullArrayFrom(least) => arguments >= least,
         _ => false,
     };
+    if array { b"*-1\r\n" } else { b"$-1\r\n" }
+}
+
+/// Appends the RESP2 form of a complete RESP3 reply to a command of `arguments` arguments.
+pub fn downgrade(reply: &[u8], shape: Shape, arguments: usize, out: &mut Vec<u8>) {
+    let reply = Reply(skip_attributes(reply));
     if reply.is_null() {
-        return out.extend_from_slice(if null_array { b"*-1\r\n" } else { b"$-1\r\n" });
+        return out.extend_from_slice(null(shape, arguments));
     }
     match shape {
         Shape::NullArrayElements if reply.is_aggregate() => elements(reply, out, |_| true),

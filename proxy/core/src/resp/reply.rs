@@ -4,6 +4,7 @@
 //! one away. So a reply nested a million deep costs nothing (I11), and a long one that comes in pieces is read once.
 
 use super::encode::parse_integer;
+use super::request::usual_header;
 use std::hash::Hasher;
 
 /// The reply is not RESP: the lane cannot go on.
@@ -76,10 +77,24 @@ pub struct Token {
     pub next: usize,
 }
 
+/// Bytes of a line that are looked at one by one: a call for more costs as much as that.
+const SHORT_LINE: usize = 12;
+
 /// The token at `at`; None when its header line is not complete. The bytes of a bulk may lie beyond the buffer (`next`).
 pub fn token_at(buffer: &[u8], at: usize) -> Result<Option<Token>, Malformed> {
     let Some(line) = buffer.get(at..).filter(|line| !line.is_empty()) else { return Ok(None) };
-    let Some(end) = memchr::memchr(b'\r', line) else { return Ok(None) };
+    // The common cases first: success, a bulk of a usual length, and a short line.
+    if line.starts_with(b"+OK\r\n") {
+        return Ok(Some(Token { mark: b'+', data: (at + 1, at + 3), children: 0, null: false, next: at + 5 }));
+    }
+    if line[0] == b'$'
+        && let Some((length, next)) = usual_header(buffer, at)
+        && buffer.get(next + length..next + length + 2) == Some(b"\r\n")
+    {
+        return Ok(Some(Token { mark: b'$', data: (next, next + length), children: 0, null: false, next: next + length + 2 }));
+    }
+    let short = line.iter().take(SHORT_LINE).position(|byte| *byte == b'\r');
+    let Some(end) = short.or_else(|| memchr::memchr(b'\r', line)) else { return Ok(None) };
     if line.len() < end + 2 {
         return Ok(None);
     }

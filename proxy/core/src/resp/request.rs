@@ -121,11 +121,19 @@ pub fn parse(input: &[u8], spans: &mut Spans, resume: &mut Resume, authenticated
     if input[0] != b'*' {
         return parse_inline(input);
     }
+    if !resume.begun
+        && let Some(len) = usual(input, spans, authenticated)
+    {
+        return Parsed::Complete { len, canonical: true };
+    }
     if !resume.begun {
-        let (count, at, sloppy) = match header(input, 0) {
-            Header::Line(text, at, sloppy) => (parse_integer(text), at, sloppy),
-            Header::Incomplete => return Parsed::Incomplete,
-            Header::TooLong => return Parsed::Malformed("too big mbulk count string".into()),
+        let (count, at, sloppy) = match usual_header(input, 0) {
+            Some((count, at)) => (Some(count as i64), at, false),
+            None => match header(input, 0) {
+                Header::Line(text, at, sloppy) => (parse_integer(text), at, sloppy),
+                Header::Incomplete => return Parsed::Incomplete,
+                Header::TooLong => return Parsed::Malformed("too big mbulk count string".into()),
+            },
         };
         let Some(count) = count.filter(|count| *count <= REQUEST_ARGUMENTS_MAX as i64) else {
             return Parsed::Malformed("invalid multibulk length".into());
@@ -152,9 +160,42 @@ pub fn parse(input: &[u8], spans: &mut Spans, resume: &mut Resume, authenticated
     done
 }
 
+/// A whole request of the usual shape, of up to nine arguments of less than ten megabytes: its length. Anything else, and what is not complete, is
+/// read the careful way.
+fn usual(input: &[u8], spans: &mut Spans, authenticated: bool) -> Option<usize> {
+    let [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] = input else { return None };
+    spans.0.clear();
+    let mut at = 4;
+    for _ in 0..count - b'0' {
+        let [b'$', first @ b'0'..=b'9', rest @ ..] = input.get(at..)? else { return None };
+        let mut length = usize::from(first - b'0');
+        let mut digits = 0;
+        while let Some(digit @ b'0'..=b'9') = rest.get(digits) {
+            // A zero in front is none of the usual numbers.
+            if length == 0 || digits == 6 {
+                return None;
+            }
+            length = length * 10 + usize::from(digit - b'0');
+            digits += 1;
+        }
+        let start = at + digits + 4;
+        let end = start + length;
+        if rest.get(digits..digits + 2)? != b"\r\n" || input.get(end..end + 2)? != b"\r\n" || (length > 16384 && !authenticated) {
+            return None;
+        }
+        spans.0.push((start as u32, end as u32));
+        at = end + 2;
+    }
+    Some(at)
+}
+
 /// A header of the usual shape: up to eight digits between its mark and `\r\n`. Anything else is read the careful way.
-fn usual_header(input: &[u8], at: usize) -> Option<(usize, usize)> {
+#[inline]
+pub(super) fn usual_header(input: &[u8], at: usize) -> Option<(usize, usize)> {
     let line = input.get(at + 1..)?;
+    if let [digit @ b'0'..=b'9', b'\r', b'\n', ..] = line {
+        return Some((usize::from(*digit - b'0'), at + 4));
+    }
     let mut value = 0;
     for (i, byte) in line.iter().take(9).enumerate() {
         if byte.is_ascii_digit() {

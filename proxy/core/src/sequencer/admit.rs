@@ -27,7 +27,13 @@ impl Sequencer {
         // Valkey says nothing about commands to strangers (valkey 9 server.c processCommand); before 7.0 subcommands were the command's own affair.
         let primary = &self.sides[self.primary().index()];
         let silent = !authenticated && (primary.is_since(None, Some((9, 0))) || (primary.major < 7 && self.is_container(request)));
-        let command = match self.look_up(request) {
+        let looked_up = self.look_up(request);
+        if let Ok(command) = looked_up
+            && self.send_simple(id, command, request)
+        {
+            return Admit::Taken;
+        }
+        let command = match looked_up {
             Err(_) if silent => return self.refuse_request(id, b"-NOAUTH Authentication required.\r\n"),
             Ok(command) => command,
             Err(error) => {
@@ -79,6 +85,38 @@ impl Sequencer {
             self.end_caching(id, command);
         }
         admitted
+    }
+
+    /// The common case: a read or write of one key, with nothing in its way. False: it was not sent, and goes the careful way, which does
+    /// the same and looks at more.
+    fn send_simple(&mut self, id: SessionId, command: &'static Command, request: &Request<'_>) -> bool {
+        let open = !self.holding && self.fences.is_empty() && self.pause.is_none() && !self.busy.is_met();
+        let alone = self.parked.is_empty() && self.no_loop.is_empty();
+        if !(command.simple && open && alone) || request.frame.len() > self.settings.lane_frame_max {
+            return false;
+        }
+        let side = self.record.primary;
+        let Some(session) = self.sessions.get_mut(id).filter(|session| session.is_simple() && session.has_window()) else { return false };
+        let lane = LaneId::shared(side, session.db);
+        let is_open = self.sides[side.index()].lane(lane).is_some_and(super::lane::Lane::is_open);
+        if !is_open || command.lone_key(request).is_none_or(|key| key.starts_with(RESERVED_PREFIX)) {
+            return false;
+        }
+        session.about.last = Some(command);
+        session.about.commands += 1;
+        session.sent += 1;
+        if command.writes() {
+            session.writes += 1;
+            self.intend(lane.db, command, request);
+        }
+        let now = self.now.us;
+        if let Some(to) = self.sides[side.index()].lane_mut(lane) {
+            to.push(&[request.frame], What::Client { session: id, command }, 1, now);
+            if !std::mem::replace(&mut to.touched, true) {
+                self.touched_lanes.push(lane);
+            }
+        }
+        true
     }
 
     /// A request that travels as its class says.
@@ -147,7 +185,12 @@ impl Sequencer {
 
     /// Why a request of this command is refused whatever the state is: reserved keys, policies, options that come later.
     pub(super) fn objection(&self, command: &'static Command, request: &Request<'_>) -> Option<String> {
-        if command.keys(request).any(|key| key.name.starts_with(RESERVED_PREFIX)) {
+        let is_reserved = |key: &[u8]| key.starts_with(RESERVED_PREFIX);
+        let reserved = match command.lone_key(request) {
+            Some(key) => is_reserved(key),
+            None => command.keys(request).any(|key| is_reserved(key.name)),
+        };
+        if reserved {
             return Some("-ERR twinlane: keys beginning with `__twinlane:` are reserved\r\n".into());
         }
         match command.rule {

@@ -45,6 +45,13 @@ pub(super) struct Busy {
     look_at: u64,
 }
 
+impl Busy {
+    /// A server was found busy.
+    pub fn is_met(&self) -> bool {
+        self.found.is_some()
+    }
+}
+
 impl Sequencer {
     /// Time passes: asks whether the server is busy where a script keeps a lane waiting.
     pub(super) fn tick_busy(&mut self) {

@@ -8,7 +8,7 @@ use super::{Ack, Now, Sequencer};
 use crate::command::{Command, Rule, Table};
 use crate::effect::{Clock, Effect, Executed, derive};
 use crate::endpoint::Db;
-use crate::resp::downgrade::{Shape, downgrade};
+use crate::resp::downgrade::{Shape, downgrade, null};
 use crate::resp::reply::{Reply, Scanned};
 use crate::resp::request::{Parsed, Request, Resume, Spans, parse};
 
@@ -228,6 +228,9 @@ impl Sequencer {
         } else {
             0
         };
+        if command.simple {
+            return self.give(session, command.shape, arguments, reply.0, resp3, false, None);
+        }
         if self.lists_keys(command) {
             let shown = self.hide_reserved(id, command, reply);
             return self.give(session, command.shape, arguments, &shown, resp3, false, None);
@@ -263,9 +266,14 @@ impl Sequencer {
     ) {
         // Nested pairs hold no type that RESP2 lacks, so the shape counts too.
         let lane3 = self.sides[self.primary().index()].resp == 3;
-        let down = lane3 && (resp3 || shape == Shape::Flat) && self.sessions.get(id).is_some_and(|session| session.resp < 3);
+        let differs = resp3 || (shape == Shape::Flat && reply.first() == Some(&b'*'));
+        let down = lane3 && differs && self.sessions.get(id).is_some_and(|session| session.resp < 3);
         if !down {
             self.deliver(id, reply, wrote, awaits);
+            return;
+        }
+        if reply == b"_\r\n" {
+            self.deliver(id, null(shape, arguments), wrote, awaits);
             return;
         }
         let mut out = Vec::with_capacity(reply.len() + 16);

@@ -1,8 +1,8 @@
 //! A fixed script of traffic through the core, between two model servers, for a count of instructions that does not depend on the
 //! machine's mood (`make price`): what one command costs the sequencer, with the journal and without.
 //!
-//! `price COMMANDS DEPTH [--journal] [--reads] [--shadow=N]` plays so many commands of 16 sessions, DEPTH in each of their pipelines: half of
-//! them reads, the other half SET, INCR, HSET, SADD and LPUSH on a thousand keys; with `--reads` all of them reads. Of a million reads
+//! `price COMMANDS DEPTH [--journal] [--reads | --sets] [--shadow=N]` plays so many commands of 16 sessions, DEPTH in each of their pipelines: half of
+//! them reads, the other half SET, INCR, HSET, SADD and LPUSH on a thousand keys; with `--reads` all of them reads, with `--sets` all of them SETs. Of a million reads
 //! N are compared with the mirror. Under callgrind only the sequencer's own calls are counted
 //! (`--toggle-collect='*counted*'`), so what the model servers do is left out, and so is the preparation, by subtracting a run of half the length.
 
@@ -21,6 +21,14 @@ const KEYS: usize = 1_000;
 /// Commands that fill the keys before those that are asked for.
 const PREPARED: usize = 4_000;
 
+/// What is played.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Mixed,
+    Reads,
+    Sets,
+}
+
 struct Script {
     core: Sequencer,
     servers: [ModelServer; 2],
@@ -34,14 +42,22 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize| arguments.get(at).and_then(|text| text.parse::<usize>().ok());
     let (Some(commands), Some(depth @ 1..)) = (number(0), number(1)) else {
-        eprintln!("price COMMANDS DEPTH [--journal] [--reads] [--shadow=N]");
+        eprintln!("price COMMANDS DEPTH [--journal] [--reads | --sets] [--shadow=N]");
         return ExitCode::from(2);
     };
     let has = |flag: &str| arguments.iter().any(|word| word == flag);
     let shadow = arguments.iter().find_map(|word| word.strip_prefix("--shadow=")?.parse().ok()).unwrap_or(0);
     let mut script = Script::begin(has("--journal"), shadow);
-    script.play(PREPARED, 16, false);
-    script.play(commands, depth, has("--reads"));
+    script.play(PREPARED, 16, Kind::Sets);
+    script.play(PREPARED, 16, Kind::Mixed);
+    let kind = if has("--reads") {
+        Kind::Reads
+    } else if has("--sets") {
+        Kind::Sets
+    } else {
+        Kind::Mixed
+    };
+    script.play(commands, depth, kind);
     let shadow = script.core.status().shadow.total;
     println!(
         "{commands} commands at depth {depth}: {} bytes of replies; {} reads compared, {} skipped",
@@ -72,14 +88,14 @@ impl Script {
         script
     }
 
-    fn play(&mut self, commands: usize, depth: usize, reads: bool) {
+    fn play(&mut self, commands: usize, depth: usize, kind: Kind) {
         let mut asked = 0;
         let mut pipeline = String::new();
         while asked < commands {
             for session in 0..SESSIONS {
                 pipeline.clear();
                 for _ in 0..depth {
-                    push_command(&mut pipeline, asked, reads);
+                    push_command(&mut pipeline, asked, kind);
                     asked += 1;
                 }
                 counted_request(&mut self.core, self.sessions[session], pipeline.as_bytes(), self.now);
@@ -179,10 +195,12 @@ fn counted_tick(core: &mut Sequencer, now: Now) {
 }
 
 /// The script's next command.
-fn push_command(out: &mut String, number: usize, reads: bool) {
-    let key = (number * 7919) % KEYS;
+fn push_command(out: &mut String, number: usize, kind: Kind) {
+    // Each kind meets every key.
+    let key = (number / 10 * 7919) % KEYS;
     let words: Vec<String> = match number % 10 {
-        _ if reads => vec!["GET".into(), format!("text:{key:06}")],
+        _ if kind == Kind::Reads => vec!["GET".into(), format!("text:{key:06}")],
+        _ if kind == Kind::Sets => vec!["SET".into(), format!("text:{key:06}"), "v".repeat(64)],
         0..5 => vec!["GET".into(), format!("text:{key:06}")],
         5 | 6 => vec!["SET".into(), format!("text:{key:06}"), "v".repeat(64)],
         7 => vec!["INCR".into(), format!("count:{key:06}")],
