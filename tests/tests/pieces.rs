@@ -265,10 +265,11 @@ fn pieces_are_read_between_back_to_back_barriers() {
     let pair = Pair { old, new, proxy };
     let stop = Arc::new(AtomicBool::new(false));
     ok(&mut pair.client().unwrap(), "SET k v");
-    let movers = [0, 1].map(|db| {
+    // So many that one of them waits whenever another's barrier falls.
+    let movers = [0, 1, 0, 1, 0, 1].map(|db| {
         let (mut client, ended) = (pair.client().unwrap(), stop.clone());
         ok(&mut client, &format!("SELECT {db}"));
-        let batch = vec![command(&format!("MOVE k {}", 1 - db)); 20];
+        let batch = vec![command(&format!("MOVE k {}", 1 - db)); 100];
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 client.pipeline(&batch).unwrap();

@@ -269,7 +269,8 @@ impl Sequencer {
             ..BackfillStatus::default()
         };
         let walked = self.scans.is_done();
-        let running = !walked || run.as_ref().is_some_and(|run| !run.over) || status.waiting > 0 || !self.spill.is_empty();
+        // An earlier process may have left keys of its backfill on the disk.
+        let running = !walked || run.as_ref().map_or(!self.spill.is_empty(), |run| !run.over) || status.waiting > 0;
         (status.state, status.reason) = match () {
             () if !self.record.mirroring => ("idle", Some("mirroring is off".into())),
             () if !walked && !self.backfills() => ("idle", Some("`mirror.backfill` is off, and nobody has asked for one".into())),
