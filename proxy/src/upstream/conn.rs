@@ -12,7 +12,8 @@ use redis_protocol::resp2::types::BytesFrame as Frame2;
 use redis_protocol::resp3::types::BytesFrame as Frame3;
 use redis_protocol::{resp2, resp3};
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use twinlane_core::endpoint::{Db, Endpoint};
 
@@ -252,13 +253,30 @@ impl Conn {
     /// # Errors
     /// As [`Conn::ask`]; [`ConnError::Garbled`] when the server does not list us.
     pub async fn client_id_and_addr(&mut self) -> Result<(i64, String), ConnError> {
-        let Reply::Integer(id) = self.ask(&[b"CLIENT", b"ID"]).await? else { return Err(self.garbled("CLIENT ID gave no number")) };
+        let id = match self.call(&[b"CLIENT", b"ID"]).await? {
+            Reply::Integer(id) => id,
+            Reply::Error(message) if is_unknown_subcommand(&message) => return self.found_by_name().await,
+            Reply::Error(message) => return Err(self.refused(&[b"CLIENT", b"ID"], message)),
+            _ => return Err(self.garbled("CLIENT ID gave no number")),
+        };
         let lines = match self.call(&[b"CLIENT", b"INFO"]).await? {
             Reply::Error(_) => self.text(&[b"CLIENT", b"LIST"]).await?, // below 6.2
             reply => reply.text().unwrap_or_default().to_owned(),
         };
         let addr = addr_of(&lines, id).ok_or_else(|| self.garbled("CLIENT LIST does not know this connection"))?;
         Ok((id, addr))
+    }
+
+    /// The same of a server below 5.0, which does not tell a connection its id: for a moment it has a name that nobody else has.
+    async fn found_by_name(&mut self) -> Result<(i64, String), ConnError> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let before = self.call(&[b"CLIENT", b"GETNAME"]).await?;
+        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        let token = format!("twinlane:id:{}:{nanos}:{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        self.ask(&[b"CLIENT", b"SETNAME", token.as_bytes()]).await?;
+        let lines = self.text(&[b"CLIENT", b"LIST"]).await?;
+        self.ask(&[b"CLIENT", b"SETNAME", before.text().unwrap_or_default().as_bytes()]).await?;
+        named(&lines, &token).ok_or_else(|| self.garbled("CLIENT LIST does not know this connection"))
     }
 
     /// How the server describes one connection in `CLIENT LIST`; empty where it tells nobody.
@@ -552,6 +570,19 @@ fn parse_keyspace(text: &str) -> BTreeMap<Db, Keys> {
 }
 
 /// `id=3 addr=127.0.0.1:5000 laddr=... name=...`, one line a client.
+/// Id and address of the connection that has this name.
+fn named(lines: &str, name: &str) -> Option<(i64, String)> {
+    let field = |line: &str, name: &str| line.split(' ').find_map(|field| field.strip_prefix(name)).map(str::to_owned);
+    let line = lines.lines().find(|line| field(line, "name=").is_some_and(|found| found == name))?;
+    Some((field(line, "id=")?.parse().ok()?, field(line, "addr=")?))
+}
+
+/// What a server says of a subcommand of CLIENT that it does not have, in each version.
+fn is_unknown_subcommand(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.starts_with("err syntax error") || message.starts_with("err unknown subcommand")
+}
+
 fn addr_of(lines: &str, id: i64) -> Option<String> {
     let id = format!("id={id} ");
     let line = lines.lines().find(|line| line.starts_with(&id))?;
