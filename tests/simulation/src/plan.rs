@@ -63,6 +63,8 @@ pub enum Fault {
     Verify,
     /// The operator tells the backfill something.
     Backfill(Told),
+    /// The operator has keys copied anew: those of a pattern, in this database, or all.
+    Repair(Option<u16>),
 }
 
 /// What a backfill is told.
@@ -263,6 +265,7 @@ impl Plan {
         plan.draw_way_back(options);
         plan.draw_backfills(options);
         plan.draw_pieces(options);
+        plan.draw_repairs(options);
         plan
     }
 
@@ -376,6 +379,26 @@ impl Plan {
                 let at = r.below(self.traffic_us);
                 self.faults.push((at, Fault::Backfill(told)));
             }
+        }
+    }
+
+    /// Drawn apart, as verifies are: a repair would heal what a missing rule left behind. Half of them come shortly before a flip.
+    fn draw_repairs(&mut self, options: &Options) {
+        let r = &mut Rng::new(self.seed ^ 0x7265_7061_6972);
+        if options.is_faulty() || !r.one_in(3) {
+            return;
+        }
+        for _ in 0..1 + r.index(3) {
+            let flips = self.faults.iter().filter(|(_, fault)| matches!(fault, Fault::Flip { .. } | Fault::LaneLost(_)));
+            let flips: Vec<u64> = flips.map(|(at, _)| *at).collect();
+            let at = match flips.len() {
+                0 => r.below(self.traffic_us),
+                _ if r.one_in(2) => r.below(self.traffic_us),
+                many => flips[r.index(many)].saturating_sub(r.below(20_000)),
+            };
+            let all = !self.import && r.one_in(6);
+            let wish = (!all).then(|| r.index(self.databases) as u16);
+            self.faults.push((at, Fault::Repair(wish)));
         }
     }
 

@@ -760,6 +760,8 @@ impl<'t> World<'t> {
             Fault::ClientsLeave => self.clients_leave(),
             Fault::Verify => self.ask_aside(Operation::VerifyStart { rate: 0, continuous: false }),
             Fault::Backfill(told) => self.tell_backfill(told),
+            Fault::Repair(None) => self.ask_aside(Operation::RepairAll),
+            Fault::Repair(Some(db)) => self.ask_aside(Operation::RepairPattern { db, pattern: b"*".to_vec() }),
         }
     }
 

@@ -471,6 +471,7 @@ impl Sequencer {
         self.recent.named = false;
         // What the next piece would tell is the loss.
         self.end_copies(|_| true);
+        self.forget_resting(|_| true);
         self.note_gap();
         self.clear_alarm("PRIMARY LOST DATA");
         let side = self.primary();

@@ -263,7 +263,7 @@ impl Sequencer {
         open
     }
 
-    /// What waits in these databases is not known to be large any more: they were emptied, or have other numbers.
+    /// What waits in these databases is not known to be large any more: they were emptied, have other numbers, or are held with all that was in doubt.
     pub(in crate::sequencer) fn forget_resting(&mut self, concerned: impl Fn(Db) -> bool) {
         for (db, key) in self.copies.resting().filter(|(db, _)| concerned(*db)).cloned().collect::<Vec<_>>() {
             self.copies.take(db, &key);
