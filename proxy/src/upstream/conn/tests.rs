@@ -37,7 +37,9 @@ fn keyspace_and_client_lines() {
     let lines = "id=7 addr=10.0.0.1:5 fd=8 name= age=1\nid=9 addr=10.0.0.1:6 fd=9 name=twinlane:id:1 age=1\n";
     assert_eq!(named(lines, "twinlane:id:1"), Some((9, "10.0.0.1:6".into())));
     assert_eq!(named(lines, "twinlane:id"), None);
-    for words in ["ERR Syntax error, try CLIENT (LIST | KILL)", "ERR Unknown subcommand or wrong number of arguments for 'ID'. Try CLIENT HELP"] {
+    for words in
+        ["ERR Syntax error, try CLIENT (LIST | KILL)", "ERR Unknown subcommand or wrong number of arguments for 'ID'. Try CLIENT HELP"]
+    {
         assert!(is_unknown_subcommand(words));
     }
 }
