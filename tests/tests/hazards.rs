@@ -58,6 +58,34 @@ fn h01_a_dead_lane_writes_nothing_behind_its_successor() {
     }
 }
 
+/// H19, H35: a FLUSHALL is on its way when the primary's connection is lost, and nobody knows whether it ran. All databases that there are are in doubt, and
+/// are walked; one that no server has could never be, and would shut the gate for ever.
+#[test]
+fn h19_a_flushall_of_unknown_fate_is_a_doubt_that_ends() {
+    let (old, new) = (Server::plain(Version::Redis70).unwrap(), Server::plain(Version::Redis70).unwrap());
+    let address = twinlane_tests::forward::Forwarder::start(&old.address()).unwrap();
+    let proxy = Proxy::start(&address.address(), &new.address(), Options::default()).unwrap();
+    let pair = Pair { old, new, proxy };
+    pair.settle().unwrap();
+    let mut client = pair.client().unwrap();
+    for db in [0, 3] {
+        ok(&mut client, &format!("SELECT {db}"));
+        (0..20).for_each(|n| _ = ok(&mut client, &format!("SET k{n} {db}")));
+    }
+    pair.settle().unwrap();
+    pair.old.freeze().unwrap();
+    let before = bytes_in(&pair);
+    client.send(&command("FLUSHALL")).unwrap();
+    wait_taken(&pair, before, 18);
+    let connects = pair.connects("old");
+    address.point_at(Some(&pair.old.address()));
+    pair.old.thaw().unwrap();
+    pair.wait_reconnected("old", connects).unwrap();
+    assert!(!client.receive().is_ok_and(|reply| reply.is_error()), "its fate is not known, and no error may say that it is");
+    pair.assert_equal().unwrap();
+    assert!(!pair.proxy.status().unwrap()["gate"].to_string().contains("not every key"));
+}
+
 /// H1 where the server refuses CLIENT KILL: nobody can say that what a dead connection has sent will not run yet. So the gate is shut for the grace time and
 /// says why; clients and the mirror go on.
 #[test]

@@ -674,7 +674,9 @@ impl Sequencer {
     /// What a request of unknown fate may have written.
     pub(super) fn doubt_request(&mut self, db: Db, frame: &[u8]) {
         let mut keys: Vec<(Db, Vec<u8>)> = Vec::new();
-        let mut wide: Option<Vec<Db>> = None;
+        let (mut wide, mut all): (Vec<Db>, bool) = (Vec::new(), false);
+        // One that no side has could never be walked, and would stay in doubt.
+        let there = self.sides.iter().map(|side| side.databases).max().unwrap_or(0);
         let mut db = db;
         each_request(frame, |command, request| {
             if command.name == "SELECT" {
@@ -683,16 +685,17 @@ impl Sequencer {
             let undeclared = command.rule == Rule::Script && self.writes_undeclared(command, request);
             written_by(db, command, request, undeclared, |written| match written {
                 Written::Key(db, key) => keys.push((db, key.to_vec())),
-                Written::Database(db) => wide.get_or_insert_default().push(db),
-                Written::All => wide.get_or_insert_default().extend(0..limits::DATABASES_MAX as Db),
+                Written::Database(db) if usize::from(db) < there => wide.push(db),
+                Written::Database(_) => {}
+                Written::All => all = true,
             });
         });
         let position = self.next_position();
         for (db, key) in keys.into_iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
             self.mark_dirty(db, &key, Cause::InDoubt, position);
         }
-        if let Some(databases) = wide {
-            self.unsync(&databases, WideCause::Barrier);
+        if all || !wide.is_empty() {
+            self.unsync(if all { &[] } else { &wide }, WideCause::Barrier);
             self.refresh_keyspaces();
         }
     }
@@ -794,6 +797,10 @@ impl Sequencer {
         // A look that was asked for earlier may be answered later; the same process counts upwards only.
         let evicted_keys = side.evicted_keys.map_or(evicted_keys, |before| before.max(evicted_keys));
         let before = side.evicted_keys.replace(evicted_keys);
+        if before.is_some_and(|before| evicted_keys > before) {
+            // The mark may be among them, and a side that lacks it counts as one that lost its data.
+            self.marks_due.get_or_insert(self.now.us);
+        }
         if endpoint == self.primary() {
             return self.note_primary_evicted(before, evicted_keys);
         }
