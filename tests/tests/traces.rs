@@ -25,6 +25,8 @@ fn h60_a_write_brings_nothing_along_but_the_length_of_an_approximate_trim() {
     const ROUNDS: usize = 50;
     for version in [Version::Redis62, Version::Redis70, Version::Valkey91] {
         let pair = Pair::start(Setup::of(version, version)).unwrap();
+        // What is tried once, behind the start, is no part of a write.
+        pair.wait_status("both ways to be tried", |status| status["images"]["to_new"] != "unknown").unwrap();
         let mut client = pair.client().unwrap();
         let mut run = |lines: &[&str], last: &str| {
             let monitors = [&pair.old, &pair.new].map(|server| (Monitor::start(server).unwrap(), server));
