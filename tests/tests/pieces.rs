@@ -236,6 +236,7 @@ fn large_keys_that_wait_are_asked_for_their_size_once() {
     let args = ["--set", "mirror.image_bytes_max=65536", "--set", "mirror.queue_age_max_ms=60000"].map(String::from).into();
     let proxy = Proxy::start(&old.address(), &new.address(), Options { args, ..Options::default() }).unwrap();
     let pair = Pair { old, new, proxy };
+    wait_for_both(&pair);
     pair.new.freeze().unwrap();
     until("copies to wait for the mirror", PATIENCE, || Ok(large_keys_asked(&pair) >= 100)).unwrap();
     let listed = pair.proxy.get("/v1/dirty?limit=1000").unwrap().body;
@@ -245,6 +246,11 @@ fn large_keys_that_wait_are_asked_for_their_size_once() {
     let asked = large_keys_asked(&pair);
     assert!(asked < 2 * KEYS, "{asked} questions for the size of {KEYS} keys");
     pair.assert_equal().unwrap();
+}
+
+/// What is frozen before it is connected takes part in nothing.
+fn wait_for_both(pair: &Pair) {
+    pair.wait_status("both sides", |status| status["old"]["healthy"] == true && status["new"]["healthy"] == true).unwrap();
 }
 
 /// How often `old` was asked how large a key is.
@@ -294,6 +300,7 @@ fn a_write_between_the_pieces_is_explained() {
     let args = sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect();
     let proxy = Proxy::start(&old.address(), &new.address(), Options { args, ..Options::default() }).unwrap();
     let pair = Pair { old, new, proxy };
+    wait_for_both(&pair);
     let mut client = pair.client().unwrap();
     pair.new.freeze().unwrap();
     ok(&mut client, "HSET big:hash before 1");
