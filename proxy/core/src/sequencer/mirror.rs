@@ -548,6 +548,14 @@ impl Sequencer {
     /// These databases (all, when none is named) are in doubt as a whole. Keys that only the mirror has go too, if the cause may have left
     /// some there that were the proxy's own.
     pub(super) fn unsync(&mut self, databases: &[Db], cause: WideCause) {
+        let named = !databases.is_empty();
+        // FLUSHALL names every number that a database may have: one that no side has can never be walked.
+        let there = self.sides.iter().map(|side| side.databases).max().unwrap_or(0);
+        let databases: Vec<Db> = databases.iter().copied().filter(|db| usize::from(*db) < there).collect();
+        if named && databases.is_empty() {
+            return;
+        }
+        let databases = databases.as_slice();
         self.note_gap();
         self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours && !cause.leaves_extras();

@@ -274,9 +274,7 @@ impl Sequencer {
         for (db, key) in named.keys.iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
             self.mark_dirty(*db, key, Cause::Failover, position);
         }
-        // A barrier names every number that a database may have.
-        let there = self.sides.iter().map(|side| side.databases).max().unwrap_or(0);
-        let wide: Vec<Db> = named.wide.into_iter().filter(|db| usize::from(*db) < there).collect();
+        let wide: Vec<Db> = named.wide.into_iter().collect();
         if !wide.is_empty() {
             self.unsync(&wide, WideCause::Failover);
             self.refresh_keyspaces();
