@@ -29,6 +29,7 @@ mod client;
 mod commands;
 mod disk;
 pub mod plan;
+pub mod script;
 mod shell;
 mod verified;
 pub mod world;

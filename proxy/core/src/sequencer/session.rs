@@ -151,7 +151,7 @@ pub(super) struct About {
 }
 
 /// Bytes of output that a session keeps while it waits for nothing.
-const OUTPUT_KEPT: usize = 512;
+const OUTPUT_KEPT: usize = 2048;
 
 /// Both ends of a client's connection, `host:port` each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -442,7 +442,7 @@ impl Sequencer {
         session.output_at += n;
         if session.output_at == session.output.len() {
             session.output_at = 0;
-            // Who has nothing to come holds a small buffer at most: ten thousand idle sessions are 5 MB.
+            // Who has nothing to come holds a small buffer at most: ten thousand idle sessions are 20 MB.
             if session.output.capacity() > if session.is_drained() { OUTPUT_KEPT } else { 64 * 1024 } {
                 session.output = Vec::new();
             } else {
