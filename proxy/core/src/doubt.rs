@@ -5,7 +5,7 @@
 //! compared. At most one image per key is under way.
 //!
 //! A primary that has lost data must not heal what was in doubt before the loss: its image would carry the loss to the side with the better
-//! copy [H12]. Such keys are held: they stay in the ledger, out of the queue, until a client writes them again or the operator decides.
+//! copy (H12). Such keys are held: they stay in the ledger, out of the queue, until a client writes them again or the operator decides.
 
 use crate::endpoint::Db;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};

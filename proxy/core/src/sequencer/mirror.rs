@@ -741,7 +741,7 @@ impl Sequencer {
     }
 
     /// The position of a doubt that no client's command has just made. While a loss of the primary waits for the operator's word it is as old as
-    /// the loss: the mirror's copy may be the better one [H12].
+    /// the loss: the mirror's copy may be the better one (H12).
     pub(super) fn doubt_position(&mut self) -> u64 {
         self.lost.unwrap_or_else(|| self.next_position())
     }
