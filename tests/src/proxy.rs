@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
+use crate::pair::until;
 use crate::resp::Client;
 use crate::servers::{free_port, root};
 
@@ -258,17 +259,13 @@ impl Proxy {
 
     /// Waits for the end of the verify that is under way, and gives what it found.
     pub fn verified(&self, timeout: Duration) -> Result<Json> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let now = self.get("/v1/verify")?.body;
-            if now["state"] == "done" {
-                return Ok(now);
-            }
-            if Instant::now() > deadline {
-                bail!("the verify has not ended after {timeout:?}: {now}\n{}", self.log_tail());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut now = Json::Null;
+        until("the verify to end", timeout, || {
+            now = self.get("/v1/verify")?.body;
+            Ok(now["state"] == "done")
+        })
+        .with_context(|| format!("{now}\n{}", self.log_tail()))?;
+        Ok(now)
     }
 
     /// Everything the process has said, over all its lives.

@@ -156,23 +156,6 @@ fn h23_a_flush_in_flight_at_the_kill_puts_its_database_in_doubt() {
     pair.compare().unwrap();
 }
 
-/// FLUSHALL names every number that a database may have; those that no server has are no doubt of anybody's, or the gate would never open again.
-#[test]
-fn h23_a_flushall_that_is_lost_with_its_connection_doubts_the_databases_there_are() {
-    let mut pair = quiet_pair_of(Setup::of(Version::Redis70, Version::Redis70).old_persists(), 100);
-    let records = || pair.proxy.status().unwrap()["journal"]["records"].as_u64().unwrap();
-    let before = records();
-    pair.old.freeze().unwrap();
-    let mut stream = std::net::TcpStream::connect(pair.proxy.address()).unwrap();
-    stream.write_all(b"*1\r\n$8\r\nFLUSHALL\r\n").unwrap();
-    until("the intent to be written down", PATIENCE, || Ok(records() > before)).unwrap();
-    let connects = pair.connects("old");
-    pair.old.kill();
-    pair.old.restart_with_data().unwrap();
-    pair.wait_reconnected("old", connects).unwrap();
-    pair.assert_equal().unwrap();
-}
-
 /// What was on its way at a kill, and what the primary shows when it has executed it.
 struct InFlight {
     what: &'static str,

@@ -32,29 +32,37 @@ fn state(server: &Server, key: u64) -> String {
     server.client().unwrap().cmd(&format!("HGET late:{key} state")).unwrap().text()
 }
 
-/// Waits until both sides have confirmed a count that is higher than `than`.
-fn counted(status: impl Fn() -> Json, than: u64) -> u64 {
-    let mut count = 0;
+/// The highest count that the proxy has raised, whoever has it by now.
+fn raised(status: &Json) -> u64 {
+    status["recent"]["count"].as_u64().unwrap()
+}
+
+/// Waits until both sides have confirmed a count that was raised after `than`.
+fn counted(status: impl Fn() -> Json, than: u64) {
     until("both sides to confirm a count", PATIENCE, || {
-        let recent = status()["recent"].clone();
-        count = recent["count"].as_u64().unwrap();
+        let now = status();
+        let (count, recent) = (raised(&now), &now["recent"]);
         Ok(count > than && recent["old"] == count && recent["new"] == count)
     })
     .unwrap();
-    count
 }
 
-/// Both sides hold the seed, the named one keeps a snapshot, then both hold what is late.
+/// Both sides hold the seed, the named one keeps a snapshot, then both hold what is late. A count that was on its way when the seed was
+/// written, or the snapshot, tells nothing about what came behind it.
 fn with_snapshot(pair: &Pair, side: &str) -> Client {
     let mut client = pair.client().unwrap();
+    let status = || pair.proxy.status().unwrap();
     seed(&mut client);
     pair.settle().unwrap();
-    let before = counted(|| pair.proxy.status().unwrap(), 0);
+    let before = raised(&status());
+    ok(&mut client, "SET seeded all");
+    counted(status, before);
     let server = if side == "old" { &pair.old } else { &pair.new };
     ok(&mut server.client().unwrap(), "SAVE");
+    let saved = raised(&status());
     write_late(&mut client);
     pair.settle().unwrap();
-    counted(|| pair.proxy.status().unwrap(), before);
+    counted(status, saved);
     client
 }
 
@@ -205,6 +213,26 @@ fn h12_a_forced_flip_takes_along_what_was_written_since_the_loss() {
     }
 }
 
+/// Where neither memory nor disk has room to name what clients write while the loss is held, the operator is told before he decides.
+#[test]
+fn h12_writes_since_the_loss_that_nobody_can_name_are_told_before_the_decision() {
+    let bounds = ["--set", "mirror.dirty_keys_max=1000", "--set", "mirror.spill_bytes_max=0"];
+    let mut pair = Pair::start(Setup::with_args(&bounds)).unwrap();
+    let mut client = lose_late(&mut pair);
+    assert_held(&pair, &mut client);
+    let told = |status: &Json| status["alarms"].to_string().contains("WRITES SINCE THE LOSS");
+    assert!(!told(&pair.proxy.status().unwrap()), "all can be named so far");
+    pair.new.freeze().unwrap();
+    ok(&mut client, "HSET fresh since first");
+    pair.wait_status("effects to become dirty keys", |status| status["mirror"]["state"] == "collapsing").unwrap();
+    (0..2_000).for_each(|n| _ = ok(&mut client, &format!("HSET fresh:{n} since {n}")));
+    pair.wait_status("the alarm", told).unwrap();
+    pair.new.thaw().unwrap();
+    assert_eq!(pair.proxy.post("/v1/primary-loss/accept", &json!({})).unwrap().status, 200);
+    pair.assert_equal().unwrap();
+    assert!(!told(&pair.proxy.status().unwrap()));
+}
+
 /// Before anybody has decided the primary goes back once more: what was written between is lost as well, and the mirror is made equal all the same.
 #[test]
 fn h11_a_primary_that_goes_back_twice_is_followed_as_a_whole() {
@@ -327,8 +355,8 @@ impl Failover {
             Ok(replica.cmd("HGET late:199 state")?.text() == "early" && replica.cmd(mark)? == first.cmd(mark)?)
         })
         .unwrap();
-        let before = self.proxy.status().unwrap()["recent"]["count"].as_u64().unwrap();
         ok(&mut replica, "REPLICAOF NO ONE");
+        let before = raised(&self.proxy.status().unwrap());
         write_late(&mut self.proxy.client().unwrap());
         self.settle();
         counted(|| self.proxy.status().unwrap(), before);

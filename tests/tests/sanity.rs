@@ -138,19 +138,25 @@ fn h10_a_second_proxy_waits_and_names_the_first_and_serves_when_that_one_is_gone
     ok(&mut client, "SET k second");
 }
 
+/// Takes the pair over for a proxy that is to start; what is said.
+fn adopt(second: &Proxy) -> String {
+    let output = Command::new(binary().unwrap())
+        .args(["adopt", "--yes", "--old", &second.old, "--new", &second.new, "--state-dir"])
+        .arg(second.state_dir())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// `adopt` is the operator's word: the second takes over, the first steps back and says to whom.
 #[test]
 fn h10_adopt_takes_over_from_a_proxy_that_lives() {
     let pair = Pair::plain().unwrap();
     ok(&mut pair.client().unwrap(), "SET k first");
     let mut second = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
-    let output = Command::new(binary().unwrap())
-        .args(["adopt", "--yes", "--old", &second.old, "--new", &second.new, "--state-dir"])
-        .arg(second.state_dir())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains("in use by"), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let said = adopt(&second);
+    assert!(said.contains("in use by"), "{said}");
     second.restart().unwrap();
     assert_eq!(ok(&mut second.client().unwrap(), "GET k").text(), "first");
     unready(&pair.proxy, "another Twinlane holds this pair");
@@ -172,12 +178,7 @@ fn h10_a_holder_that_wakes_behind_the_take_over_steps_back() {
         client.send(&twinlane_tests::resp::command(line)).unwrap();
     }
     let mut second = Proxy::prepare(&pair.proxy.old, &pair.proxy.new, Options::default()).unwrap();
-    let output = Command::new(binary().unwrap())
-        .args(["adopt", "--yes", "--old", &second.old, "--new", &second.new, "--state-dir"])
-        .arg(second.state_dir())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    adopt(&second);
     second.restart().unwrap();
     let mut other = second.client().unwrap();
     assert_eq!(ok(&mut other, "GET k").text(), "first", "what was acknowledged is there");

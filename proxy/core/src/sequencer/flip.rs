@@ -4,7 +4,8 @@
 //! swap the wrong value would be the truth. So the conditions are evaluated again behind the drain, at that position (H7). The
 //! decision to abort is taken before the record is written; once it is being written there is only forward (H8).
 
-use super::{Action, Record, Sequencer, mirror::Mode};
+use super::mirror::{Mode, UNNAMED_SINCE_LOSS};
+use super::{Action, Record, Sequencer};
 use crate::doubt::WideCause;
 use crate::endpoint::Endpoint;
 use crate::status::Outcome;
@@ -443,6 +444,7 @@ impl Sequencer {
         self.lost = None;
         self.ledger.release();
         self.spill.release();
+        self.clear_alarm(UNNAMED_SINCE_LOSS);
         self.clear_alarm("PRIMARY LOST DATA");
     }
 

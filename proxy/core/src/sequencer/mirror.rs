@@ -97,6 +97,9 @@ impl Outgoing {
 /// An alarm that lasts until all databases have been scanned.
 pub(super) const TOO_MANY_BARRIERS: &str = "too many whole-database commands wait for the mirror; databases are copied anew";
 
+/// How the alarm begins that nobody can tell what a forced flip would leave behind.
+pub(super) const UNNAMED_SINCE_LOSS: &str = "WRITES SINCE THE LOSS";
+
 /// What to do with an effect's commands.
 enum Way {
     /// Send them.
@@ -557,6 +560,12 @@ impl Sequencer {
         }
         let databases = databases.as_slice();
         self.note_gap();
+        if self.lost.is_some() && matches!(cause, WideCause::Overflow | WideCause::Barrier | WideCause::Script) {
+            let (cause, mirror) = (cause.word(), self.mirror_side());
+            self.alarm(&format!(
+                "{UNNAMED_SINCE_LOSS} cannot all be named ({cause}): a forced cutover may miss some of them on `{mirror}`"
+            ));
+        }
         self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours && !cause.leaves_extras();
         if databases.is_empty() && extras {

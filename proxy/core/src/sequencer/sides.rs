@@ -7,6 +7,7 @@
 
 use super::intents::{Written, written_by};
 use super::lane::{Lane, LaneId, LaneInfo, LaneState, Role, What};
+use super::mirror::UNNAMED_SINCE_LOSS;
 use super::opening::Unopened;
 use super::own::{Own, Use, asker};
 use super::pair::Memory;
@@ -474,6 +475,7 @@ impl Sequencer {
         self.forget_resting(|_| true);
         self.note_gap();
         self.clear_alarm("PRIMARY LOST DATA");
+        self.clear_alarm(UNNAMED_SINCE_LOSS);
         let side = self.primary();
         self.alarm(&format!(
             "PRIMARY LOST DATA: `{side}`: {how}; `{}` holds the better copy. Go on from it with `twinlane cutover --force primary-lost`, or accept the loss with `twinlane accept-loss`",
@@ -675,8 +677,6 @@ impl Sequencer {
     pub(super) fn doubt_request(&mut self, db: Db, frame: &[u8]) {
         let mut keys: Vec<(Db, Vec<u8>)> = Vec::new();
         let (mut wide, mut all): (Vec<Db>, bool) = (Vec::new(), false);
-        // One that no side has could never be walked, and would stay in doubt.
-        let there = self.sides.iter().map(|side| side.databases).max().unwrap_or(0);
         let mut db = db;
         each_request(frame, |command, request| {
             if command.name == "SELECT" {
@@ -685,8 +685,7 @@ impl Sequencer {
             let undeclared = command.rule == Rule::Script && self.writes_undeclared(command, request);
             written_by(db, command, request, undeclared, |written| match written {
                 Written::Key(db, key) => keys.push((db, key.to_vec())),
-                Written::Database(db) if usize::from(db) < there => wide.push(db),
-                Written::Database(_) => {}
+                Written::Database(db) => wide.push(db),
                 Written::All => all = true,
             });
         });
