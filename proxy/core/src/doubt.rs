@@ -338,7 +338,8 @@ impl Ledger {
     /// The key may be wrong on the mirror because of what happened at `position`. Doubt that an image under way will heal is
     /// not noted again. `at_ms` is the time, unix milliseconds. Gives back whether the key became dirty by this.
     pub fn mark(&mut self, db: Db, key: &[u8], cause: Cause, position: u64, at_ms: i64) -> bool {
-        let held = self.lost.is_some_and(|lost| position <= lost);
+        let lost = self.lost;
+        let held = lost.is_some_and(|lost| position <= lost);
         match self.database(db).get_mut(key) {
             None => {
                 let key: Arc<[u8]> = key.into();
@@ -354,7 +355,8 @@ impl Ledger {
             }
             Some(entry) => match entry.state {
                 State::Asked => false,
-                State::Restoring(at) if position < at => false,
+                // A doubt that is held has the loss's position, however young it is: it may have come behind the image.
+                State::Restoring(at) if position < at && lost != Some(position) => false,
                 State::Dirty | State::Unmirrorable => {
                     entry.position = entry.position.max(position);
                     if entry.held && !held {
@@ -365,9 +367,9 @@ impl Ledger {
                 State::Restoring(_) => {
                     let before = std::mem::replace(&mut entry.cause, cause);
                     (entry.position, entry.first_seen) = (position, at_ms);
-                    if entry.held != held {
-                        // What names it is in the other list.
-                        (entry.held, entry.queued) = (held, false);
+                    if entry.held && !held {
+                        // What names it is in the other list. The reverse is not: the image had what a client wrote since.
+                        (entry.held, entry.queued) = (false, false);
                     }
                     self.by_cause[before as usize] -= 1;
                     self.by_cause[cause as usize] += 1;
@@ -385,9 +387,10 @@ impl Ledger {
         let Some((key, _)) = self.database(db).get_key_value(key) else { return };
         let key = key.clone();
         let Some(entry) = self.database(db).get_mut(&key) else { return };
+        // What names it is in the other list.
         entry.held = false;
-        if entry.state == State::Dirty {
-            entry.queued = true;
+        entry.queued = entry.state == State::Dirty;
+        if entry.queued {
             self.dirty_held -= 1;
             self.enqueue(db, key, false);
         }
@@ -417,30 +420,29 @@ impl Ledger {
         let younger = std::mem::take(&mut self.queue);
         self.queue = std::mem::take(&mut self.held);
         self.queue.extend(younger);
-        self.compact();
+        self.compact(false);
     }
 
     /// A dirty key waits to be found by whoever heals it.
     fn enqueue(&mut self, db: Db, key: Arc<[u8]>, held: bool) {
-        if held {
-            return self.held.push_back((db, key));
-        }
-        self.queue.push_back((db, key));
-        if self.queue.len() > QUEUE_SLACK + 2 * self.dirty {
-            self.compact();
+        let list = if held { &mut self.held } else { &mut self.queue };
+        list.push_back((db, key));
+        if list.len() > QUEUE_SLACK + 2 * self.dirty {
+            self.compact(held);
         }
     }
 
-    /// Drops what the queue names and does not wait any longer: each key is asked for as soon as it is marked where that can be done, and
-    /// nobody takes it from the queue then.
-    fn compact(&mut self) {
+    /// Drops what the queue, or the list of held keys, names and does not wait there any longer: each key is asked for as soon as it is marked where
+    /// that can be done, and nobody takes it from the queue then; and a held key may be overwritten and die again and again.
+    fn compact(&mut self, held: bool) {
         let databases = &mut self.databases;
+        let list = if held { &mut self.held } else { &mut self.queue };
         // A key is named once: the first time it is met, it is taken for found.
-        self.queue.retain(|(db, key)| {
-            let entry = databases.get_mut(usize::from(*db)).and_then(|database| database.get_mut(key)).filter(|entry| !entry.held);
+        list.retain(|(db, key)| {
+            let entry = databases.get_mut(usize::from(*db)).and_then(|database| database.get_mut(key)).filter(|entry| entry.held == held);
             entry.is_some_and(|entry| std::mem::take(&mut entry.queued) && entry.state == State::Dirty)
         });
-        for (db, key) in &self.queue {
+        for (db, key) in list.iter() {
             if let Some(entry) = databases.get_mut(usize::from(*db)).and_then(|database| database.get_mut(key)) {
                 entry.queued = true;
             }
@@ -855,6 +857,49 @@ mod tests {
         assert_eq!(taken.len(), 10);
         assert_eq!(asked(&mut ledger), Some(vec![b'h', 9]));
         assert_eq!(asked(&mut ledger), None);
+    }
+
+    /// H12: a key that dies on the primary again and again, and is overwritten by clients in between, left a name behind each time.
+    #[test]
+    fn held_keys_that_clients_overwrite_leave_nothing_behind() {
+        let mut ledger = Ledger::new([1, 2]);
+        ledger.mark(0, b"waits", Cause::MirrorDown, 3, 0);
+        ledger.hold(5);
+        for n in 0..100_000u32 {
+            let key = format!("key:{}", n % 1_000);
+            assert!(ledger.mark(0, key.as_bytes(), Cause::Expired, 5, 0));
+            ledger.remove(0, key.as_bytes());
+        }
+        assert!(ledger.held.len() <= QUEUE_SLACK + 4, "{}", ledger.held.len());
+        ledger.mark(0, b"dies", Cause::Expired, 5, 0);
+        ledger.release();
+        assert_eq!([(); 3].map(|()| asked(&mut ledger)), [Some(b"waits".to_vec()), Some(b"dies".to_vec()), None]);
+    }
+
+    /// What no image could carry, and a client wrote since the loss, waited in the list of held keys when it was to be tried again.
+    #[test]
+    fn what_could_not_be_copied_and_was_written_since_the_loss_is_found_again() {
+        let mut ledger = Ledger::new([1, 2]);
+        ledger.mark(0, b"k", Cause::Image, 3, 0);
+        ledger.set_state(0, b"k", State::Unmirrorable);
+        ledger.hold(5);
+        ledger.mark(0, b"k", Cause::MirrorRefuses, 6, 0);
+        assert_eq!(ledger.retry_unmirrorable().len(), 1);
+        assert_eq!((ledger.healable(), asked(&mut ledger)), (1, Some(b"k".to_vec())));
+    }
+
+    /// What is learnt while a loss waits for its decision has the loss's position, and may have happened behind an image that is under way.
+    #[test]
+    fn a_death_behind_an_image_is_noted_while_a_loss_waits() {
+        let mut ledger = Ledger::new([1, 2]);
+        ledger.hold(5);
+        ledger.mark(0, b"k", Cause::Unsynced, 6, 0);
+        assert_eq!(asked(&mut ledger), Some(b"k".to_vec()));
+        ledger.set_state(0, b"k", State::Restoring(7));
+        assert!(!ledger.mark(0, b"k", Cause::Mismatch, 4, 0) && !ledger.mark(0, b"k", Cause::Mismatch, 6, 0), "the image contains it");
+        assert!(ledger.mark(0, b"k", Cause::Expired, 5, 0));
+        // A client wrote it since the loss: the mirror has no better copy of it.
+        assert_eq!((ledger.healable(), asked(&mut ledger)), (1, Some(b"k".to_vec())));
     }
 
     #[test]
