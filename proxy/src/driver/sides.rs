@@ -360,7 +360,6 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
     let time = conn.ask(&[b"TIME"]).await.map_err(text)?;
     let took = unix_ms() - before;
     let middle = before + took / 2;
-    let known = shell.core.borrow().last_probe(side).clock_offset_ms;
     let reply = conn.ask(&[b"INFO"]).await.map_err(text)?;
     let info = reply.text().unwrap_or_default();
     let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
@@ -368,11 +367,11 @@ async fn look(shell: &Shell, side: Endpoint, conn: &mut Option<Conn>) -> Result<
     let mut probe = Probe {
         error: None,
         run_id: field("run_id").to_owned(),
-        evicted_keys: field("evicted_keys").parse().unwrap_or(0),
+        evicted_keys: field("evicted_keys").parse().ok(),
         expires: HashMap::new(),
         keys: HashMap::new(),
         // A slow answer says little about the clock.
-        clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map_or(known, |ms| ms - middle),
+        clock_offset_ms: server_ms(&time).filter(|_| took <= CLOCK_TRIP_MAX_MS).map(|ms| ms - middle),
         keyspace: Vec::new(),
         memory: Memory {
             used: field("used_memory").parse().unwrap_or(0),

@@ -426,10 +426,10 @@ impl World<'_> {
             Probe {
                 error: None,
                 run_id: String::new(),
-                evicted_keys: site.server.evicted_keys,
+                evicted_keys: Some(site.server.evicted_keys),
                 expires: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, volatile(keys))).collect(),
                 keys: site.server.dbs.iter().enumerate().map(|(db, keys)| (db as Db, keys.len() as u64)).collect(),
-                clock_offset_ms: site.offset_ms,
+                clock_offset_ms: Some(site.offset_ms),
                 keyspace: keyspace(&site.server),
                 memory,
                 eviction: Eviction::default(),

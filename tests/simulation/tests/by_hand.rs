@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use twinlane_core::endpoint::Endpoint;
-use twinlane_core::sequencer::{Action, Addresses, LaneId, LaneInfo, Now, Record, Role, Sequencer, SessionId, Settings, SideUp};
+use twinlane_core::journal::{Facts, HEADER_BYTES, Journal, Known, Left, Opening, RING_BYTES_MIN};
+use twinlane_core::sequencer::{Action, Addresses, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp};
+use twinlane_core::status::Operation;
 
 const OLD: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Shared };
 const OLD_BULK: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Bulk };
@@ -10,6 +12,22 @@ const NEW: LaneId = LaneId { side: Endpoint::New, db: 0, role: Role::Shared };
 
 fn info() -> LaneInfo {
     LaneInfo { client_id: 1, address: String::new(), run_id: String::new() }
+}
+
+/// A server as it is found; `marked`: it has the key that the proxy keeps there.
+fn up(side: Endpoint, version: &str, marked: bool) -> SideUp {
+    SideUp {
+        run_id: format!("{side}"),
+        version: version.into(),
+        major: 7,
+        resp: 3,
+        databases: 1,
+        keyspace: vec![0],
+        mark: marked.then(|| b"mark".to_vec()),
+        killed: true,
+        lanes: vec![(0, info())],
+        ..SideUp::default()
+    }
 }
 
 struct Hand {
@@ -25,6 +43,10 @@ fn answer(lane: LaneId, request: &str) -> String {
     match name {
         "SCAN" if lane == OLD => (0..10).fold("*2\r\n$1\r\n0\r\n*10\r\n".into(), |page, n| format!("{page}$2\r\nk{n}\r\n")),
         "SCAN" => "*2\r\n$1\r\n0\r\n*0\r\n".into(),
+        "EXISTS" | "EVAL" => ":1\r\n".into(),
+        "MEMORY" if request == "MEMORY USAGE large" => ":800000\r\n".into(),
+        "MEMORY" => ":50\r\n".into(),
+        "GET" => "_\r\n".into(),
         "DUMP" | "PTTL" => "+QUEUED\r\n".into(),
         "EXEC" => "*2\r\n$3\r\n\0ab\r\n:-1\r\n".into(),
         _ => "+OK\r\n".into(),
@@ -39,19 +61,7 @@ impl Hand {
         let mut hand = Hand { core, now: Now::default(), disk: Vec::new(), wanted: None };
         while let Some(action) = hand.core.poll_action() {
             let Action::ConnectSide { side, generation, .. } = action else { continue };
-            let up = SideUp {
-                run_id: format!("{side}"),
-                version: version.into(),
-                major: 7,
-                resp: 3,
-                databases: 1,
-                keyspace: vec![0],
-                mark: Some(b"mark".to_vec()),
-                killed: true,
-                lanes: vec![(0, info())],
-                ..SideUp::default()
-            };
-            hand.core.handle_side_up(side, generation, up, hand.now);
+            hand.core.handle_side_up(side, generation, up(side, version, true), hand.now);
         }
         for lane in [OLD, NEW] {
             let begun = hand.sent(lane).len();
@@ -112,6 +122,11 @@ impl Hand {
 
     /// Time passes, and both servers answer everything: `old` holds ten short strings, and `new` nothing.
     fn tick(&mut self) {
+        self.tick_with(answer);
+    }
+
+    /// The same with other answers.
+    fn tick_with(&mut self, mut answer: impl FnMut(LaneId, &str) -> String) {
         self.now.us += 10_000;
         self.core.handle_tick(self.now);
         let mut moved = true;
@@ -123,6 +138,29 @@ impl Hand {
                 }
             }
         }
+    }
+
+    /// The connection to a side is lost with all that is in flight, and made anew to the same process; `marked`: it has its mark.
+    fn reconnect(&mut self, side: Endpoint, marked: bool) {
+        let generation = self.core.generation(side);
+        self.core.handle_side_down(side, generation, "gone", self.now);
+        self.now.us += 1_000_000;
+        self.core.handle_tick(self.now);
+        while let Some(action) = self.core.poll_action() {
+            if let Action::ConnectSide { side, generation, .. } = action {
+                self.core.handle_side_up(side, generation, up(side, "7.0.15", marked), self.now);
+            }
+        }
+    }
+
+    /// The same of `old`, which has lost its data.
+    fn reconnect_old(&mut self) {
+        self.reconnect(Endpoint::Old, false);
+        let begun = self.sent(NEW).len();
+        self.reply(NEW, &"+OK\r\n".repeat(begun));
+        assert_eq!(self.sent(OLD), ["FUNCTION LIST WITHCODE"], "no mark before the operator has decided");
+        self.reply(OLD, "*0\r\n");
+        assert_eq!(self.core.status().stage, "PRIMARY LOST DATA");
     }
 
     fn reply(&mut self, lane: LaneId, bytes: &str) {
@@ -182,4 +220,187 @@ fn a_backfill_is_not_done_while_keys_of_it_are_on_the_disk() {
     }
     let backfill = hand.core.status().backfill;
     assert_eq!(backfill.state, "done", "{backfill:?}");
+}
+
+/// Whether the key that the operator asks for is read within so many ticks, with a client that asks something, `ask`, in each.
+fn is_repaired(hand: &mut Hand, ask: &str, ticks: usize) -> bool {
+    let client = hand.client();
+    let asks = |hand: &mut Hand| {
+        hand.ask(client, ask);
+        let mut read = false;
+        hand.tick_with(|lane, request| {
+            read |= lane == OLD && request == "DUMP late";
+            answer(lane, request)
+        });
+        read
+    };
+    (0..50).for_each(|_| _ = asks(hand));
+    let operation = Operation::RepairKey { db: 0, key: b"late".to_vec() };
+    hand.core.handle_operation(1, operation, hand.now);
+    (0..ticks).any(|_| asks(hand))
+}
+
+/// Keys that were copied while nobody waited were owed as soon as clients came: of a million, none was healed for minutes.
+#[test]
+fn what_was_copied_while_nobody_waited_is_not_owed() {
+    let settings = Settings { image_bytes_max: 0, ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    for _ in 0..100 {
+        hand.tick_with(|lane, request| match request.split(' ').collect::<Vec<_>>()[..] {
+            ["SCAN", page, ..] if lane == OLD => {
+                let page: usize = page.parse().unwrap();
+                let next = if page < 200 { page + 1 } else { 0 }.to_string();
+                let keys = (1000..1100).map(|n| format!("$8\r\n{page:03}:{n}\r\n"));
+                format!("*2\r\n${}\r\n{next}\r\n*100\r\n{}", next.len(), keys.collect::<String>())
+            }
+            _ => answer(lane, request),
+        });
+    }
+    assert_eq!(hand.core.status().backfill.state, "done");
+    assert!(is_repaired(&mut hand, "GET other", 10));
+}
+
+/// A flip waits for no pace and for no rate, and what it heals is not owed when it is undone.
+#[test]
+fn what_a_flip_healed_is_not_owed() {
+    let settings = Settings { image_bytes_max: 0, repair_rate_max: 100, ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    let client = hand.client();
+    (0..50).for_each(|_| hand.tick());
+    for n in 0..10_000 {
+        // The mirror's reply is another one.
+        hand.ask(client, &format!("SADD k{n} v"));
+    }
+    hand.tick_with(|lane, request| match request.split(' ').next() {
+        Some("SADD") if lane == OLD => ":1\r\n".into(),
+        _ => answer(lane, request),
+    });
+    let flip = Operation::Flip { to: Endpoint::New, force_primary_lost: false, dry_run: false };
+    hand.core.handle_operation(2, flip, hand.now);
+    let mut restored = 0;
+    for _ in 0..300 {
+        hand.tick_with(|lane, request| match request.split(' ').next() {
+            Some("RESTORE") => {
+                restored += 1;
+                // The mirror is full for a moment, so the flip is undone.
+                if restored == 9_990 { "-OOM command not allowed\r\n".into() } else { answer(lane, request) }
+            }
+            _ => answer(lane, request),
+        });
+    }
+    assert!(restored >= 9_990 && hand.core.status().flip == "idle", "{restored}");
+    assert!(is_repaired(&mut hand, "GET other", 10));
+}
+
+/// H59: a script's images are no repairs. Where one wrote a large key all the time, no repair had its turn any more.
+#[test]
+fn images_of_scripts_hold_no_repair_up() {
+    let settings = Settings { backfill: false, ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    assert!(is_repaired(&mut hand, "EVAL x 1 large", 10));
+}
+
+/// H12: a key that clients wrote since a loss, and that died on the primary while its image was on its way, was taken for equal.
+#[test]
+fn h12_a_key_that_dies_behind_its_image_while_a_loss_waits_is_in_doubt() {
+    let settings = Settings { backfill: false, image_bytes_max: 0, ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    hand.reconnect_old();
+    let client = hand.client();
+    hand.ask(client, "SADD k a");
+    assert_eq!(hand.sent(OLD), ["SADD k a"]);
+    hand.reply(OLD, ":1\r\n");
+    assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
+    hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$3\r\n\0ab\r\n:-1\r\n");
+    assert_eq!(hand.sent(NEW), ["RESTORE k 0 \0ab REPLACE"]);
+    hand.core.handle_key_event(Endpoint::Old, hand.core.generation(Endpoint::Old), 0, b"k", hand.now);
+    assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
+    hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n_\r\n:-2\r\n");
+    assert_eq!(hand.sent(NEW), ["UNLINK k"]);
+}
+
+/// H12: a write that was in flight when the connection broke may not have run. Its key was read anew, and was deleted on the mirror, which had the
+/// only copy.
+#[test]
+fn h12_a_write_of_unknown_fate_does_not_carry_the_loss_to_the_mirror() {
+    let settings = Settings { backfill: false, image_bytes_max: 0, ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    hand.reconnect_old();
+    let client = hand.client();
+    hand.ask(client, "HSET k f v");
+    assert_eq!(hand.sent(OLD), ["HSET k f v"]);
+    hand.reconnect_old();
+    (0..10).for_each(|_| hand.tick_with(|lane, request| panic!("{request} on {lane:?}")));
+    // What a client is told of is on the primary.
+    let client = hand.client();
+    hand.ask(client, "HSET k g v");
+    assert_eq!(hand.sent(OLD), ["HSET k g v"]);
+    hand.reply(OLD, ":1\r\n");
+    assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
+}
+
+/// H14, H29: behind `CONFIG RESETSTAT` a server counts from zero again: what it evicted from then on was not noticed before it had evicted as much
+/// as ever. One lower count alone is an answer that came late.
+#[test]
+fn h14_evictions_are_counted_behind_a_reset_of_the_counters() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let mut look = |side: Endpoint, evicted_keys: u64| {
+        hand.core.handle_probe(side, Probe { evicted_keys: Some(evicted_keys), ..Probe::default() }, hand.now);
+        hand.core.status().alarms.iter().filter(|alarm| alarm.contains("evicted keys")).count()
+    };
+    for (at, side) in [Endpoint::New, Endpoint::Old].into_iter().enumerate() {
+        assert_eq!([1_000, 999, 1_000, 0, 0].map(|count| look(side, count)), [at; 5], "{side}");
+        assert_eq!(look(side, 1), at + 1, "{side}");
+    }
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    for count in [1_000, 5, 6] {
+        hand.core.handle_probe(Endpoint::New, Probe { evicted_keys: Some(count), ..Probe::default() }, hand.now);
+    }
+    assert_eq!(hand.core.status().alarms.len(), 1, "{:?}", hand.core.status().alarms);
+}
+
+/// I7: a look that was not answered told of no evictions, and of no clock: the first answer behind it looked like both.
+#[test]
+fn i7_a_look_without_an_answer_tells_nothing() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    for side in [Endpoint::New, Endpoint::Old] {
+        let unanswered = Probe { error: Some("no answer".into()), ..hand.core.last_probe(side) };
+        let answered = Probe { evicted_keys: Some(7), clock_offset_ms: Some(9_000), expires: [(0, 1)].into(), ..Probe::default() };
+        [unanswered, answered].into_iter().for_each(|probe| hand.core.handle_probe(side, probe, hand.now));
+    }
+    assert_eq!(hand.core.status().alarms, [""; 0]);
+    while let Some(action) = hand.core.poll_action() {
+        assert!(!matches!(&action, Action::Log { text, .. } if text.contains("jumped")), "{action:?}");
+    }
+}
+
+/// A process that was killed while a loss waited leaves the names of what clients wrote since and the mirror had not confirmed: the next one holds
+/// them for older than the loss, and a forced cutover would miss them without a word.
+#[test]
+fn h12_a_restart_while_a_loss_waits_tells_of_writes_that_a_forced_cutover_may_miss() {
+    let told = |known: Known, keys: &[&[u8]]| {
+        let opening = Opening { installation: "by hand", file: [1; 3], boot: "boot", synced: false };
+        let (journal, _) = Journal::open(Box::new(vec![0u8; HEADER_BYTES + RING_BYTES_MIN]), &opening).unwrap();
+        let mut facts = Facts { epoch: 1, ..Facts::default() };
+        facts.databases[0] = known;
+        let left = Left::Known { facts, keys: keys.iter().map(|key| (0, key.to_vec())).collect(), spilled: (0, 0) };
+        let record = Record { installation: "by hand".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
+        let core = Sequencer::new(Settings::default(), record, ["old:1".into(), "new:2".into()], true, Some((journal, left)));
+        core.status().alarms.iter().any(|alarm| alarm.starts_with("WRITES SINCE THE LOSS"))
+    };
+    assert!(told(Known::Nothing, &[b"k"]));
+    assert!(!told(Known::Nothing, &[]), "all was confirmed");
+    assert!(!told(Known::Equal, &[b"k"]), "the primary lost its data behind the end of that process");
+}
+
+/// H12: the alarm of a loss names the mirror as the better copy. When that comes back without its data as well, a forced cutover would go on from nothing.
+#[test]
+fn h12_a_mirror_that_loses_its_data_while_a_loss_waits_is_no_better_copy() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let told = |hand: &Hand| hand.core.status().alarms.iter().filter(|alarm| alarm.contains("look at it before a forced cutover")).count();
+    hand.reconnect_old();
+    hand.reconnect(Endpoint::New, true);
+    assert_eq!(told(&hand), 0, "its connection was lost, and nothing else");
+    hand.reconnect(Endpoint::New, false);
+    assert_eq!(told(&hand), 1);
 }

@@ -132,6 +132,15 @@ impl Sequencer {
         self.evicted.told = told;
     }
 
+    /// The primary's counters were reset: it counts from zero again.
+    pub(super) fn recount_evictions(&mut self) {
+        self.evicted.told = Some(0);
+        self.evicted.followed_from = 0;
+        if let Some((_, count)) = &mut self.evicted.looked {
+            *count = 0;
+        }
+    }
+
     pub(super) fn eviction_findings(&self, found: &mut Vec<Finding>) {
         if self.evictions_missed() {
             found.push(Finding {

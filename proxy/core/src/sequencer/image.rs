@@ -88,7 +88,7 @@ impl Sequencer {
             }
         }
         if self.has_room_for_images() && !self.copies.rests(db, key) && self.mirror_refuses(db).is_none() {
-            self.ask_image(db, key);
+            self.ask_image(db, key, false);
         }
     }
 
@@ -97,8 +97,9 @@ impl Sequencer {
         self.ledger.asked() < limits::IMAGES_ASKED_MAX && !self.copies.is_full(self.settings.dirty_keys_max)
     }
 
-    /// Asks the primary for the key: how large it is, and then what it holds. False when that cannot be done now.
-    fn ask_image(&mut self, db: Db, key: &[u8]) -> bool {
+    /// Asks the primary for the key: how large it is, and then what it holds. `repair`: no command of a client's wants it. False when that cannot be
+    /// done now.
+    fn ask_image(&mut self, db: Db, key: &[u8], repair: bool) -> bool {
         if !self.may_read(db, key) || self.ledger.state(db, key) != Some(State::Dirty) {
             return false;
         }
@@ -116,7 +117,7 @@ impl Sequencer {
         push_request(&mut frame, &[b"MEMORY", b"USAGE", key]);
         let now = self.now.us;
         if let Some(lane) = self.lane_mut(id) {
-            lane.push(&[&frame], What::ImageSize(key.into()), 1, now);
+            lane.push(&[&frame], What::ImageSize { key: key.into(), repair }, 1, now);
         }
         self.touch_lane(id);
         true
@@ -129,7 +130,7 @@ impl Sequencer {
     }
 
     /// The primary told how large the key is.
-    pub(super) fn answer_size(&mut self, db: Db, key: Arc<[u8]>, reply: Reply<'_>) {
+    pub(super) fn answer_size(&mut self, db: Db, key: Arc<[u8]>, repair: bool, reply: Reply<'_>) {
         if self.ledger.state(db, &key) != Some(State::Asked) {
             return;
         }
@@ -151,7 +152,9 @@ impl Sequencer {
         let bytes = reply.integer().unwrap_or(0).max(0) as usize;
         self.note_script_image(db, &key, bytes);
         if !(bytes > self.settings.image_bytes_max && self.begin_copy(db, &key, bytes)) {
-            self.verify.repairs.note_size(bytes);
+            if repair {
+                self.verify.repairs.note_size(bytes);
+            }
             self.read_image(db, key);
         }
     }
@@ -408,7 +411,7 @@ impl Sequencer {
                 // It is known to be large, and waits there from now on.
                 continue;
             }
-            if self.mirror_refuses(db).is_some() || !self.ask_image(db, &key) {
+            if self.mirror_refuses(db).is_some() || !self.ask_image(db, &key, true) {
                 // It stays dirty; the next settling finds it again.
                 self.ledger.set_state(db, &key, State::Dirty);
                 break;

@@ -342,7 +342,15 @@ impl Sequencer {
             }),
             _ => facts.databases.fill(Known::Nothing),
         }
-        if !self.record.mirroring || self.lost.is_some() {
+        if !self.record.mirroring {
+            return;
+        }
+        if self.lost.is_some() {
+            // Of no database anything was known: that process knew of the loss too, and these keys may be what clients wrote since.
+            let knew = facts.databases.iter().all(|known| *known == Known::Nothing);
+            if knew && !(keys.is_empty() && spilled.0 >= spilled.1) {
+                self.alarm_unnamed("restart");
+            }
             return;
         }
         self.spill.inherit(spilled.0, spilled.1);
@@ -392,7 +400,8 @@ impl Sequencer {
         if side != self.primary() || !std::mem::take(&mut self.intents.evicted_away) {
             return;
         }
-        if before.is_some_and(|before| evicted_keys > before) {
+        // Fewer: its counters were reset meanwhile.
+        if before.is_some_and(|before| evicted_keys != before) {
             self.log(true, "the primary evicted keys while the proxy was not running: every key is copied anew");
             self.unsync(&[], WideCause::PrimaryEvicted);
             if self.settings.new_data == super::NewData::Ours {

@@ -77,8 +77,8 @@ pub(super) enum What {
     LastId { session: SessionId, at: usize },
     /// Whether a key that somebody waits for was written by others.
     Look(Box<super::parked::Look>),
-    /// How large a key is that is to be copied.
-    ImageSize(Arc<[u8]>),
+    /// How large a key is that is to be copied; whether a repair asks, which gives way to clients.
+    ImageSize { key: Arc<[u8]>, repair: bool },
     /// What a hash holds, with times to live of these fields.
     FieldsRead { key: Arc<[u8]>, names: Vec<Box<[u8]>> },
     /// A piece of a large key, for this copy.

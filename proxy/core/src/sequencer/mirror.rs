@@ -561,10 +561,7 @@ impl Sequencer {
         let databases = databases.as_slice();
         self.note_gap();
         if self.lost.is_some() && matches!(cause, WideCause::Overflow | WideCause::Barrier | WideCause::Script) {
-            let (cause, mirror) = (cause.word(), self.mirror_side());
-            self.alarm(&format!(
-                "{UNNAMED_SINCE_LOSS} cannot all be named ({cause}): a forced cutover may miss some of them on `{mirror}`"
-            ));
+            self.alarm_unnamed(cause.word());
         }
         self.wide.note(databases, cause, self.now.unix_ms);
         let extras = self.settings.new_data == super::NewData::Ours && !cause.leaves_extras();
@@ -578,6 +575,22 @@ impl Sequencer {
         self.end_copies(|db| all.contains(&db));
         self.intents.distrust(&all);
         if databases.is_empty() { self.scans.want_all(extras) } else { databases.iter().for_each(|db| self.scans.want(*db, extras)) }
+    }
+
+    /// Nobody knows all that clients wrote since the primary lost its data and the mirror has not confirmed.
+    pub(super) fn alarm_unnamed(&mut self, why: &str) {
+        let mirror = self.mirror_side();
+        self.alarm(&format!("{UNNAMED_SINCE_LOSS} cannot all be named ({why}): a forced cutover may miss some of them on `{mirror}`"));
+    }
+
+    /// The mirror has lost keys too: while a loss of the primary waits for the operator's word, it is not what a forced flip would go on from.
+    pub(super) fn alarm_lessened(&mut self) {
+        if self.lost.is_some() {
+            let mirror = self.mirror_side();
+            self.alarm(&format!(
+                "{UNNAMED_SINCE_LOSS}, and older ones, may be missing on `{mirror}`, which has lost data too: look at it before a forced cutover"
+            ));
+        }
     }
 
     /// Barriers and owed flushes go to the mirror when nothing else is in flight there; the queue's bounds are left again.
@@ -937,7 +950,7 @@ impl Sequencer {
             What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
             What::Block(_)
             | What::ImageRead { .. }
-            | What::ImageSize(_)
+            | What::ImageSize { .. }
             | What::CopyRead(_)
             | What::FieldsRead { .. }
             | What::ScanPage(_)

@@ -212,6 +212,7 @@ impl Sequencer {
         let Some(named) = self.written_since(side, found) else { return back || changed };
         if back {
             self.log(true, format!("`{side}` has gone back to an earlier state; what was written since is copied anew: {}", named.words()));
+            self.alarm_lessened();
         }
         // Databases that were swapped since, and still are to be on the mirror, have other numbers in the ledger.
         let keys = named.keys.into_iter().map(|(db, key)| (self.db_now(db), key)).collect();

@@ -165,7 +165,7 @@ impl Sequencer {
             What::Attempt(attempt) => self.answer_attempt(id, &attempt, lent.frame(), reply, resp3, flight.failed.as_deref()),
             What::LastId { session, at } => self.answer_last_id(session, at, reply),
             What::Look(look) => self.answer_look(&look, reply),
-            What::ImageSize(key) => self.answer_size(id.db, key, reply),
+            What::ImageSize { key, repair } => self.answer_size(id.db, key, repair, reply),
             What::FieldsRead { key, names } => self.answer_fields(id.db, &key, &names, reply),
             What::CopyRead(copy) => self.answer_piece(copy, reply),
             What::Piece(piece) => self.confirm_piece(self.db_now(id.db), &piece, reply, flight.failed.as_deref()),

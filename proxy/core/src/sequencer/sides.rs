@@ -62,14 +62,14 @@ pub struct Probe {
     pub error: Option<String>,
     /// `run_id` of the process that answered, for the shell.
     pub run_id: String,
-    /// `evicted_keys` since the process began.
-    pub evicted_keys: u64,
+    /// `evicted_keys` since the process began; None: there was no answer.
+    pub evicted_keys: Option<u64>,
     /// Keys with a time to live, per database.
     pub expires: HashMap<Db, u64>,
     /// Keys, per database.
     pub keys: HashMap<Db, u64>,
-    /// The side's wall clock less ours, milliseconds.
-    pub clock_offset_ms: i64,
+    /// The side's wall clock less ours, milliseconds; None: it could not be measured.
+    pub clock_offset_ms: Option<i64>,
     /// Databases that hold keys, the reserved key left out.
     pub keyspace: Vec<Db>,
     /// Memory of the server.
@@ -153,6 +153,8 @@ pub(super) struct Side {
     /// A dead connection could not be killed: it may write until then (H1).
     pub zombies_until: u64,
     pub evicted_keys: Option<u64>,
+    /// At the last look it told fewer.
+    evicted_fell: bool,
     pub expires: HashMap<Db, u64>,
     /// Keys per database, at the last look.
     pub keys: HashMap<Db, u64>,
@@ -193,6 +195,7 @@ impl Side {
             predecessors: Vec::new(),
             zombies_until: 0,
             evicted_keys: None,
+            evicted_fell: false,
             expires: HashMap::new(),
             keys: HashMap::new(),
             clock_offset_ms: 0,
@@ -335,10 +338,10 @@ impl Sequencer {
         Probe {
             error: side.error.clone(),
             run_id: String::new(),
-            evicted_keys: side.evicted_keys.unwrap_or(0),
+            evicted_keys: None,
             expires: side.expires.clone(),
             keys: side.keys.clone(),
-            clock_offset_ms: side.clock_offset_ms,
+            clock_offset_ms: None,
             keyspace: side.keyspace.iter().copied().collect(),
             memory: side.memory.clone(),
             eviction: side.eviction,
@@ -510,6 +513,7 @@ impl Sequencer {
             );
             self.unsync(&[], WideCause::MirrorNew);
             self.refresh_keyspaces();
+            self.alarm_lessened();
         }
     }
 
@@ -651,7 +655,7 @@ impl Sequencer {
         again: &mut Vec<(LaneId, super::lane::InFlight, Vec<u8>)>,
     ) {
         match &flight.what {
-            What::ImageRead { key, .. } | What::FieldsRead { key, .. } | What::ImageSize(key) => return self.lose_image(id.db, key),
+            What::ImageRead { key, .. } | What::FieldsRead { key, .. } | What::ImageSize { key, .. } => return self.lose_image(id.db, key),
             What::Functions => return self.lose_functions(),
             What::Verify(reading) => return self.lose_verify(reading),
             What::Shadow(read) => return self.lose_shadow(read),
@@ -689,7 +693,8 @@ impl Sequencer {
                 Written::All => all = true,
             });
         });
-        let position = self.next_position();
+        // A write that was not answered may not be there: where the primary has lost its data, the mirror's copy may still be the better one.
+        let position = self.doubt_position();
         for (db, key) in keys.into_iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
             self.mark_dirty(db, &key, Cause::InDoubt, position);
         }
@@ -793,9 +798,18 @@ impl Sequencer {
     /// itself (H14); what a primary evicts, the mirror still has (H29).
     pub(super) fn note_evictions(&mut self, endpoint: Endpoint, evicted_keys: u64) {
         let side = &mut self.sides[endpoint.index()];
-        // A look that was asked for earlier may be answered later; the same process counts upwards only.
+        // A look that was asked for earlier may be answered later: the same process counts upwards. Unless somebody reset its counters, which the
+        // next look tells too.
+        let fell = side.evicted_keys.is_some_and(|before| evicted_keys < before);
+        let reset = std::mem::replace(&mut side.evicted_fell, fell) && fell;
+        if reset {
+            (side.evicted_keys, side.evicted_fell) = (Some(0), false);
+        }
         let evicted_keys = side.evicted_keys.map_or(evicted_keys, |before| before.max(evicted_keys));
         let before = side.evicted_keys.replace(evicted_keys);
+        if reset && endpoint == self.primary() {
+            self.recount_evictions();
+        }
         if before.is_some_and(|before| evicted_keys > before) {
             // The mark may be among them, and a side that lacks it counts as one that lost its data.
             self.marks_due.get_or_insert(self.now.us);
@@ -813,23 +827,26 @@ impl Sequencer {
     pub fn handle_probe(&mut self, endpoint: Endpoint, probe: Probe, now: Now) {
         self.now = now;
         let side = &mut self.sides[endpoint.index()];
-        let evicted_keys = probe.evicted_keys;
         side.expires = probe.expires;
         side.memory = probe.memory;
         side.keys = probe.keys;
         side.eviction = probe.eviction;
         side.bypassing = probe.bypassing.unwrap_or(side.bypassing);
         let before = side.clock_known.then_some(side.clock_offset_ms);
-        side.clock_offset_ms = probe.clock_offset_ms;
-        side.clock_known = true;
+        side.clock_offset_ms = probe.clock_offset_ms.unwrap_or(side.clock_offset_ms);
+        side.clock_known |= probe.clock_offset_ms.is_some();
         // What was told is older than what was written since: a database is taken off the list by a new connection only.
         side.keyspace.extend(probe.keyspace);
         if side.is_up() {
             side.error = probe.error;
         }
-        self.note_evicted_away(endpoint, self.sides[endpoint.index()].evicted_keys, evicted_keys);
-        self.note_evictions(endpoint, evicted_keys);
-        self.note_clock(endpoint, before, probe.clock_offset_ms);
+        if let Some(evicted_keys) = probe.evicted_keys {
+            self.note_evicted_away(endpoint, self.sides[endpoint.index()].evicted_keys, evicted_keys);
+            self.note_evictions(endpoint, evicted_keys);
+        }
+        if let Some(offset_ms) = probe.clock_offset_ms {
+            self.note_clock(endpoint, before, offset_ms);
+        }
         self.settle();
     }
 }

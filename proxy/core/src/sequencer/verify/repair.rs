@@ -253,8 +253,9 @@ impl Sequencer {
         let Repairs { rate, pace, left, .. } = &mut self.verify.repairs;
         rate.refill(TICK_US);
         pace.tick(commands);
-        // What a large key took beyond its tick is paid back by the next ones.
-        *left = (*left).min(0).saturating_add(pace.keys as i64);
+        // What a large key took beyond its tick is paid back by the next ones; what nobody waited for is not.
+        let owed = if pace.busy && self.flip.is_none() { (*left).min(0) } else { 0 };
+        *left = owed.saturating_add(pace.keys as i64);
     }
 
     /// One more key may be repaired now. A flip waits for the end of all doubt, and is not made to wait for a rate.
@@ -265,7 +266,9 @@ impl Sequencer {
 
     /// One was asked for.
     pub(in crate::sequencer) fn note_repair(&mut self) {
-        self.verify.repairs.rate.take(1);
+        if self.flip.is_none() {
+            self.verify.repairs.rate.take(1);
+        }
         self.verify.repairs.left -= 1;
     }
 
