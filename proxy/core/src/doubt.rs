@@ -282,6 +282,13 @@ impl Ledger {
         self.dirty - self.dirty_held
     }
 
+    /// Keys that wait for an image, or whose image is asked for, without those of databases that cannot be healed now.
+    #[must_use]
+    pub fn crowd(&self) -> usize {
+        let aside: usize = self.aside.values().map(VecDeque::len).sum();
+        self.dirty.saturating_sub(aside) + self.asked
+    }
+
     /// Keys whose image is asked for.
     #[must_use]
     pub fn asked(&self) -> usize {

@@ -9,6 +9,8 @@ use twinlane_core::status::Operation;
 const OLD: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Shared };
 const OLD_BULK: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Bulk };
 const NEW: LaneId = LaneId { side: Endpoint::New, db: 0, role: Role::Shared };
+const OLD_1: LaneId = LaneId { db: 1, ..OLD };
+const NEW_1: LaneId = LaneId { db: 1, ..NEW };
 
 fn info() -> LaneInfo {
     LaneInfo { client_id: 1, address: String::new(), run_id: String::new() }
@@ -21,7 +23,7 @@ fn up(side: Endpoint, version: &str, marked: bool) -> SideUp {
         version: version.into(),
         major: 7,
         resp: 3,
-        databases: 1,
+        databases: 2,
         keyspace: vec![0],
         mark: marked.then(|| b"mark".to_vec()),
         killed: true,
@@ -35,6 +37,8 @@ struct Hand {
     now: Now,
     disk: Vec<u8>,
     wanted: Option<(usize, usize)>,
+    /// It cannot be opened.
+    refused: Option<LaneId>,
 }
 
 /// See [`Hand::tick`].
@@ -58,7 +62,7 @@ impl Hand {
     fn begin(version: &str, settings: Settings) -> Hand {
         let record = Record { installation: "by hand".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
         let core = Sequencer::new(settings, record, ["old:1".into(), "new:2".into()], false, None);
-        let mut hand = Hand { core, now: Now::default(), disk: Vec::new(), wanted: None };
+        let mut hand = Hand { core, now: Now::default(), disk: Vec::new(), wanted: None, refused: None };
         while let Some(action) = hand.core.poll_action() {
             let Action::ConnectSide { side, generation, .. } = action else { continue };
             hand.core.handle_side_up(side, generation, up(side, version, true), hand.now);
@@ -98,7 +102,8 @@ impl Hand {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::OpenLane { lane, generation } => {
-                    self.core.handle_lane_open(lane, generation, Ok(Some(info())), self.now);
+                    let opened = if self.refused == Some(lane) { Err("max number of clients reached".into()) } else { Ok(Some(info())) };
+                    self.core.handle_lane_open(lane, generation, opened, self.now);
                 }
                 Action::Spill { at, bytes } => {
                     self.disk.truncate(at as usize);
@@ -131,7 +136,7 @@ impl Hand {
         self.core.handle_tick(self.now);
         let mut moved = true;
         while std::mem::take(&mut moved) {
-            for lane in [OLD, NEW] {
+            for lane in [OLD, NEW, OLD_1, NEW_1] {
                 for request in self.sent(lane) {
                     moved = true;
                     self.reply(lane, &answer(lane, &request));
@@ -403,4 +408,19 @@ fn h12_a_mirror_that_loses_its_data_while_a_loss_waits_is_no_better_copy() {
     assert_eq!(told(&hand), 0, "its connection was lost, and nothing else");
     hand.reconnect(Endpoint::New, false);
     assert_eq!(told(&hand), 1);
+}
+
+/// Keys in doubt of a database whose lane the mirror refuses filled the room that a walk has for its own: no other database was walked any more.
+#[test]
+fn a_database_that_cannot_be_reached_holds_no_backfill_of_others_up() {
+    let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+    hand.refused = Some(NEW_1);
+    let client = hand.client();
+    hand.ask(client, "SELECT 1");
+    (0..600).for_each(|n| hand.ask(client, &format!("SET k{n} v")));
+    (0..100).for_each(|_| hand.tick());
+    assert_eq!(hand.core.status().backfill.keys_done, 10, "{:?}", hand.core.status().backfill);
+    hand.refused = None;
+    (0..100).for_each(|_| hand.tick());
+    assert_eq!(hand.core.status().mirror.dirty_keys, 0);
 }

@@ -259,7 +259,7 @@ impl Sequencer {
     }
 
     fn has_room(&self) -> bool {
-        self.ledger.dirty() + self.ledger.asked() <= limits::SCAN_AHEAD_MAX && self.backfill.has_room(self.backfilling())
+        self.ledger.crowd() <= limits::SCAN_AHEAD_MAX && self.backfill.has_room(self.backfilling())
     }
 
     /// Keys of the page in hand go to the ledger, as many as may; behind the last of them its cursor is passed.

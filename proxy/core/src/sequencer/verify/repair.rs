@@ -4,6 +4,7 @@
 //! and of which endpoint (I5). An image does the rest: at its position it tells whether the primary still does not have the key.
 
 use super::super::Sequencer;
+use super::super::opening::lacks_lane;
 use super::super::pace::{Pace, Rate};
 use super::Job;
 use crate::divergence::ExtraKeys;
@@ -160,7 +161,7 @@ impl Sequencer {
     /// Asks for the next page of the keys that match.
     pub(in crate::sequencer) fn pump_sweep(&mut self) -> bool {
         let Some(sweep) = &self.verify.repairs.sweep else { return false };
-        let crowded = self.ledger.dirty() + self.ledger.asked() > limits::SCAN_AHEAD_MAX;
+        let crowded = self.ledger.crowd() > limits::SCAN_AHEAD_MAX;
         if sweep.done || sweep.asked || crowded || !self.record.mirroring || self.lost.is_some() || self.flip.is_some() {
             // A flip waits for a moment without doubt, and this makes doubt all the time: it goes on afterwards.
             return false;
@@ -168,7 +169,7 @@ impl Sequencer {
         let (db, primary) = (sweep.db, self.primary());
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"SCAN", &sweep.cursor, b"MATCH", &sweep.pattern, b"COUNT", &number(limits::SCAN_PAGE as i64)]);
-        if self.can_read(primary, db).is_err() {
+        if self.can_read(primary, db).is_err() || lacks_lane(&self.sides, db) {
             return false;
         }
         self.push_reading(primary, db, &frame, 1, Job::Sweep);
