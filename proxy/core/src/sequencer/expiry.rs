@@ -67,7 +67,8 @@ pub(super) struct Expiry {
     overflow: bool,
     /// A PING was asked for behind the drain of a flip.
     pinged: bool,
-    /// Longest time an image took to the present mirror, microseconds: a time to live set by it is that much longer than it should be.
+    /// Longest time from the question for an image to its reading, and to its execution where the mirror is told how long keys live and not when
+    /// they end, microseconds: a time to live set by it is that much longer than it should be.
     /// (An effect that takes longer than the margin makes its key doubtful, so it ends in an image too.)
     pub delay_max_us: u64,
     pub probes: u64,

@@ -226,12 +226,12 @@ impl Sequencer {
             return self.read_fields(db, key, form, reply);
         }
         let mut frame = Vec::new();
-        let margin = self.settings.expiry_margin_ms;
+        let lives = self.lives();
         let newer = self.sides[self.mirror_side().index()].major >= 7;
         let written = match form {
-            Form::Typed => typed::push_typed(&mut frame, key, reply, margin, newer),
-            Form::Block(heat) => push_restore(&mut frame, key, reply, heat, margin),
-            Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, None, pttl, margin)),
+            Form::Typed => typed::push_typed(&mut frame, key, reply, lives, newer),
+            Form::Block(heat) => push_restore(&mut frame, key, reply, heat, lives),
+            Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, None, pttl, lives)),
         };
         match written {
             Some(replies) => {
@@ -285,7 +285,7 @@ impl Sequencer {
         }
         let mirror_knows = self.sides[self.mirror_side().index()].has_field_times();
         let mut frame = Vec::new();
-        match typed::push_fields(&mut frame, key, names, reply, self.settings.expiry_margin_ms) {
+        match typed::push_fields(&mut frame, key, names, reply, self.lives()) {
             // It has other fields by now, or is no hash any more: in pieces, where fields that come meanwhile are followed.
             None => {
                 self.ledger.set_state(db, key, State::Asked);
@@ -504,17 +504,69 @@ const PLAIN_IMAGES_US: u64 = 1_000_000;
 /// is not to be asked as fast as it can refuse.
 const IMAGES_REST_US: u64 = 100_000;
 
-/// Remaining milliseconds for the mirror: 0 stands for ever.
-fn mirror_ttl(pttl: i64, margin_ms: i64) -> i64 {
-    if pttl < 0 { 0 } else { pttl.max(1).saturating_add(margin_ms) }
-}
-
 /// Remaining milliseconds above which the mirror's clock would overflow when it adds them to its time: RESTORE then makes a key that
 /// ended long ago (7.0, cluster.c restoreCommand). Such a key gets the last moment there is as its absolute end.
 const REMAINING_MAX: i64 = i64::MAX - 10_000_000_000_000;
 
+/// How remaining times that were just read on the primary are told to the mirror.
+#[derive(Debug, Clone, Copy)]
+struct Lives {
+    margin_ms: i64,
+    /// The mirror's clock now, where it is known and RESTORE takes an absolute end: the key's end is right then however long the image
+    /// waits for its turn behind large ones, and a restart need not know how long that was.
+    mirror_unix_ms: Option<i64>,
+}
+
+/// When a key ends on the mirror.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// So many milliseconds after the command was executed.
+    In(i64),
+    /// By its own clock, unix milliseconds.
+    At(i64),
+}
+
+impl Lives {
+    /// Of a key with so many milliseconds left on the primary; None: it lives for ever.
+    fn end(self, pttl: i64) -> Option<End> {
+        if pttl < 0 {
+            return None;
+        }
+        let left = pttl.max(1).saturating_add(self.margin_ms);
+        Some(match self.mirror_unix_ms {
+            Some(now) => End::At(now.saturating_add(left)),
+            None if left > REMAINING_MAX => End::At(i64::MAX),
+            None => End::In(left),
+        })
+    }
+}
+
+impl End {
+    /// The command that sets it, and its argument.
+    fn command(self) -> (&'static [u8], Vec<u8>) {
+        match self {
+            End::In(ms) => (b"PEXPIRE", number(ms)),
+            End::At(ms) => (b"PEXPIREAT", number(ms)),
+        }
+    }
+}
+
+impl Sequencer {
+    /// Whether images tell when keys end, and not how long they live.
+    pub(super) fn ends_are_absolute(&self) -> bool {
+        let mirror = &self.sides[self.mirror_side().index()];
+        mirror.clock_is_known() && mirror.is_since(Some((5, 0)), Some((7, 2)))
+    }
+
+    fn lives(&self) -> Lives {
+        let mirror = &self.sides[self.mirror_side().index()];
+        let mirror_unix_ms = self.ends_are_absolute().then(|| self.now.unix_ms.saturating_add(mirror.clock_offset_ms));
+        Lives { margin_ms: self.settings.expiry_margin_ms, mirror_unix_ms }
+    }
+}
+
 /// `RESTORE k ttl payload REPLACE`, or `UNLINK k` when the key is absent.
-fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, heat: Option<Heat>, margin_ms: i64) -> Option<u32> {
+fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, heat: Option<Heat>, lives: Lives) -> Option<u32> {
     let mut parts = reply.elements();
     let heat = match heat {
         // An error: the policy has changed meanwhile.
@@ -526,18 +578,18 @@ fn push_restore(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, heat: Option<
         return None;
     }
     let pttl = if dump.is_null() { -2 } else { pttl.integer()? };
-    Some(push_dumped(frame, key, (!dump.is_null()).then_some(dump), heat, pttl, margin_ms))
+    Some(push_dumped(frame, key, (!dump.is_null()).then_some(dump), heat, pttl, lives))
 }
 
-fn push_dumped(frame: &mut Vec<u8>, key: &[u8], dump: Option<Reply<'_>>, heat: Option<(Heat, i64)>, pttl: i64, margin_ms: i64) -> u32 {
+fn push_dumped(frame: &mut Vec<u8>, key: &[u8], dump: Option<Reply<'_>>, heat: Option<(Heat, i64)>, pttl: i64, lives: Lives) -> u32 {
     let Some(dump) = dump else {
         push_request(frame, &[b"UNLINK", key]);
         return 1;
     };
-    let ttl = mirror_ttl(pttl, margin_ms);
-    let (time, heat_value) = (number(if ttl > REMAINING_MAX { i64::MAX } else { ttl }), heat.map(|(_, value)| number(value)));
+    let end = lives.end(pttl);
+    let (time, heat_value) = (end.map_or_else(|| number(0), |end| end.command().1), heat.map(|(_, value)| number(value)));
     let mut command: Vec<&[u8]> = vec![b"RESTORE", key, &time, dump.text(), b"REPLACE"];
-    if ttl > REMAINING_MAX {
+    if matches!(end, Some(End::At(_))) {
         command.push(b"ABSTTL");
     }
     if let (Some((heat, _)), Some(value)) = (heat, &heat_value) {

@@ -971,7 +971,16 @@ impl Sequencer {
             | What::LastId { .. }
             | What::Look(_) => return,
         };
-        self.doubt_written(self.db_now(id.db), frame, Cause::MirrorReplyLost, position);
+        let (db, mut others) = (self.db_now(id.db), false);
+        // Ten thousand may be lost at once, nearly all of them with one key.
+        each_request(frame, |command, request| match command.lone_written(request) {
+            Some(key) if key.starts_with(super::RESERVED_PREFIX) => {}
+            Some(key) => self.mark_dirty(db, key, Cause::MirrorReplyLost, position),
+            None => others = true,
+        });
+        if others {
+            self.doubt_written(db, frame, Cause::MirrorReplyLost, position);
+        }
         if let Some(ack) = ack {
             self.acknowledge(ack);
         }

@@ -23,7 +23,7 @@ pub(super) struct Pace {
 
 impl Pace {
     /// A reading that took so much longer than the quickest has made clients wait too.
-    const LONG_US: u64 = 1_000;
+    const LONG_US: u64 = 300;
     /// What it begins with, and by how much it grows in a tick.
     const FIRST: u64 = 32;
     const STEP: u64 = 2;
@@ -111,7 +111,7 @@ mod tests {
         pace.tick(7);
         assert_eq!((pace.busy, pace.keys), (true, 16));
         (0..40).for_each(|_| {
-            pace.note_wait(900);
+            pace.note_wait(300);
             pace.tick(8);
         });
         assert_eq!((pace.busy, pace.keys), (false, 80), "nobody has asked for anything since");

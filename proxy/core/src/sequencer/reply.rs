@@ -140,10 +140,11 @@ impl Sequencer {
         }
         let Some(lane) = self.lane_mut(id) else { return };
         let lent = lane.tape.lend_front(len);
-        if matches!(flight.what, What::Restore(_)) {
+        if matches!(flight.what, What::Restore(_)) && !self.ends_are_absolute() {
             self.note_delay(flight.at);
         }
         if matches!(flight.what, What::ImageRead { .. }) {
+            self.note_delay(flight.at);
             self.verify.repairs.note_wait(self.now.us.saturating_sub(flight.at));
         }
         match flight.what {

@@ -234,6 +234,11 @@ impl Side {
         (if is_valkey { valkey } else { redis }).is_some_and(|since| (major, minor) >= since)
     }
 
+    /// Its clock was read: its time less ours is known.
+    pub fn clock_is_known(&self) -> bool {
+        self.clock_known
+    }
+
     /// Fields of hashes may have times to live of their own.
     pub fn has_field_times(&self) -> bool {
         self.is_since(Some((7, 4)), Some((9, 0)))

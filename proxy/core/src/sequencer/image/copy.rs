@@ -13,7 +13,6 @@
 //! nobody takes it away.
 
 use super::page::{Kind, Piece, Step, Taken, Terms, Value};
-use super::{REMAINING_MAX, mirror_ttl};
 use crate::command::{Command, Rule};
 use crate::doubt::{Cause, State};
 use crate::effect::Effect;
@@ -418,16 +417,15 @@ impl Sequencer {
     fn put_twin(&mut self, at: usize, pttl: i64) {
         let copy = self.copies.under_way.swap_remove(at);
         let twin = copy.twin();
-        let ttl = mirror_ttl(pttl, self.settings.expiry_margin_ms);
+        let end = self.lives().end(pttl).map(super::End::command);
         let mut block = Piece::default();
         block.push(&[b"MULTI"]);
         block.push(&[copy.value.kind.size(), &twin]);
         block.push(&[b"UNLINK", &copy.key]);
         block.push(&[b"RENAME", &twin, &copy.key]);
-        match ttl {
-            0 => block.push(&[b"PERSIST", &copy.key]),
-            ttl if ttl > REMAINING_MAX => block.push(&[b"PEXPIREAT", &copy.key, &number(i64::MAX)]),
-            ttl => block.push(&[b"PEXPIRE", &copy.key, &number(ttl)]),
+        match &end {
+            None => block.push(&[b"PERSIST", &copy.key]),
+            Some((name, time)) => block.push(&[name, &copy.key, time]),
         }
         block.push(&[b"EXEC"]);
         self.copies.totals.done += 1;

@@ -1,6 +1,6 @@
 //! A key read type by type in one block, and the commands that build it on a server which refuses the payload of DUMP.
 
-use super::{REMAINING_MAX, mirror_ttl};
+use super::{End, Lives};
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +29,7 @@ const HASH_AT: usize = 6;
 const TYPED_CHUNK: usize = 512;
 
 /// `MULTI UNLINK k; <commands that build it>; PEXPIRE k; EXEC`. `newer`: the mirror is a 7.0 or later.
-pub(super) fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, margin_ms: i64, newer: bool) -> Option<u32> {
+pub(super) fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, lives: Lives, newer: bool) -> Option<u32> {
     let parts: Vec<Reply<'_>> = reply.elements().collect();
     let [kind, pttl, string, list, set, zset, hash, entries, info] = parts[..] else { return None };
     let mut commands = 1;
@@ -71,10 +71,9 @@ pub(super) fn push_typed(frame: &mut Vec<u8>, key: &[u8], reply: Reply<'_>, marg
         b"stream" => commands += push_stream(frame, key, entries, info, newer)?,
         _ => return None,
     }
-    let ttl = mirror_ttl(pttl.integer()?, margin_ms);
-    if ttl > 0 && kind.text() != b"none" {
-        let (name, time): (&[u8], i64) = if ttl > REMAINING_MAX { (b"PEXPIREAT", i64::MAX) } else { (b"PEXPIRE", ttl) };
-        push_request(frame, &[name, key, &number(time)]);
+    if let Some(end) = lives.end(pttl.integer()?).filter(|_| kind.text() != b"none") {
+        let (name, time) = end.command();
+        push_request(frame, &[name, key, &time]);
         commands += 1;
     }
     push_request(frame, &[b"EXEC"]);
@@ -102,7 +101,7 @@ pub(super) fn push_field_reads(frame: &mut Vec<u8>, key: &[u8], names: &[Box<[u8
 
 /// The commands that build such a hash, their replies, and whether a field has a time to live. None: it has a field that is not among
 /// the names.
-pub(super) fn push_fields(frame: &mut Vec<u8>, key: &[u8], names: &[Box<[u8]>], reply: Reply<'_>, margin_ms: i64) -> Option<(u32, bool)> {
+pub(super) fn push_fields(frame: &mut Vec<u8>, key: &[u8], names: &[Box<[u8]>], reply: Reply<'_>, lives: Lives) -> Option<(u32, bool)> {
     let parts: Vec<Reply<'_>> = reply.elements().collect();
     let [pttl, hash, times] = parts[..] else { return None };
     let pttl = pttl.integer()?;
@@ -122,13 +121,12 @@ pub(super) fn push_fields(frame: &mut Vec<u8>, key: &[u8], names: &[Box<[u8]>], 
         .iter()
         .step_by(2)
         .filter_map(|name| Some((*name, *times.get(name).filter(|left| **left >= 0)?)))
-        .map(|(name, left)| (name, number(left.max(1).saturating_add(margin_ms))))
+        .map(|(name, left)| (name, number(left.max(1).saturating_add(lives.margin_ms))))
         .collect();
     commands.extend(mortal.iter().map(|(name, left)| vec![b"HPEXPIRE".as_slice(), key, left, b"FIELDS", b"1", name]));
-    let ttl = mirror_ttl(pttl, margin_ms);
-    let (name, time): (&[u8], Vec<u8>) = if ttl > REMAINING_MAX { (b"PEXPIREAT", number(i64::MAX)) } else { (b"PEXPIRE", number(ttl)) };
-    if ttl > 0 {
-        commands.push(vec![name, key, &time]);
+    let end = lives.end(pttl).map(End::command);
+    if let Some((name, time)) = &end {
+        commands.push(vec![name, key, time]);
     }
     commands.push(vec![b"EXEC"]);
     commands.iter().for_each(|command| push_request(frame, command));

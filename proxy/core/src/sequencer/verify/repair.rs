@@ -44,16 +44,32 @@ pub(in crate::sequencer) struct Repairs {
     sweep: Option<Sweep>,
     /// What the operator allows by the second.
     rate: Rate,
-    /// How repairs give way to clients, and the keys that may still be read before the next tick while there are any. Below zero: a large one
-    /// took more than there was.
+    /// How repairs give way to clients, and the keys that may be read now while there are any. Below zero: a large one took more than there was.
     pace: Pace,
     left: i64,
+    /// When that was brought up to date, microseconds, and what was left of a key then, in parts of [`TICK_US`].
+    at: u64,
+    fraction: u64,
 }
 
 impl Repairs {
     /// So many keys a second at most; 0: no bound.
     pub fn new(per_second: u64) -> Repairs {
-        Repairs { sweep: None, rate: Rate::new(per_second), pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, 0), left: 0 }
+        Repairs { sweep: None, rate: Rate::new(per_second), pace: Pace::new(PACE_KEYS.0, PACE_KEYS.1, 0), left: 0, at: 0, fraction: 0 }
+    }
+
+    /// The share of a tick comes in as the time passes, an eighth at a time: a whole one at once is a burst that clients' commands wait behind,
+    /// on the way through the proxy and on both servers; key by key, each has system calls of its own.
+    fn accrue(&mut self, now_us: u64) {
+        let passed = now_us.saturating_sub(self.at).min(TICK_US);
+        if passed < TICK_US / 8 {
+            return;
+        }
+        let gained = self.pace.keys * passed + self.fraction;
+        self.at = now_us;
+        self.fraction = gained % TICK_US;
+        // What a large key took beyond its share is paid back first; what nobody takes is kept for one tick.
+        self.left = self.left.saturating_add((gained / TICK_US) as i64).min(self.pace.keys as i64);
     }
 
     /// A key was read on the primary in so many microseconds.
@@ -67,8 +83,8 @@ impl Repairs {
     }
 }
 
-/// Keys per tick of 10 ms while clients use the primary: 5,000 a second at least, so that a million are copied within some minutes beside them.
-const PACE_KEYS: (u64, u64) = (50, 512);
+/// Keys per tick of 10 ms while clients use the primary: 2,500 a second at least, so that a hundred thousand are healed within a minute beside them.
+const PACE_KEYS: (u64, u64) = (25, 512);
 
 /// A key that is larger counts as several, but not as more than this: what is so large goes in pieces.
 const KEY_BYTES: usize = 4096;
@@ -251,16 +267,19 @@ impl Sequencer {
     /// Time passes: what may be repaired now.
     pub(in crate::sequencer) fn tick_repairs(&mut self) {
         let commands = self.commands_answered();
+        let flips = self.flip.is_some();
         let Repairs { rate, pace, left, .. } = &mut self.verify.repairs;
         rate.refill(TICK_US);
         pace.tick(commands);
-        // What a large key took beyond its tick is paid back by the next ones; what nobody waited for is not.
-        let owed = if pace.busy && self.flip.is_none() { (*left).min(0) } else { 0 };
-        *left = owed.saturating_add(pace.keys as i64);
+        if flips || !pace.busy {
+            // What nobody waited for is not paid back.
+            *left = (*left).max(0);
+        }
     }
 
     /// One more key may be repaired now. A flip waits for the end of all doubt, and is not made to wait for a rate.
-    pub(in crate::sequencer) fn may_repair_one(&self) -> bool {
+    pub(in crate::sequencer) fn may_repair_one(&mut self) -> bool {
+        self.verify.repairs.accrue(self.now.us);
         let Repairs { rate, pace, left, .. } = &self.verify.repairs;
         self.flip.is_some() || (rate.is_open() && (!pace.busy || *left > 0))
     }
