@@ -305,13 +305,18 @@ fn images_of_scripts_hold_no_repair_up() {
     assert!(is_repaired(&mut hand, "EVAL x 1 large", 10));
 }
 
+/// A client of a pair whose primary has lost its data, and whose operator has not decided; images are read without a question for their size.
+fn lossy() -> (Hand, SessionId) {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, image_bytes_max: 0, ..Settings::default() });
+    hand.reconnect_old();
+    let client = hand.client();
+    (hand, client)
+}
+
 /// H12: a key that clients wrote since a loss, and that died on the primary while its image was on its way, was taken for equal.
 #[test]
 fn h12_a_key_that_dies_behind_its_image_while_a_loss_waits_is_in_doubt() {
-    let settings = Settings { backfill: false, image_bytes_max: 0, ..Settings::default() };
-    let mut hand = Hand::begin("7.0.15", settings);
-    hand.reconnect_old();
-    let client = hand.client();
+    let (mut hand, client) = lossy();
     hand.ask(client, "SADD k a");
     assert_eq!(hand.sent(OLD), ["SADD k a"]);
     hand.reply(OLD, ":1\r\n");
@@ -328,10 +333,7 @@ fn h12_a_key_that_dies_behind_its_image_while_a_loss_waits_is_in_doubt() {
 /// only copy.
 #[test]
 fn h12_a_write_of_unknown_fate_does_not_carry_the_loss_to_the_mirror() {
-    let settings = Settings { backfill: false, image_bytes_max: 0, ..Settings::default() };
-    let mut hand = Hand::begin("7.0.15", settings);
-    hand.reconnect_old();
-    let client = hand.client();
+    let (mut hand, client) = lossy();
     hand.ask(client, "HSET k f v");
     assert_eq!(hand.sent(OLD), ["HSET k f v"]);
     hand.reconnect_old();
@@ -342,6 +344,29 @@ fn h12_a_write_of_unknown_fate_does_not_carry_the_loss_to_the_mirror() {
     assert_eq!(hand.sent(OLD), ["HSET k g v"]);
     hand.reply(OLD, ":1\r\n");
     assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
+}
+
+/// H2, H32: an image tells when the key ends by the mirror's clock, however long it waits for its turn there; how long it lives where that clock is
+/// not known, or RESTORE takes no such end.
+#[test]
+fn h32_an_image_tells_when_its_key_ends_by_the_mirrors_clock() {
+    let hour = 3_600_000;
+    let told = [("7.0.15", Some(hour), "RESTORE k 4610500 \0ab REPLACE ABSTTL"), ("7.0.15", None, "RESTORE k 10500 \0ab REPLACE")];
+    for (version, offset, image) in told.into_iter().chain([("4.0.14", Some(hour), "RESTORE k 10500 \0ab REPLACE")]) {
+        let mut hand = Hand::begin(version, Settings { backfill: false, image_bytes_max: 0, ..Settings::default() });
+        hand.now.unix_ms = 1_000_000;
+        for (side, clock_offset_ms) in [(Endpoint::New, offset), (Endpoint::Old, Some(-hour))] {
+            hand.core.handle_probe(side, Probe { clock_offset_ms, evicted_keys: Some(0), ..Probe::default() }, hand.now);
+        }
+        let client = hand.client();
+        hand.sent(OLD);
+        hand.ask(client, "SADD k a");
+        assert_eq!(hand.sent(OLD), ["SADD k a"]);
+        hand.reply(OLD, ":1\r\n");
+        assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
+        hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$3\r\n\0ab\r\n:10000\r\n");
+        assert_eq!(hand.sent(NEW).last().map(String::as_str), Some(image), "{version} {offset:?}");
+    }
 }
 
 /// H14, H29: behind `CONFIG RESETSTAT` a server counts from zero again: what it evicted from then on was not noticed before it had evicted as much

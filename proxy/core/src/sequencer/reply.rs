@@ -143,8 +143,10 @@ impl Sequencer {
         if matches!(flight.what, What::Restore(_)) && !self.ends_are_absolute() {
             self.note_delay(flight.at);
         }
-        if matches!(flight.what, What::ImageRead { .. }) {
+        if matches!(flight.what, What::ImageRead { .. } | What::FieldsRead { .. } | What::CopyRead(_)) {
             self.note_delay(flight.at);
+        }
+        if matches!(flight.what, What::ImageRead { .. }) {
             self.verify.repairs.note_wait(self.now.us.saturating_sub(flight.at));
         }
         match flight.what {
