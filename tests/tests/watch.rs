@@ -120,6 +120,63 @@ fn optimistic_increments_add_up_across_flips() {
     }
 }
 
+/// A flip hands watches over: EXEC runs behind it unless what is watched was written, before the flip or behind it, here or in another database.
+/// Programs that take nil for what it hardly ever is with them (RQ does not clean up behind it) see none.
+#[test]
+fn h37_a_watch_lives_on_behind_a_flip() {
+    for (old, new) in [(Version::Redis70, Version::Redis70), (Version::Redis50, Version::Redis62)] {
+        let pair = Pair::start(Setup::of(old, new)).unwrap();
+        let mut writer = pair.client().unwrap();
+        for turn in 0..6 {
+            let mut clients: Vec<Client> = (0..64).map(|_| pair.client().unwrap()).collect();
+            for (at, client) in clients.iter_mut().enumerate() {
+                let watch = [format!("WATCH a:{at} k:{at}"), "SELECT 3".into(), format!("WATCH k:{at}"), format!("SELECT {}", at % 2 * 3)];
+                let watch: Vec<_> = watch.iter().map(|line| command(line)).collect();
+                client.pipeline(&watch).unwrap().iter().for_each(|reply| assert!(reply.is_ok(), "{reply}"));
+                if at % 3 == 0 {
+                    assert!(client.cmd("MULTI").unwrap().is_ok());
+                }
+            }
+            // In turn: nothing is written; it is written before the flip; behind it; in the other database; what nobody watches.
+            let write = |client: &mut Client, at: usize, db: u8, key: String| {
+                let block = [command(&format!("SELECT {db}")), command(&format!("SET {key} {turn}"))];
+                client.pipeline(&block).unwrap().iter().for_each(|reply| assert!(reply.is_ok(), "{at}: {reply}"));
+            };
+            let mut written = |behind: bool| {
+                for at in 0..64 {
+                    match (at % 5, behind) {
+                        (1, false) | (2, true) => write(&mut writer, at, 0, format!("k:{at}")),
+                        (3, _) if behind == (at % 2 == 0) => write(&mut writer, at, 3, format!("k:{at}")),
+                        (4, _) => write(&mut writer, at, 3, format!("a:{at}")),
+                        _ => {}
+                    }
+                }
+            };
+            written(false);
+            // One that vanishes while it watches hinders nobody.
+            let mut gone = pair.client().unwrap();
+            assert!(gone.cmd("WATCH k:0").unwrap().is_ok());
+            drop(gone);
+            let answer = if turn % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            written(true);
+            for (at, client) in clients.iter_mut().enumerate() {
+                if at % 3 != 0 {
+                    assert!(client.cmd("MULTI").unwrap().is_ok());
+                }
+                let replies = client.pipeline(&[command(&format!("INCR ran:{at}")), command("EXEC")]).unwrap();
+                assert_eq!(replies[1].is_nil(), matches!(at % 5, 1..=3), "{at} in turn {turn}: {}", replies[1]);
+                // The next one watches as ever.
+                let block = lines(client, &["WATCH other", "MULTI", "PING", "EXEC"]);
+                assert_eq!(block[3], "[+PONG]", "{at} in turn {turn}");
+            }
+        }
+        let mut direct = pair.old.client().unwrap();
+        assert_eq!(direct.cmd("GET ran:0").unwrap().text(), "6");
+        pair.assert_equal().unwrap();
+    }
+}
+
 /// H25: EXEC of a watcher runs beside the lane. Without the fence its effect crosses those of other clients on the same keys.
 #[test]
 fn h25_a_watching_transaction_has_a_place_in_the_order() {

@@ -213,6 +213,9 @@ impl Client {
                 let prefix = self.prefix();
                 let command = if own { commands::own(r, &prefix, plan) } else { commands::contended(r, plan.large, plan.undeclared) };
                 self.ask(&encode(&command), check, rules, out);
+            } else if r.one_in(4) {
+                // Its EXEC is to answer nil, on whichever side it runs.
+                self.ask(&encode(&["INCR", key.as_str()]), check, rules, out);
             }
         }
         self.ask(&encode(&["MULTI"]), check, rules, out);

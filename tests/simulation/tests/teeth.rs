@@ -72,6 +72,11 @@ fn h20_the_retry_directly_behind_the_write() {
 }
 
 #[test]
+fn h37_the_question_of_a_watch() {
+    is_noticed("the question of a watch", &without(Faults { no_question: true, ..Faults::default() }));
+}
+
+#[test]
 fn i4_the_intents_of_the_journal() {
     is_noticed("intents", &without(Faults { no_intents: true, ..Faults::default() }));
 }

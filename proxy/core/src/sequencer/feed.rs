@@ -238,7 +238,7 @@ impl Sequencer {
             let error = format!("-ERR twinlane: all {} connections for subscribers are in use\r\n", limits::FEEDS_MAX);
             return Err(self.refuse_request(asker, error.as_bytes()));
         }
-        let lane = self.open_own(id, primary, 0, Use::Feed);
+        let lane = self.open_own(Some(id), primary, 0, Use::Feed);
         self.feeds.insert(id);
         if let Some(session) = self.sessions.get_mut(id) {
             session.feed = Some(Box::new(Feed::new(lane)));
@@ -481,7 +481,7 @@ impl Sequencer {
                 None if opening < limits::FEEDS_OPENING_MAX => {
                     opening += 1;
                     ready = false;
-                    let lane = self.open_own(id, to, 0, Use::Feed);
+                    let lane = self.open_own(Some(id), to, 0, Use::Feed);
                     if let Some(feed) = self.sessions.get_mut(id).and_then(|session| session.feed.as_mut()) {
                         feed.next = Some(Next { lane, subscribed: false, marked: false, behind: Vec::new() });
                     }

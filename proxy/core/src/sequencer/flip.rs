@@ -41,6 +41,8 @@ pub(super) struct Flip {
     held_at: u64,
     /// Whether both sides were asked, behind the drain, what they have evicted.
     census: Census,
+    /// Connections that were opened to take watches over.
+    pub standby: usize,
 }
 
 /// How long a flip waits for a moment without a key in doubt before it takes one with a few.
@@ -157,7 +159,8 @@ impl Sequencer {
             return self.answer(ticket, Outcome::Done);
         }
         let now = self.now.us;
-        self.flip = Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now, census: Census::Due });
+        self.flip =
+            Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now, census: Census::Due, standby: 0 });
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {
@@ -191,7 +194,9 @@ impl Sequencer {
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
-        if quiet && short && self.prepare_feeds() {
+        // A watch that cannot be handed over is answered nil; that is not worth an operator's wait.
+        let watches = force || self.prepare_watches() || waited;
+        if quiet && short && self.prepare_feeds() && watches {
             if let Some(flip) = &mut self.flip {
                 flip.phase = Phase::Draining;
                 flip.held_at = self.now.us;
@@ -220,9 +225,12 @@ impl Sequencer {
         let told = !(up && drained && settled && recheck && self.events_owe());
         if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
+            if !force {
+                self.hand_watches_over();
+            }
             return self.ask_census();
         }
-        if up && drained && told && (settled || !recheck) && (!recheck || self.feeds_are_marked()) {
+        if up && drained && told && (settled || !recheck) && (!recheck || self.feeds_are_marked() && self.watches_are_handed_over()) {
             let reasons = if recheck { self.gate(force, false) } else { Vec::new() };
             if !reasons.is_empty() {
                 self.end_flip(reasons);
@@ -276,6 +284,9 @@ impl Sequencer {
         if !self.feeds_are_marked() {
             waits.push("the streams of subscribers".into());
         }
+        if !self.watches_are_handed_over() {
+            waits.push("what clients watch".into());
+        }
         if waits.is_empty() { String::new() } else { format!("; it waited for {}", waits.join(", ")) }
     }
 
@@ -324,6 +335,7 @@ impl Sequencer {
         self.holding = false;
         self.fence_anew();
         self.turn_feeds(false);
+        self.undo_handover();
         self.end_held();
         self.sessions.resume = true;
         if aborted {
@@ -353,8 +365,8 @@ impl Sequencer {
         self.record = record.clone();
         self.forget_evictions();
         let forced = flip.force_primary_lost;
-        // What was watched on the other side is watched no longer: EXEC answers nil once.
         self.retire_own(self.mirror_side());
+        self.end_standby(self.primary(), crate::limits::OWN_CONNECTIONS_FREE);
         self.forget_lanes();
         self.forget_round();
         self.reset_mirror();

@@ -109,6 +109,8 @@ pub(super) enum What {
     Trial,
     /// WATCH, on a connection of the session's own.
     Watch(SessionId),
+    /// A flip hands a session's watch over: whether it lives here, or its beginning there.
+    Handover(SessionId),
     /// A question of a session on a connection of its own; the reply is delivered as it is.
     Ask(SessionId),
     /// SUBSCRIBE or one of its family, with a confirmation for each name.
@@ -188,7 +190,7 @@ impl InFlight {
         let plain = match &what {
             What::Block(block) => block.plain,
             What::ImageRead { form, .. } => *form == super::image::Form::Plain,
-            What::ScanKeys { .. } | What::CopyRead(_) => true,
+            What::ScanKeys { .. } | What::CopyRead(_) | What::Handover(_) => true,
             _ => false,
         };
         let gathered = plain.then(|| {

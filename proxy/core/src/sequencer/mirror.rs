@@ -959,6 +959,7 @@ impl Sequencer {
             | What::Census
             | What::Trial
             | What::Watch(_)
+            | What::Handover(_)
             | What::Ask(_)
             | What::Subscription(_)
             | What::Position(_)

@@ -19,6 +19,7 @@ mod feed;
 mod fence;
 mod findings;
 mod flip;
+mod handover;
 mod image;
 mod info;
 mod intents;
@@ -232,6 +233,8 @@ pub struct Faults {
     pub torn_copies: bool,
     /// Waiters are not tried behind the write that can serve them, but later (H20).
     pub late_retries: bool,
+    /// A flip hands watches over without a question whether anything watched was written (H37).
+    pub no_question: bool,
 }
 
 impl Settings {

@@ -42,9 +42,13 @@ impl Own {
         self.lane.is_unreported() || self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Block(_)))
     }
 
-    /// Requests in flight that a flip waits for.
+    /// Nothing is in flight that a flip waits for.
     pub fn is_drained(&self) -> bool {
-        !self.writes() && !self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Client { .. }))
+        !self.writes() && !self.lane.in_flight.iter().any(|flight| matches!(flight.what, What::Client { .. } | What::Watch(_)))
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving
     }
 }
 
@@ -89,19 +93,19 @@ impl Sequencer {
             let error = format!("-ERR twinlane: all {} connections for WATCH and WAIT are in use\r\n", limits::OWN_CONNECTIONS_MAX);
             return Err(self.refuse_request(id, error.as_bytes()));
         }
-        self.open_own(id, primary, db, Use::Command);
+        self.open_own(Some(id), primary, db, Use::Command);
         Err(Admit::Wait(Wait::Gate))
     }
 
-    pub(super) fn open_own(&mut self, owner: SessionId, side: Endpoint, db: Db, used: Use) -> LaneId {
+    pub(super) fn open_own(&mut self, owner: Option<SessionId>, side: Endpoint, db: Db, used: Use) -> LaneId {
         self.own_serial = self.own_serial.wrapping_add(1);
         let lane = LaneId { side, db, role: Role::Own(self.own_serial) };
-        let own = Own { id: lane, lane: Lane::new(), used, owner: Some(owner), since: self.now.us, leaving: false };
+        let own = Own { id: lane, lane: Lane::new(), used, owner, since: self.now.us, leaving: false };
         let side = &mut self.sides[side.index()];
         side.own.insert(self.own_serial, own);
         let generation = side.generation;
         self.actions.push_back(Action::OpenLane { lane, generation });
-        if used == Use::Command {
+        if let Some(owner) = owner.filter(|_| used == Use::Command) {
             self.assign_own(lane, owner);
         }
         lane
@@ -223,7 +227,8 @@ impl Sequencer {
         self.actions.push_back(Action::CloseLane { lane });
     }
 
-    /// The roles have moved: connections to the side that was the primary go, those that are still owed a reply when it came.
+    /// The roles have moved: connections to the side that was the primary go, those that are still owed a reply when it came. Watches live on where a
+    /// flip has handed them over.
     pub(super) fn retire_own(&mut self, side: Endpoint) {
         let used = |own: &&Own| own.used == Use::Command;
         let lanes: Vec<LaneId> = self.sides[side.index()].own.values().filter(used).map(|own| own.id).collect();
@@ -232,9 +237,14 @@ impl Sequencer {
             own.leaving = true;
             let asked = own.lane.in_flight.iter().any(|flight| asker(&flight.what).is_some());
             if let Some(owner) = own.owner {
-                self.break_watch(owner);
-                if !asked {
+                if let Some(next) = self.take_handover(owner) {
                     self.release_own(owner);
+                    self.assign_own(next, owner);
+                } else {
+                    self.break_watch(owner);
+                    if !asked {
+                        self.release_own(owner);
+                    }
                 }
             }
             self.settle_own(lane);
@@ -292,6 +302,7 @@ impl Sequencer {
         let Some(owner) = owner else { return };
         let wanted = lane.side == self.primary();
         match used {
+            Use::Command if !wanted => {}
             Use::Command => self.break_watch(owner),
             Use::Feed => self.lose_feed(owner, lane),
         }

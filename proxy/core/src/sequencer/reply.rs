@@ -183,6 +183,7 @@ impl Sequencer {
             What::Census => self.answer_census(id.side, reply),
             What::Trial => self.confirm_trial(reply),
             What::Watch(session) => self.answer_watch(session, reply.0, flight.failed.as_deref()),
+            What::Handover(session) => self.answer_handover(session, id.side, reply),
             What::Ask(session) => {
                 self.answer_ask(session, reply.0, flight.failed.as_deref());
                 self.end_refused_monitor(session, id, reply);

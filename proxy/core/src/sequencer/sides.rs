@@ -589,7 +589,9 @@ impl Sequencer {
         let own = std::mem::take(&mut self.sides[endpoint.index()].own);
         for (lane, used, owner) in own.values().filter_map(|own| Some((own.id, own.used, own.owner?))) {
             match used {
-                Use::Command => self.break_watch(owner),
+                Use::Command if endpoint == self.primary() => self.break_watch(owner),
+                // A watch that was being handed over lives on.
+                Use::Command => {}
                 Use::Feed => self.lose_feed(owner, lane),
             }
         }

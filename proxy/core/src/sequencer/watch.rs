@@ -1,10 +1,12 @@
 //! WATCH: a real optimistic lock, kept by the server for a connection of the session's own.
 //!
 //! The hard case is EXEC. It runs on that connection, beside the lanes, so its keys are fenced first: nobody's command on them is
-//! in flight when it runs, and none enters before its effect is appended (H25). A watch that the proxy cannot keep (the roles moved,
-//! the connection was lost or given to another session) makes EXEC answer nil, which is always a legal answer (H37).
+//! in flight when it runs, and none enters before its effect is appended (H25). A flip hands a watch over to the other
+//! side (`handover.rs`). One that the proxy cannot keep (the connection was lost, or given to another session) makes EXEC answer nil, which is
+//! always a legal answer (H37).
 
 use super::Sequencer;
+use super::handover::Handover;
 use super::lane::{Lane, What};
 use super::session::{Admit, SessionId, Wait};
 use super::transaction::Multi;
@@ -20,12 +22,18 @@ pub(super) struct Watch {
     keys: Vec<(Db, Box<[u8]>)>,
     /// Nobody watches for it any more: EXEC answers nil.
     pub broken: bool,
+    /// A flip is moving it.
+    pub handover: Option<Handover>,
 }
 
 impl Watch {
     /// Keys watched.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    pub fn keys(&self) -> &[(Db, Box<[u8]>)] {
+        &self.keys
     }
 }
 
