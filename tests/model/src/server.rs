@@ -239,6 +239,8 @@ pub struct ModelServer {
     pub evicted_keys: u64,
     /// Keys that died of their deadline.
     pub expired_keys: u64,
+    /// When keys died that are not there any more because their deadline came: database, key, deadline.
+    ended: BTreeMap<(usize, Vec<u8>), u64>,
     /// Keys written in this turn of the event loop with their last writer, none for scripts and the server itself.
     written: BTreeMap<Vec<u8>, Option<ConnId>>,
     /// Databases were emptied in this turn, so often.
@@ -269,6 +271,7 @@ impl ModelServer {
             executed: 0,
             evicted_keys: 0,
             expired_keys: 0,
+            ended: BTreeMap::new(),
             written: BTreeMap::new(),
             flushes: 0,
             told: Vec::new(),
@@ -506,6 +509,7 @@ impl ModelServer {
                 let lives = !expired(entry, now_ms);
                 if !lives {
                     dead.push((number, key.clone()));
+                    self.ended.extend(entry.deadline_ms.map(|deadline| ((number, key.clone()), deadline)));
                 }
                 lives
             });
@@ -680,7 +684,8 @@ impl ModelServer {
 
     pub(crate) fn entry(&mut self, at: At, key: &[u8]) -> Option<&mut Entry> {
         if expired(self.dbs[at.db].get(key)?, at.now) {
-            self.dbs[at.db].remove(key);
+            let deadline = self.dbs[at.db].remove(key).and_then(|entry| entry.deadline_ms);
+            self.ended.extend(deadline.map(|deadline| ((at.db, key.to_vec()), deadline)));
             self.expired_keys += 1;
             return None;
         }
@@ -700,6 +705,7 @@ impl ModelServer {
         match self.dbs[at.db].get_mut(key) {
             Some(old) => *old = entry,
             None => {
+                self.ended.remove(&(at.db, key.to_vec()));
                 self.dbs[at.db].insert(key.to_vec(), entry);
             }
         }
@@ -763,12 +769,14 @@ pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: [u64; 2], ttl_toler
         let l = left.dbs.get(number).unwrap_or(&empty);
         let r = right.dbs.get(number).unwrap_or(&empty);
         let visible = |key: &&Vec<u8>| !key.starts_with(b"__twinlane:");
+        // Where both end within the tolerance, one of them ends first.
+        let ended = |key: &Vec<u8>, on_the_left: Option<u64>| {
+            let ends = on_the_left.zip(r.get(key).and_then(|entry| entry.deadline_ms));
+            ends.is_some_and(|(l, r)| l.abs_diff(r) <= ttl_tolerance_ms)
+        };
         for key in l.keys().filter(visible) {
             let (Some(a), b) = (alive(l, key, now_ms[0]), alive(r, key, now_ms[1])) else {
-                let ends = |db: &Db| db.get(key).and_then(|entry| entry.deadline_ms);
-                // Where both end within the tolerance, one of them ends first.
-                let soon = ends(l).zip(ends(r)).is_some_and(|(l, r)| l.abs_diff(r) <= ttl_tolerance_ms);
-                if alive(r, key, now_ms[1]).is_some() && !soon {
+                if alive(r, key, now_ms[1]).is_some() && !ended(key, l.get(key).and_then(|entry| entry.deadline_ms)) {
                     found.push(format!("db {number} key {}: only on the right", key.escape_ascii()));
                 }
                 continue;
@@ -783,7 +791,8 @@ pub fn diff(left: &ModelServer, right: &ModelServer, now_ms: [u64; 2], ttl_toler
             }
         }
         for key in r.keys().filter(visible).filter(|key| !l.contains_key(*key)) {
-            if let Some(b) = alive(r, key, now_ms[1]) {
+            let gone = left.ended.get(&(number, key.clone())).copied();
+            if let Some(b) = alive(r, key, now_ms[1]).filter(|_| !ended(key, gone)) {
                 found.push(format!("db {number} key {}: only on the right: {b:?}", key.escape_ascii()));
             }
         }
