@@ -1,83 +1,146 @@
-//! Client connections: a task each that reads, and writes only when the socket did not take everything at once. Replies are
-//! otherwise written by whoever produced them, so a reply costs no wake-up.
+//! Client connections: one task for all of them. Their sockets are in a poll of their own, whose file the runtime watches: a turn asks
+//! it once which of them have something, reads each of those once, and only then lets the lanes write. A task each would cost a
+//! wake-up, a place in the runtime's queue and its memory with every request. Replies are written by whoever produced them.
 
 use super::Shell;
 use crate::net;
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Registry, Token};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll as Turn, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
+
+/// Sockets that one look at the poll can name; the others come with the next turn.
+const EVENTS: usize = 1024;
 
 /// One connection.
 struct Client {
-    writer: OwnedWriteHalf,
-    waker: RefCell<Option<Waker>>,
-    /// The task does not read, because the session did not want input when it last looked.
-    paused: Cell<bool>,
-    /// The socket is broken or the session is over: the task ends.
+    id: SessionId,
+    stream: TcpStream,
+    /// There may be something to read that no event will tell again.
+    readable: Cell<bool>,
+    /// The other end has closed, or the socket is broken: what there is to read ends.
+    ends: Cell<bool>,
+    /// The socket is broken or the session is over: the connection goes at its next visit.
     over: Cell<bool>,
+    /// It is in the list of those to be visited.
+    due: Cell<bool>,
 }
 
 /// All connections.
-#[derive(Default)]
 pub(super) struct Clients {
-    by_session: RefCell<HashMap<SessionId, Rc<Client>>>,
+    registry: Registry,
+    /// Each at the slot of its session.
+    by_slot: RefCell<Vec<Option<Rc<Client>>>>,
+    count: Cell<usize>,
+    /// Those with something to do that no event tells.
+    due: RefCell<Vec<SessionId>>,
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Clients {
+    /// No connections yet, and the poll that is to be given to [`serve`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn new() -> io::Result<(Clients, Poll)> {
+        let poll = Poll::new()?;
+        let registry = poll.registry().try_clone()?;
+        let (by_slot, due, waker) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker }, poll))
+    }
+
     /// Writes as much of a session's output as the socket takes.
     pub fn write(&self, core: &mut Sequencer, id: SessionId) {
-        let Some(client) = self.by_session.borrow().get(&id).cloned() else { return };
-        client.write(core, id);
+        let by_slot = self.by_slot.borrow();
+        let Some(client) = by_slot.get(id.slot()).and_then(Option::as_ref).filter(|client| client.id == id) else { return };
+        client.write(core);
+        if client.over.get() || (client.readable.get() && core.wants_input(id)) {
+            self.visit_again(client);
+        }
+    }
+
+    /// Has it visited in the next turn, whether or not an event comes.
+    fn visit_again(&self, client: &Client) {
+        if !client.due.replace(true) {
+            self.due.borrow_mut().push(client.id);
+            if let Some(waker) = self.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    fn at(&self, slot: usize) -> Option<Rc<Client>> {
+        self.by_slot.borrow().get(slot)?.clone()
+    }
+
+    fn insert(&self, id: SessionId, mut stream: TcpStream) -> io::Result<()> {
+        self.registry.register(&mut stream, Token(id.slot()), Interest::READABLE | Interest::WRITABLE)?;
+        let no = || Cell::new(false);
+        let client = Rc::new(Client { id, stream, readable: no(), ends: no(), over: no(), due: no() });
+        let mut by_slot = self.by_slot.borrow_mut();
+        if by_slot.len() <= id.slot() {
+            by_slot.resize_with(id.slot() + 1, || None);
+        }
+        by_slot[id.slot()] = Some(client);
+        self.count.set(self.count.get() + 1);
+        Ok(())
+    }
+
+    /// The last handle closes the socket, and with it the poll forgets it.
+    fn remove(&self, client: &Client) {
+        self.by_slot.borrow_mut()[client.id.slot()] = None;
+        self.count.set(self.count.get() - 1);
     }
 }
 
 impl Client {
-    fn write(&self, core: &mut Sequencer, id: SessionId) {
-        let (reads, mut full) = (core.wants_input(id), false);
+    fn write(&self, core: &mut Sequencer) {
         loop {
-            let output = core.output(id);
+            let output = core.output(self.id);
             if output.is_empty() {
                 break;
             }
-            match self.writer.try_write(output) {
-                Ok(n) => core.handle_output_written(id, n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    full = true;
-                    break;
-                }
+            match (&self.stream).write(output) {
+                Ok(n) => core.handle_output_written(self.id, n),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // An event tells when there is room again.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_) => {
                     self.over.set(true);
-                    break;
+                    return;
                 }
             }
         }
-        if core.is_closing(id) && core.output(id).is_empty() {
+        if core.is_closing(self.id) {
             self.over.set(true);
         }
-        if (reads || full || self.over.get()) && self.must_wake(core, id) {
-            self.wake();
+    }
+
+    /// Reads once and tells the sequencer.
+    fn read(&self, shell: &Shell) {
+        let mut core = shell.core.borrow_mut();
+        if !self.readable.get() || !core.wants_input(self.id) {
+            return;
         }
-    }
-
-    /// The task has something to do that no readiness of the socket will tell it.
-    fn must_wake(&self, core: &Sequencer, id: SessionId) -> bool {
-        self.over.get() || !core.output(id).is_empty() || self.paused.replace(false)
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
+        let mut buffer = shell.buffer.borrow_mut();
+        match (&self.stream).read(&mut buffer) {
+            Ok(0) => self.over.set(true),
+            Ok(n) => {
+                self.readable.set(n == buffer.len() || self.ends.get());
+                core.handle_client_bytes(self.id, &buffer[..n], shell.now());
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable.set(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => self.over.set(true),
         }
     }
 }
@@ -97,79 +160,98 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener, max_clients:
         if let Err(error) = net::prepare_client(&stream) {
             tracing::debug!("a client's socket: {error}");
         }
-        if shell.clients.by_session.borrow().len() >= max_clients {
+        if shell.clients.count.get() >= max_clients {
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
             continue;
         }
-        spawn_local(session(shell.clone(), stream));
-    }
-}
-
-async fn session(shell: Rc<Shell>, stream: TcpStream) {
-    let text = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?:0".into(), |address| address.to_string().into_boxed_str());
-    let addresses = Addresses { peer: text(stream.peer_addr()), local: text(stream.local_addr()) };
-    let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
-    let (mut reader, writer) = stream.into_split();
-    let client = Rc::new(Client { writer, waker: RefCell::new(None), over: Cell::new(false), paused: Cell::new(false) });
-    shell.clients.by_session.borrow_mut().insert(id, client.clone());
-    poll_fn(|cx| turn(&shell, &client, &mut reader, id, cx)).await;
-    shell.clients.by_session.borrow_mut().remove(&id);
-    shell.with(|core, now| core.handle_client_closed(id, now));
-}
-
-/// One turn of a session's task; ready when the session is over.
-fn turn(shell: &Shell, client: &Client, reader: &mut OwnedReadHalf, id: SessionId, cx: &mut Context<'_>) -> Poll<()> {
-    if !client.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *client.waker.borrow_mut() = Some(cx.waker().clone());
-    }
-    loop {
-        if client.over.get() {
-            return Poll::Ready(());
-        }
-        if !shell.core.borrow().output(id).is_empty() {
-            match client.writer.as_ref().poll_write_ready(cx) {
-                Poll::Ready(Ok(())) => {
-                    client.write(&mut shell.core.borrow_mut(), id);
-                    shell.flush();
-                    continue;
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => {}
+        let text = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?:0".into(), |address| address.to_string().into_boxed_str());
+        let addresses = Addresses { peer: text(stream.peer_addr()), local: text(stream.local_addr()) };
+        let stream = match stream.into_std() {
+            Ok(stream) => TcpStream::from_std(stream),
+            Err(error) => {
+                tracing::warn!("a client could not be accepted: {error}");
+                continue;
             }
-        }
-        if !shell.core.borrow().wants_input(id) {
-            client.paused.set(true);
-            return Poll::Pending;
-        }
-        match read(shell, reader, id, cx) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return Poll::Ready(()),
-            Poll::Ready(Ok(n)) if n < super::READ_BUFFER => {}
-            Poll::Ready(Ok(_)) => {
-                // More may wait; the others come first.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
+        };
+        let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
+        if let Err(error) = shell.clients.insert(id, stream) {
+            tracing::warn!("a client could not be accepted: {error}");
+            shell.with(|core, now| core.handle_client_closed(id, now));
         }
     }
 }
 
-/// Reads once and tells the sequencer.
-fn read(shell: &Shell, reader: &mut OwnedReadHalf, id: SessionId, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let mut buffer = shell.buffer.borrow_mut();
-    let mut space = ReadBuf::new(&mut buffer);
-    match Pin::new(reader).poll_read(cx, &mut space) {
-        Poll::Pending => Poll::Pending,
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Ready(Ok(())) => {
-            let bytes = space.filled();
-            if !bytes.is_empty() {
-                shell.core.borrow_mut().handle_client_bytes(id, bytes, shell.now());
-            }
-            let n = bytes.len();
-            drop(buffer);
-            shell.flush();
-            Poll::Ready(Ok(n))
+/// Serves all connections, for ever.
+///
+/// # Errors
+/// The system's, when their poll cannot be watched.
+pub(super) fn serve(shell: Rc<Shell>, poll: Poll) -> io::Result<impl Future<Output = ()>> {
+    let mut poll = watch(poll)?;
+    let mut events = Events::with_capacity(EVENTS);
+    Ok(poll_fn(move |cx| {
+        turn(&shell, &mut poll, &mut events, cx);
+        Turn::Pending
+    }))
+}
+
+/// tokio deprecates this for descriptors that could be closed while they are registered, and its replacement is `unsafe`.
+#[expect(deprecated, reason = "the replacement is unsafe; a Poll keeps the promise it asks for: nobody else closes its descriptor")]
+fn watch(poll: Poll) -> io::Result<AsyncFd<Poll>> {
+    AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
+}
+
+/// Visits those that are due and those that have something, each once, and carries out what follows.
+fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut Context<'_>) {
+    let clients = &shell.clients;
+    if !clients.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *clients.waker.borrow_mut() = Some(cx.waker().clone());
+    }
+    for id in clients.due.take() {
+        if let Some(client) = clients.at(id.slot()).filter(|client| client.id == id) {
+            client.due.set(false);
+            visit(shell, &client);
         }
+    }
+    while let Turn::Ready(Ok(mut ready)) = poll.poll_read_ready_mut(cx) {
+        let asked = ready.get_inner_mut().poll(events, Some(Duration::ZERO));
+        for event in events.iter() {
+            if let Some(client) = clients.at(event.token().0) {
+                meet(shell, &client, event);
+            }
+        }
+        if asked.is_err() || events.iter().count() == EVENTS {
+            // A signal came in between, or there are more than fit: the lanes come first.
+            cx.waker().wake_by_ref();
+            break;
+        }
+        ready.clear_ready();
+    }
+    shell.flush();
+}
+
+/// The socket has something.
+fn meet(shell: &Shell, client: &Client, event: &Event) {
+    let ends = event.is_read_closed() || event.is_error();
+    client.ends.set(client.ends.get() || ends);
+    client.readable.set(client.readable.get() || ends || event.is_readable());
+    if event.is_writable() {
+        let mut core = shell.core.borrow_mut();
+        if !core.output(client.id).is_empty() {
+            client.write(&mut core);
+        }
+    }
+    visit(shell, client);
+}
+
+fn visit(shell: &Shell, client: &Client) {
+    if !client.over.get() {
+        client.read(shell);
+    }
+    if client.over.get() {
+        shell.clients.remove(client);
+        shell.core.borrow_mut().handle_client_closed(client.id, shell.now());
+    } else if client.readable.get() && shell.core.borrow().wants_input(client.id) {
+        // More may wait; the others come first.
+        shell.clients.visit_again(client);
     }
 }

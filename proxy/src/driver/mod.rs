@@ -112,9 +112,10 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
     }
     let (standing, _) = watch::channel(Standing::of(&core));
     let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
+    let (clients, poll) = Clients::new().context("the clients' poll")?;
     let shell = Rc::new(Shell {
         core: RefCell::new(core),
-        clients: Clients::default(),
+        clients,
         lanes: Lanes::default(),
         targets: started.targets,
         directory: store.directory().to_owned(),
@@ -143,6 +144,7 @@ async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -
         spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
+    spawn_local(clients::serve(shell.clone(), poll).context("the clients' poll")?);
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
     tracing::info!("serving clients on {}", config.listen.address);

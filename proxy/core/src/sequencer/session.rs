@@ -25,8 +25,10 @@ impl SessionId {
         u64::from(self.life)
     }
 
-    pub(super) fn slot(self) -> u32 {
-        self.slot
+    /// A small number that no other open session has; closed ones give theirs back.
+    #[must_use]
+    pub fn slot(self) -> usize {
+        self.slot as usize
     }
 }
 
