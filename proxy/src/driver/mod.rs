@@ -200,7 +200,9 @@ impl Shell {
                 core.handle_session_polled(id);
                 self.clients.write(&mut core, id);
             }
-            core.handle_output_room(self.now());
+            if core.has_output_room() {
+                core.handle_output_room(self.now());
+            }
             if core.owes_sessions() {
                 // What went on because there was room has replies of its own, and nothing else would write them.
                 continue;

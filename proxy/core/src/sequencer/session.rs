@@ -459,9 +459,15 @@ impl Sequencer {
         }
     }
 
+    /// Whether [`Sequencer::handle_output_written`] made room for input that waits.
+    #[must_use]
+    pub fn has_output_room(&self) -> bool {
+        !self.sessions.ready.is_empty()
+    }
+
     /// To be called after [`Sequencer::handle_output_written`] made room: lets waiting input go on.
     pub fn handle_output_room(&mut self, now: Now) {
-        if !self.sessions.ready.is_empty() {
+        if self.has_output_room() {
             self.now = now;
             self.settle();
         }
@@ -477,7 +483,7 @@ impl Sequencer {
         if let Some(session) = self.sessions.get_mut(id)
             && !std::mem::replace(&mut session.touched, true)
         {
-            self.touched_sessions.push(id);
+            self.touched_sessions.push_back(id);
         }
     }
 
@@ -561,7 +567,7 @@ impl Sequencer {
         };
         let over = session.unread_bytes() > self.settings.client_output_max;
         if !std::mem::replace(&mut session.touched, true) {
-            self.touched_sessions.push(id);
+            self.touched_sessions.push_back(id);
         }
         if resume {
             self.sessions.ready.push(id);
@@ -690,7 +696,7 @@ impl Sequencer {
                 self.sessions.iter().filter(|session| session.waiting_bytes() >= limits::SESSION_WINDOW_BYTES).map(|session| session.id),
             );
         }
-        // Their sockets were left alone, and nothing else would tell their tasks.
+        // Their sockets were left alone, and nothing else would have them read.
         woken.into_iter().for_each(|id| self.touch(id));
     }
 
