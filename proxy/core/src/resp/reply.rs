@@ -62,6 +62,15 @@ impl Scanner {
     }
 }
 
+impl Scanner {
+    /// How many bytes behind `buffer`, which [`Scanner::scan`] found incomplete, the reply surely needs; 1 when nothing is known.
+    #[must_use]
+    pub fn needs(&self, buffer: &[u8]) -> usize {
+        let next = token_at(buffer, self.at).ok().flatten().map_or(0, |token| token.next);
+        next.saturating_sub(buffer.len()).max(1)
+    }
+}
+
 /// One header of a reply, with its bytes when it has some.
 #[derive(Debug, Clone, Copy)]
 pub struct Token {
@@ -373,6 +382,7 @@ mod tests {
         let mut scanner = Scanner::default();
         for end in 0..input.len() {
             assert_eq!(scanner.scan(&input[..end]), Ok(None), "{end}");
+            assert!((1..=input.len() - end).contains(&scanner.needs(&input[..end])), "{end}");
         }
         assert_eq!(scanner.scan(input).map(|s| s.map(|s| s.len)), Ok(Some(input.len())));
     }

@@ -12,6 +12,12 @@ use crate::resp::downgrade::{Shape, downgrade, null};
 use crate::resp::reply::{Reply, Scanned};
 use crate::resp::request::{Parsed, Request, Resume, Spans, parse};
 
+/// Bytes that are taken at least to complete a reply: of one with many elements only the next one's length is known.
+const STEP: usize = 4096;
+
+/// Bytes of a buffer for the beginnings of replies that a lane keeps.
+const INPUT_KEPT: usize = 64 * 1024;
+
 impl Sequencer {
     /// Bytes to be written to a lane's socket: the next contiguous piece.
     #[must_use]
@@ -45,34 +51,42 @@ impl Sequencer {
         let Some(lane) = self.lane_mut(id) else { return true };
         let mut scanner = std::mem::take(&mut lane.scanner);
         let mut input = std::mem::take(&mut lane.input);
-        let whole: &[u8] = if input.is_empty() {
-            bytes
-        } else {
-            input.extend_from_slice(bytes);
-            &input
-        };
         let mut at = 0;
-        let sound = loop {
-            match scanner.scan(&whole[at..]) {
-                Ok(None) => break true,
-                Err(_) => break false,
+        let mut sound = true;
+        // A reply that began in an earlier read gets the bytes that it needs; those behind it are read where they are.
+        while sound && !input.is_empty() && at < bytes.len() {
+            let step = scanner.needs(&input).max(STEP).min(bytes.len() - at);
+            input.extend_from_slice(&bytes[at..at + step]);
+            at += step;
+            match scanner.scan(&input) {
+                Ok(None) => {}
+                Err(_) => sound = false,
                 Ok(Some(scanned)) => {
-                    if !self.take_reply(id, &whole[at..at + scanned.len], scanned) {
-                        break false;
-                    }
+                    sound = self.take_reply(id, &input[..scanned.len], scanned);
+                    at -= input.len() - scanned.len;
+                    input.clear();
+                }
+            }
+        }
+        while sound && input.is_empty() {
+            match scanner.scan(&bytes[at..]) {
+                Ok(None) => break,
+                Err(_) => sound = false,
+                Ok(Some(scanned)) => {
+                    sound = self.take_reply(id, &bytes[at..at + scanned.len], scanned);
                     at += scanned.len;
                 }
             }
-        };
-        let rest = if input.is_empty() {
-            bytes[at..].to_vec()
-        } else {
-            input.drain(..at);
-            if input.is_empty() { Vec::new() } else { input }
-        };
+        }
+        if input.is_empty() {
+            if input.capacity() > INPUT_KEPT || !id.is_shared() {
+                input = Vec::new();
+            }
+            input.extend_from_slice(&bytes[at..]);
+        }
         if let Some(lane) = self.lane_mut(id) {
             lane.scanner = scanner;
-            lane.input = rest;
+            lane.input = input;
         }
         self.settle();
         sound
