@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use std::process::ExitCode;
+use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use twinlane::cli::{self, Cli, ServeArgs, Verb};
 use twinlane::{admin, control, driver, net, store, telemetry};
@@ -40,7 +41,7 @@ fn run(config: twinlane::config::Config) -> anyhow::Result<()> {
     audit.note(&store::Entry::now("process", "start", &version, &format!("the record is of epoch {epoch}")));
     let bound = admin::spawn(config.admin.address, control, audit)?;
     tracing::info!("twinlane {}, admin port on {bound}", env!("CARGO_PKG_VERSION"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
         tokio::select! {
             ended = driver::run(config, store, receiver) => ended,

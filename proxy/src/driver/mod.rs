@@ -27,7 +27,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use twinlane_core::divergence::VerifyResult;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::sequencer::{self, Action, Now, Sequencer, Settings};
@@ -83,15 +83,11 @@ impl Standing {
 /// Bytes read from a socket at a time.
 const READ_BUFFER: usize = 128 * 1024;
 
-/// Serves until the process is told to stop.
+/// Serves until the process is told to stop. To be run on a `LocalRuntime`.
 ///
 /// # Errors
 /// When serving is not safe, or the state directory fails.
-pub async fn run(config: Config, store: Store, control: ControlReceiver) -> anyhow::Result<()> {
-    LocalSet::new().run_until(serve(config, store, control)).await
-}
-
-async fn serve(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
+pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
     let instance = format!("{:08x}", random()?[0] as u32);
     let mut ours = instances(store.directory());
     ours.push(instance.clone());
