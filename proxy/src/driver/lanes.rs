@@ -15,6 +15,8 @@ use twinlane_core::sequencer::LaneId;
 /// One lane's task.
 struct Handle {
     waker: RefCell<Option<Waker>>,
+    /// Its turn is behind everything that was ready when it was woken.
+    behind: Cell<bool>,
     /// The side was given up: the connection is reset.
     over: Cell<bool>,
 }
@@ -31,6 +33,7 @@ impl Lanes {
     /// The lane has something to write.
     pub fn wake(&self, id: LaneId) {
         if let Some(handle) = self.by_id.borrow().get(&id) {
+            handle.behind.set(true);
             handle.wake();
         }
     }
@@ -65,7 +68,7 @@ impl Handle {
 
 /// Runs a lane until its side is given up. To be entered in the same turn in which the sequencer learns of the lane.
 pub(super) fn run(shell: &Rc<Shell>, id: LaneId, generation: u64, stream: Stream) -> impl Future<Output = ()> + use<> {
-    let handle = Rc::new(Handle { waker: RefCell::new(None), over: Cell::new(false) });
+    let handle = Rc::new(Handle { waker: RefCell::new(None), behind: Cell::new(false), over: Cell::new(false) });
     shell.lanes.by_id.borrow_mut().insert(id, handle.clone());
     let shell = shell.clone();
     async move {
@@ -86,6 +89,12 @@ fn turn(shell: &Shell, handle: &Handle, stream: &mut Stream, lane: (LaneId, u64)
     }
     if handle.over.get() {
         return Poll::Ready(None);
+    }
+    if !handle.behind.take() && shell.core.borrow().primary() != id.side {
+        // What the mirror says can wait until clients have what the primary says.
+        handle.behind.set(true);
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
     }
     if let Err(error) = write(shell, stream, id, generation, cx) {
         return Poll::Ready(Some(format!("the connection broke while writing: {error}")));
