@@ -1,5 +1,5 @@
 //! One address in front of servers that change: what a managed service does when it fails over. Connections are carried as they
-//! are, and all of them are cut when the address is pointed at another server.
+//! are, and all of them are cut when the address is pointed at another server, unless only its name changes hands.
 //!
 //! The answers to `TIME` can be shifted, as if the server's clock were set: a real clock belongs to the machine, which is not a test's. And a
 //! server can be given another name in `INFO`, as some services do that stand in front of theirs.
@@ -48,6 +48,11 @@ impl Forwarder {
     /// Where it listens.
     pub fn address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// From now on the address leads there, for who connects: a name that was given to another server.
+    pub fn rename(&self, target: &str) {
+        *lock(&self.shared.target) = Some(target.to_owned());
     }
 
     /// Cuts every connection; from now on the address leads there, or nowhere.

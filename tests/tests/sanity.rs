@@ -9,6 +9,7 @@ use twinlane_tests::asking::ok;
 use twinlane_tests::forward::Forwarder;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::{Options, Proxy, binary};
+use twinlane_tests::resp::command;
 use twinlane_tests::servers::{Server, Version};
 
 fn server() -> Server {
@@ -90,6 +91,47 @@ fn h39_an_address_that_turns_to_the_other_side_is_not_used() {
     assert_eq!(ok(&mut old.client().unwrap(), "LLEN list").int(), Some(2), "it ran once");
     address.point_at(Some(&new.address()));
     until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(2))).unwrap();
+}
+
+/// A name changes hands while its connections live: the retired tier's is given to its successor, say. What connects from then on would be at another
+/// server than the lanes.
+#[test]
+fn h39_a_name_that_changes_hands_is_noticed_while_its_connections_live() {
+    let (old, new) = (server(), server());
+    let name = Forwarder::start(&old.address()).unwrap();
+    let proxy = Proxy::start(&name.address(), &new.address(), Options::default()).unwrap();
+    let mut client = proxy.client().unwrap();
+    ok(&mut client, "RPUSH list a");
+    until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(1))).unwrap();
+    name.rename(&new.address());
+    until("the new hands to be noticed", PATIENCE, || {
+        Ok(proxy.status()?["old"]["error"].as_str().is_some_and(|error| error.contains("one and the same server")))
+    })
+    .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    assert_eq!(ok(&mut new.client().unwrap(), "LRANGE list 0 -1").to_string(), "[\"a\"]", "it ran once");
+    name.rename(&old.address());
+    until("the primary to be back", PATIENCE, || Ok(proxy.client()?.cmd("RPUSH list b")?.int() == Some(2))).unwrap();
+    until("the mirror to have both", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(2))).unwrap();
+}
+
+/// A session's own connection is opened when it is needed, which may be behind that: it is not taken for one to the server of the lanes.
+#[test]
+fn h39_connections_of_a_side_lead_to_one_server() {
+    let (old, new) = (server(), server());
+    let name = Forwarder::start(&old.address()).unwrap();
+    let proxy = Proxy::start(&name.address(), &new.address(), Options::default()).unwrap();
+    let mut client = proxy.client().unwrap();
+    ok(&mut client, "SET k v");
+    name.rename(&new.address());
+    // It waits for the side, which is connected anew as a whole, and not there.
+    client.send(&["WATCH", "k"]).unwrap();
+    until("the side to be connected anew", PATIENCE, || Ok(proxy.log().contains("the address leads to another server process now")))
+        .unwrap();
+    name.rename(&old.address());
+    assert!(client.reply().unwrap().is_ok());
+    let replies = client.pipeline(&["MULTI", "INCR n", "EXEC"].map(command)).unwrap();
+    assert_eq!(replies[2].to_string(), "[1]");
+    until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("GET n")?.text() == "1")).unwrap();
 }
 
 /// A copy of a proxy's state directory, without the name of the process that runs now: restored from a backup, say.

@@ -258,6 +258,9 @@ async fn lane_now(shell: &Rc<Shell>, wanted: Wanted<'_>) -> Result<Option<(LaneI
         return Ok(None);
     }
     let (client_id, address) = conn.client_id_and_addr().await.map_err(text)?;
+    if !run_id.is_empty() && conn.run_id().await.map_err(text)? != run_id {
+        return Err(ELSEWHERE.into());
+    }
     let stream = conn.into_stream().ok_or("the server sent something nobody asked for")?;
     Ok(Some((LaneInfo { client_id: client_id as u64, address, run_id: run_id.to_owned() }, stream)))
 }
@@ -280,6 +283,8 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
             shell.with(|core, now| core.handle_lane_open(id, generation, Ok(Some(info)), now));
         }
         Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
+        // All lanes of a side are of one process: they are opened anew together.
+        Err(error) if error == ELSEWHERE => shell.lose(id.side, generation, ELSEWHERE),
         Err(error) => {
             shell.with(|core, now| core.handle_lane_open(id, generation, Err(error), now));
             shell.drop_lost(id.side, generation);
@@ -294,6 +299,11 @@ async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
         if shell.core.borrow().generation(side) != generation {
             return;
         }
+        if turn % ANEW_EVERY == ANEW_EVERY - 1
+            && let Ok(fresh) = Conn::open(&shell.targets[side.index()], &shell.name("control"), PROBE_DEADLINE).await
+        {
+            conn = Some(fresh);
+        }
         let mut probe = match look(&shell, side, &mut conn).await {
             Ok(probe) => probe,
             Err(error) => {
@@ -305,8 +315,8 @@ async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
             return;
         }
         if probe.error.is_none() && shell.core.borrow().run_id(side) != probe.run_id {
-            // The address leads to another server now (a failover behind a name): the lanes follow it.
-            return shell.lose(side, generation, "the address leads to another server process now");
+            // A failover behind a name, or a name that was given to another server: the lanes follow it.
+            return shell.lose(side, generation, ELSEWHERE);
         }
         probe.run_id.clear();
         if let Some(conn) = conn.as_mut().filter(|_| turn % BYPASS_EVERY == 0) {
@@ -316,6 +326,13 @@ async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
+
+/// What is told of a side whose address leads to another server than its lanes.
+const ELSEWHERE: &str = "the address leads to another server process now";
+
+/// Looks on one connection before the name is resolved and connected to anew: where it leads to another server (the retired tier's name is given to
+/// its successor), the lanes would stay with the one before, and connections that are opened later would not.
+const ANEW_EVERY: u64 = 10;
 
 /// Looks between two looks at who else is connected: CLIENT LIST of 10,000 clients is 4 MB.
 const BYPASS_EVERY: u64 = 10;

@@ -208,6 +208,14 @@ impl Conn {
         Ok(ServerInfo::parse(&self.text(&[b"INFO"]).await?))
     }
 
+    /// The server process; empty where it does not tell.
+    ///
+    /// # Errors
+    /// As [`Conn::ask`].
+    pub async fn run_id(&mut self) -> Result<String, ConnError> {
+        Ok(ServerInfo::parse(&self.text(&[b"INFO", b"server"]).await?).run_id)
+    }
+
     /// Keys per database, the reserved key not subtracted.
     ///
     /// # Errors
