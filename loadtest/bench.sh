@@ -4,7 +4,7 @@
 #   loadtest/bench.sh [--rounds N] [--seconds S] [--filter TEXT] [--out DIRECTORY]
 #
 # Writes mirroring.{json,html,md} and, with mirroring off, single.{json,html,md} into DIRECTORY (target/bench). Peers that are not there are left out and named: nutcracker and
-# haproxy (Debian's packages of that name), PREDIXY=path of a predixy. Loopback only; everything that is started here ends here.
+# haproxy (Debian's packages of that name), PREDIXY=path of a predixy, ENVOY=path of an envoy, SHOTOVER=path of a shotover-proxy, whose Tee writes to both servers. Loopback only; everything that is started here ends here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 rounds=5 seconds=3 filter="" out=${CARGO_TARGET_DIR:-target}/bench
@@ -59,8 +59,13 @@ pair() {
         if command -v $name >/dev/null; then peers+=(--target "$name=spawn:127.0.0.1:$old"); fi
     done
     if [ -n "${PREDIXY:-}" ]; then peers+=(--target "predixy=spawn:127.0.0.1:$old,binary=$PREDIXY"); fi
+    if [ -n "${ENVOY:-}" ]; then peers+=(--target "envoy=spawn:127.0.0.1:$old,binary=$ENVOY"); fi
+    dual=()
+    if [ -n "${SHOTOVER:-}" ]; then dual+=(--target "shotover=spawn:127.0.0.1:$old,new=127.0.0.1:$new,binary=$SHOTOVER"); fi
 }
 for name in nutcracker haproxy; do command -v $name >/dev/null || echo "bench: no $name here" >&2; done
+[ -n "${ENVOY:-}" ] || echo "bench: no envoy here (ENVOY=path)" >&2
+[ -n "${SHOTOVER:-}" ] || echo "bench: no shotover here (SHOTOVER=path)" >&2
 [ -n "${PREDIXY:-}" ] || echo "bench: no predixy here (PREDIXY=path)" >&2
 
 run() { # name of the report, then what bench is given
@@ -70,7 +75,7 @@ run() { # name of the report, then what bench is given
         --json "$out/$name.json" --html "$out/$name.html" --markdown "$out/$name.md"
 }
 pair
-run mirroring --target "twinlane=$twinlane" --server-pid "$old_pid" --server-pid "$new_pid"
+run mirroring "${dual[@]}" --target "twinlane=$twinlane" --server-pid "$old_pid" --server-pid "$new_pid"
 pair
 run single --target "twinlane=$twinlane,mirroring=off" --server-pid "$old_pid"
 if [ -z "$filter" ]; then

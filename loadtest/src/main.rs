@@ -120,7 +120,7 @@ struct FlipsArgs {
 struct BenchArgs {
     /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|dual|floor|subject]`, the direct one first; `NAME=spawn:HOST:PORT[,new=HOST:PORT]
     /// [,mirroring=off][,binary=PATH][,args=WORDS][,config=FILE]` starts it before the server at HOST:PORT: nutcracker, haproxy,
-    /// predixy and twinlane by name, others with binary, args and config, in which {port}, {spare}, {old}, {new}, {folder} and {config}
+    /// predixy, envoy, shotover and twinlane by name, others with binary, args and config, in which {port}, {spare}, {old}, {old_port}, {new}, {folder} and {config}
     /// are filled in.
     #[arg(long = "target", required = true)]
     targets: Vec<String>,

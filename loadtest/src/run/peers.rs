@@ -1,6 +1,6 @@
 //! Programs that this process starts itself, as data: what they are called with, and what their configuration says.
 //!
-//! In arguments and configuration `{port}` is where it is to listen, `{spare}` another free port, `{old}` the server behind it, `{new}` the
+//! In arguments and configuration `{port}` is where it is to listen, `{spare}` another free port, `{old}` the server behind it, `{old_port}` its port, `{new}` the
 //! second one for those that write to two, `{folder}` a folder of its own, `{config}` the file with the configuration.
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,8 @@ pub struct Recipe {
     pub args: Vec<String>,
     /// With placeholders; empty: there is no file.
     pub config: String,
+    /// More files in its folder, by name, with placeholders.
+    pub files: &'static [(&'static str, &'static str)],
     /// It has twinlane's admin port on `{spare}`.
     pub twinlane: bool,
 }
@@ -43,6 +45,25 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
          {old}\n  }\n}\n",
     ),
     (
+        "envoy",
+        &["-c", "{config}", "--concurrency", "1", "--log-level", "error", "--disable-hot-restart"],
+        "static_resources:\n  listeners:\n  - address: {socket_address: {address: 127.0.0.1, port_value: {port}}}\n    filter_chains:\n    \
+         - filters:\n      - name: envoy.filters.network.redis_proxy\n        typed_config:\n          \
+         \"@type\": type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy\n          stat_prefix: bench\n          \
+         settings: {op_timeout: 5s}\n          prefix_routes: {catch_all_route: {cluster: old}}\n  clusters:\n  - name: old\n    \
+         connect_timeout: 5s\n    type: STATIC\n    load_assignment:\n      cluster_name: old\n      endpoints:\n      - lb_endpoints:\n        \
+         - endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: {old_port}}}}\n",
+    ),
+    (
+        "shotover",
+        &["--topology-file", "{config}", "--config-file", "{folder}/main.yaml"],
+        "sources:\n  - Valkey:\n      name: bench\n      listen_addr: 127.0.0.1:{port}\n      connection_limit: 20000\n      chain:\n        \
+         - Tee:\n            name: tee\n            behavior: Ignore\n            buffer_size: 10000\n            chain:\n              \
+         - QueryTypeFilter:\n                  name: writes\n                  DenyList: [Read]\n              \
+         - ValkeySinkSingle:\n                  name: new\n                  remote_address: {new}\n                  connect_timeout_ms: \
+         3000\n        - ValkeySinkSingle:\n            name: old\n            remote_address: {old}\n            connect_timeout_ms: 3000\n",
+    ),
+    (
         "twinlane",
         &[
             "serve",
@@ -60,6 +81,9 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "",
     ),
 ];
+
+/// Its settings that are not of the topology.
+const SHOTOVER_FILES: &[(&str, &str)] = &[("main.yaml", "main_log_level: warn\nobservability_interface: 127.0.0.1:{spare}\n")];
 
 impl Recipe {
     /// By the name that a target begins with; another `binary` than the one on PATH, `args` and the file with a `config` may be given, and
@@ -81,7 +105,9 @@ impl Recipe {
             (None, Some((.., config))) => (*config).to_owned(),
             (None, None) => String::new(),
         };
-        Ok(Recipe { binary: binary.into(), args, config, twinlane: known.is_some_and(|(known, ..)| *known == "twinlane") })
+        let is = |name: &str| known.is_some_and(|(known, ..)| *known == name);
+        let files: &[(&str, &str)] = if is("shotover") { SHOTOVER_FILES } else { &[] };
+        Ok(Recipe { binary: binary.into(), args, config, files, twinlane: is("twinlane") })
     }
 }
 
@@ -110,7 +136,8 @@ impl Started {
         let (port, spare) = (free_port()?, free_port()?);
         let folder = std::env::temp_dir().join(format!("loadtest-{name}-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        let config = folder.join("config");
+        // Envoy tells the language by the ending.
+        let config = folder.join("config.yaml");
         let needs_new = recipe.config.contains("{new}") || recipe.args.iter().any(|arg| arg.contains("{new}"));
         if needs_new && new.is_none() {
             bail!("{name} writes to two servers: give new=HOST:PORT");
@@ -119,11 +146,15 @@ impl Started {
             text.replace("{port}", &port.to_string())
                 .replace("{spare}", &spare.to_string())
                 .replace("{old}", old)
+                .replace("{old_port}", old.rsplit(':').next().unwrap_or_default())
                 .replace("{new}", new.unwrap_or_default())
                 .replace("{folder}", &folder.to_string_lossy())
                 .replace("{config}", &config.to_string_lossy())
         };
         std::fs::write(&config, fill(&recipe.config))?;
+        for (name, text) in recipe.files {
+            std::fs::write(folder.join(name), fill(text))?;
+        }
         let log = std::fs::File::create(folder.join("output"))?;
         let mut command = Command::new(&recipe.binary);
         command.args(recipe.args.iter().map(|arg| fill(arg))).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -173,8 +204,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_must_be_told() {
-        assert!(Recipe::find("envoy", None, None, None).is_err());
-        let recipe = Recipe::find("envoy", Some("/opt/envoy"), Some("-c {config}"), None).unwrap();
+        assert!(Recipe::find("unknown", None, None, None).is_err());
+        let recipe = Recipe::find("unknown", Some("/opt/unknown"), Some("-c {config}"), None).unwrap();
         assert_eq!((recipe.args.len(), recipe.twinlane), (2, false));
         assert!(Recipe::find("twinlane-off", None, None, None).unwrap().twinlane);
     }
@@ -185,6 +216,7 @@ mod tests {
             binary: "sh".into(),
             args: vec!["-c".into(), "echo no such option >&2; exit 3".into()],
             config: String::new(),
+            files: &[],
             twinlane: false,
         };
         let error = format!("{:#}", Started::start("x", &recipe, "127.0.0.1:1", None).unwrap_err());

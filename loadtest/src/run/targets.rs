@@ -41,7 +41,7 @@ const SETTLING_MAX: Duration = Duration::from_secs(60);
 
 impl Target {
     /// `NAME=HOST:PORT[,pid=N][,role=direct|peer|dual|floor|subject]` is running; `NAME=spawn:HOST:PORT[,...]` is started before the server at
-    /// HOST:PORT: nutcracker, haproxy, predixy and twinlane by name, any other with `binary=PATH,args=WORDS,config=FILE` (see
+    /// HOST:PORT: nutcracker, haproxy, predixy, envoy, shotover and twinlane by name, any other with `binary=PATH,args=WORDS,config=FILE` (see
     /// [`super::peers`]). `new=HOST:PORT` is the second server of those that write to two; `mirroring=off` stops a twinlane's.
     /// Without a role, the first target is the direct one, haproxy a floor, shotover a dual one, twinlane the subject.
     pub async fn parse(text: &str, first: bool) -> Result<Target> {
