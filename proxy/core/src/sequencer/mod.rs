@@ -468,7 +468,7 @@ pub struct Sequencer {
     /// Of those, the ones that track under NOLOOP.
     no_loop: std::collections::BTreeSet<SessionId>,
     touched_lanes: Vec<LaneId>,
-    touched_sessions: VecDeque<SessionId>,
+    touched_sessions: Vec<SessionId>,
     alarms: Vec<String>,
     totals: Totals,
     scratch: Scratch,
@@ -550,7 +550,7 @@ impl Sequencer {
             feeds: std::collections::BTreeSet::new(),
             no_loop: std::collections::BTreeSet::new(),
             touched_lanes: Vec::new(),
-            touched_sessions: VecDeque::new(),
+            touched_sessions: Vec::new(),
             alarms: Vec::new(),
             totals: Totals { commands: vec![(0, 0); table.rows().len()], mismatches: vec![0; table.rows().len()], ..Totals::default() },
             scratch: Scratch::default(),
@@ -598,9 +598,10 @@ impl Sequencer {
         self.touched_lanes.pop()
     }
 
-    /// Sessions that have bytes to write, or are to be closed, since the last call; who was answered first comes first.
+    /// Sessions that have bytes to write, or are to be closed, since the last call. Who was answered last comes first: a small reply
+    /// behind a large one does not wait until that is written.
     pub fn poll_session(&mut self) -> Option<SessionId> {
-        self.touched_sessions.pop_front()
+        self.touched_sessions.pop()
     }
 
     /// Whether [`Sequencer::poll_session`] has something to tell.
