@@ -81,9 +81,8 @@ pub const DATABASES_MAX: usize = 256;
 /// WATCH loses its connection: its EXEC answers nil (H37). Servers allow 10,000 connections by default.
 pub const OWN_CONNECTIONS_MAX: usize = 256;
 
-/// Keys that a flip hands over to the other side for those who watch them, while everybody is held: a few milliseconds. A watcher beyond them
-/// is answered nil.
-pub const HANDED_KEYS_MAX: usize = 16_384;
+/// Bytes of requests with which a flip hands over what is watched, while everybody is held: some milliseconds. A watcher beyond them is answered nil.
+pub const HANDED_BYTES_MAX: usize = 2 << 20;
 
 /// Of those, connections kept for the next session when nobody needs them.
 pub const OWN_CONNECTIONS_FREE: usize = 16;

@@ -4,7 +4,6 @@
 
 use super::Shell;
 use crate::net::Stream;
-use crate::upstream::conn::Conn;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,8 +47,7 @@ async fn answer(shell: &Rc<Shell>, side: Endpoint, frame: &[u8]) -> Result<Vec<u
 
 /// AUTH and HELLO are all a busy server takes of the handshake; that it refuses the name does no harm.
 async fn open(shell: &Rc<Shell>, side: Endpoint) -> Result<Stream, String> {
-    let opened = Conn::open(&shell.targets[side.index()], &shell.name("aside"), DEADLINE).await.map_err(|error| error.to_string())?;
-    Ok(opened.into_stream().ok_or("the server sent something nobody asked for")?)
+    Ok(shell.connect(side, "aside", DEADLINE).await?.into_stream().ok_or("the server sent something nobody asked for")?)
 }
 
 /// A side was connected: opens its connection for questions. Where that fails, the first question opens one.

@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll as Turn, Waker};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
-/// Sockets that one look at the poll can name; the others come with the next turn.
+/// Sockets that one look at the poll can name, and connections that are due in one turn; the others come with the next one.
 const EVENTS: usize = 1024;
 
 /// One connection.
@@ -44,6 +45,8 @@ pub(super) struct Clients {
     /// Those with something to do that no event tells.
     due: RefCell<Vec<SessionId>>,
     waker: RefCell<Option<Waker>>,
+    /// Their task is at work.
+    at_work: Cell<bool>,
 }
 
 impl Clients {
@@ -55,7 +58,7 @@ impl Clients {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let (by_slot, due, waker) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker }, poll))
+        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker, at_work: Cell::new(false) }, poll))
     }
 
     /// Writes as much of a session's output as the socket takes.
@@ -72,7 +75,7 @@ impl Clients {
     fn visit_again(&self, client: &Client) {
         if !client.due.replace(true) {
             self.due.borrow_mut().push(client.id);
-            if let Some(waker) = self.waker.borrow().as_ref() {
+            if let Some(waker) = self.waker.borrow().as_ref().filter(|_| !self.at_work.get()) {
                 waker.wake_by_ref();
             }
         }
@@ -189,7 +192,13 @@ pub(super) fn serve(shell: Rc<Shell>, poll: Poll) -> io::Result<impl Future<Outp
     let mut poll = watch(poll)?;
     let mut events = Events::with_capacity(EVENTS);
     Ok(poll_fn(move |cx| {
-        turn(&shell, &mut poll, &mut events, cx);
+        shell.clients.at_work.set(true);
+        let more = turn(&shell, &mut poll, &mut events, cx);
+        shell.clients.at_work.set(false);
+        if more {
+            // Behind a look at all sockets: woken by itself the task would be run again before it, with what it has read left unanswered.
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
+        }
         Turn::Pending
     }))
 }
@@ -200,13 +209,17 @@ fn watch(poll: Poll) -> io::Result<AsyncFd<Poll>> {
     AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
 }
 
-/// Visits those that are due and those that have something, each once, and carries out what follows.
-fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut Context<'_>) {
+/// Visits those that are due and those that have something, each once, and carries out what follows. True when there is more to do.
+fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut Context<'_>) -> bool {
     let clients = &shell.clients;
     if !clients.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
         *clients.waker.borrow_mut() = Some(cx.waker().clone());
     }
-    for id in clients.due.take() {
+    let mut due = clients.due.take();
+    let rest = due.split_off(due.len().min(EVENTS));
+    clients.due.borrow_mut().extend(rest);
+    let mut more = false;
+    for id in due {
         if let Some(client) = clients.at(id.slot()).filter(|client| client.id == id) {
             client.due.set(false);
             visit(shell, &client);
@@ -221,12 +234,13 @@ fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut C
         }
         if asked.is_err() || events.iter().count() == EVENTS {
             // A signal came in between, or there are more than fit: the lanes come first.
-            cx.waker().wake_by_ref();
+            more = true;
             break;
         }
         ready.clear_ready();
     }
     shell.flush();
+    more || !clients.due.borrow().is_empty()
 }
 
 /// The socket has something.

@@ -56,7 +56,7 @@ pub(super) async fn follow(shell: Rc<Shell>, side: Endpoint, generation: u64) {
 async fn setting(shell: &Rc<Shell>, side: Endpoint, control: &mut Option<Conn>) -> Result<Option<Events>, String> {
     let text = |error: crate::upstream::conn::ConnError| error.to_string();
     if control.is_none() {
-        *control = Some(Conn::open(&shell.targets[side.index()], &shell.name("settings"), DEADLINE).await.map_err(text)?);
+        *control = Some(shell.connect(side, "settings", DEADLINE).await?);
     }
     let Some(conn) = control else { return Err("not connected".into()) };
     let flags = match conn.call(&[b"CONFIG", b"GET", SETTING]).await.map_err(text)? {
@@ -106,7 +106,7 @@ async fn listen(shell: &Rc<Shell>, side: Endpoint, generation: u64, control: &mu
 }
 
 async fn subscribed(shell: &Rc<Shell>, side: Endpoint, generation: u64, control: &mut Option<Conn>) -> Result<Events, String> {
-    let conn = Conn::open(&shell.targets[side.index()], &shell.name("events"), DEADLINE).await.map_err(|error| error.to_string())?;
+    let conn = shell.connect(side, "events", DEADLINE).await?;
     let stream = conn.into_stream().ok_or("the server sent something nobody asked for")?;
     let mut line = Line { stream, input: Vec::new(), scanner: Scanner::default(), confirmed: 0, pings: VecDeque::new() };
     line.send(SUBSCRIBE).await?;

@@ -45,6 +45,8 @@ pub(crate) struct Shell {
     answers: RefCell<HashMap<u64, oneshot::Sender<Outcome>>>,
     tickets: Cell<u64>,
     begun: Instant,
+    /// The side tells another `run_id` on each connection.
+    many_names: [Cell<bool>; 2],
     /// Where sockets are read into; used within one poll and never across a wait.
     buffer: RefCell<Box<[u8]>>,
     record: RefCell<Record>,
@@ -124,6 +126,7 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
         instance,
         ours,
         met: Default::default(),
+        many_names: Default::default(),
         flushing: Cell::new(false),
         standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],

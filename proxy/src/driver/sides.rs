@@ -41,6 +41,19 @@ impl Shell {
         }
     }
 
+    /// Whether this connection is to the process that the side was found to be, as far as it tells.
+    pub(super) async fn leads_to(&self, conn: &mut Conn, side: Endpoint, run_id: &str) -> bool {
+        let told = if run_id.is_empty() || self.many_names[side.index()].get() { None } else { conn.run_id().await.ok() };
+        told.is_none_or(|told| told.is_empty() || told == run_id)
+    }
+
+    /// A connection to the process that the side is.
+    pub(super) async fn connect(&self, side: Endpoint, role: &str, deadline: Duration) -> Result<Conn, String> {
+        let run_id = self.core.borrow().run_id(side);
+        let mut conn = Conn::open(&self.targets[side.index()], &self.name(role), deadline).await.map_err(|error| error.to_string())?;
+        if self.leads_to(&mut conn, side, &run_id).await { Ok(conn) } else { Err(ELSEWHERE.into()) }
+    }
+
     /// The name of a connection: `twinlane:<pair>:<instance>:<epoch>:<role>`.
     pub(super) fn name(&self, role: &str) -> String {
         let record = self.record.borrow();
@@ -80,6 +93,7 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
     if info.loading {
         return Err("the server is loading its data".into());
     }
+    note_names(shell, side, &info.run_id).await?;
     refuse_same(shell, side, &info)?;
     refuse_strangers(shell, side, &mut conn).await?;
     refuse_holder(shell, &mut conn).await?;
@@ -128,6 +142,31 @@ async fn handshake(shell: &Rc<Shell>, side: Endpoint, predecessors: &[LaneInfo],
     Ok((up, streams, conn))
 }
 
+/// A service behind a front of its own may tell another name on each connection: nothing follows from names there.
+async fn note_names(shell: &Rc<Shell>, side: Endpoint, run_id: &str) -> Result<(), String> {
+    let told = async || {
+        let text = |error: ConnError| error.to_string();
+        let mut conn = Conn::open(&shell.targets[side.index()], &shell.name("control"), DEADLINE).await.map_err(text)?;
+        // What is not told is not compared.
+        Ok::<_, String>(conn.run_id().await.unwrap_or_default())
+    };
+    let many = &shell.many_names[side.index()];
+    many.set(false);
+    let second = told().await?;
+    if second.is_empty() || second == run_id {
+        return Ok(());
+    }
+    if second == told().await? {
+        // It has just been moved.
+        return Err(ELSEWHERE.into());
+    }
+    tracing::warn!(
+        "`{side}` tells another run_id on each connection: that its address leads to another server is noticed when a connection is lost"
+    );
+    many.set(true);
+    Ok(())
+}
+
 /// Databases assumed where CONFIG is refused: what managed services offer at least.
 const DATABASES_UNTOLD: u32 = 16;
 
@@ -158,10 +197,11 @@ fn refuse_same(shell: &Shell, side: Endpoint, info: &ServerInfo) -> Result<(), S
 /// Both sides are connected: what is written on one must not appear on the other, and each tells whether it takes the other's dumps.
 async fn try_pair(shell: Rc<Shell>, side: Endpoint, generation: u64) {
     let tried = async {
-        let mut old = Conn::open(&shell.targets[0], &shell.name("control"), DEADLINE).await?;
-        let mut new = Conn::open(&shell.targets[1], &shell.name("control"), DEADLINE).await?;
+        let (mut old, mut new) =
+            (shell.connect(Endpoint::Old, "control", DEADLINE).await?, shell.connect(Endpoint::New, "control", DEADLINE).await?);
         let patient = shell.met.iter().any(|met| met.borrow().as_ref().is_some_and(|info| info.followers > 0 || info.run_id.is_empty()));
-        pair::try_both(&mut old, &mut new, &format!("{}:{generation}", shell.instance), patient).await
+        let nonce = format!("{}:{generation}", shell.instance);
+        pair::try_both(&mut old, &mut new, &nonce, patient).await.map_err(|error| error.to_string())
     };
     match tried.await {
         Ok(tried) => {
@@ -258,7 +298,7 @@ async fn lane_now(shell: &Rc<Shell>, wanted: Wanted<'_>) -> Result<Option<(LaneI
         return Ok(None);
     }
     let (client_id, address) = conn.client_id_and_addr().await.map_err(text)?;
-    if !run_id.is_empty() && conn.run_id().await.map_err(text)? != run_id {
+    if !shell.leads_to(&mut conn, side, run_id).await {
         return Err(ELSEWHERE.into());
     }
     let stream = conn.into_stream().ok_or("the server sent something nobody asked for")?;
@@ -300,6 +340,7 @@ async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
             return;
         }
         if turn % ANEW_EVERY == ANEW_EVERY - 1
+            && !shell.many_names[side.index()].get()
             && let Ok(fresh) = Conn::open(&shell.targets[side.index()], &shell.name("control"), PROBE_DEADLINE).await
         {
             conn = Some(fresh);
@@ -317,6 +358,11 @@ async fn watch(shell: Rc<Shell>, side: Endpoint, generation: u64, conn: Conn) {
         if probe.error.is_none() && shell.core.borrow().run_id(side) != probe.run_id {
             // A failover behind a name, or a name that was given to another server: the lanes follow it.
             return shell.lose(side, generation, ELSEWHERE);
+        }
+        if !probe.run_id.is_empty() && shell.core.borrow().run_id(side) != probe.run_id {
+            // Of another process, which does not take over yet.
+            conn = None;
+            probe = Probe { error: probe.error, ..shell.core.borrow().last_probe(side) };
         }
         probe.run_id.clear();
         if let Some(conn) = conn.as_mut().filter(|_| turn % BYPASS_EVERY == 0) {

@@ -43,10 +43,16 @@ pub(super) struct Flip {
     census: Census,
     /// Connections that were opened to take watches over.
     pub standby: usize,
+    /// A key came into doubt behind the question what is watched: it may have been written.
+    doubted: bool,
 }
 
 /// How long a flip waits for a moment without a key in doubt before it takes one with a few.
 const ARM_PATIENCE_US: u64 = 200_000;
+
+/// How long a flip waits for connections to the other side that take watches over: some ten round trips each, 64 at a time. What has none then is
+/// answered nil.
+const WATCHES_PATIENCE_US: u64 = 2_000_000;
 
 impl Flip {
     /// The record is being written: nothing may be appended to any lane.
@@ -159,8 +165,17 @@ impl Sequencer {
             return self.answer(ticket, Outcome::Done);
         }
         let now = self.now.us;
-        self.flip =
-            Some(Flip { ticket, to, force_primary_lost, phase: Phase::Arming, began: now, held_at: now, census: Census::Due, standby: 0 });
+        self.flip = Some(Flip {
+            ticket,
+            to,
+            force_primary_lost,
+            phase: Phase::Arming,
+            began: now,
+            held_at: now,
+            census: Census::Due,
+            standby: 0,
+            doubted: false,
+        });
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {
@@ -194,9 +209,8 @@ impl Sequencer {
         let (_, lag) = self.mirror_queue();
         let short = lag <= self.settings.flip_lag_max_us.min(self.settings.pause_budget_us / 2)
             && self.sides[self.primary().index()].age(self.now.us) <= self.settings.pause_budget_us / 2;
-        // A watch that cannot be handed over is answered nil; that is not worth an operator's wait.
-        let watches = force || self.prepare_watches() || waited;
-        if quiet && short && self.prepare_feeds() && watches {
+        let late = self.now.us.saturating_sub(began) > WATCHES_PATIENCE_US;
+        if quiet && short && self.prepare_feeds() && (force || self.prepare_watches() || late) {
             if let Some(flip) = &mut self.flip {
                 flip.phase = Phase::Draining;
                 flip.held_at = self.now.us;
@@ -223,6 +237,9 @@ impl Sequencer {
         let doubtful = self.dirty_for_flip(force) > 0 || self.spill_delays(force);
         let settled = !doubtful && !self.mirror_owes() && self.mirror.mode == Mode::Following;
         let told = !(up && drained && settled && recheck && self.events_owe());
+        if let Some(flip) = self.flip.as_mut().filter(|_| doubtful && census != Census::Due) {
+            flip.doubted = true;
+        }
         if up && drained && settled && told && census == Census::Due && recheck {
             self.mark_feeds();
             if !force {
@@ -365,7 +382,7 @@ impl Sequencer {
         self.record = record.clone();
         self.forget_evictions();
         let forced = flip.force_primary_lost;
-        self.retire_own(self.mirror_side());
+        self.retire_own(self.mirror_side(), !flip.doubted);
         self.end_standby(self.primary(), crate::limits::OWN_CONNECTIONS_FREE);
         self.forget_lanes();
         self.forget_round();

@@ -11,7 +11,7 @@ use super::lane::{Lane, LaneId, What};
 use super::own::{Own, Use};
 use super::session::SessionId;
 use crate::endpoint::{Db, Endpoint};
-use crate::limits::{FEEDS_OPENING_MAX, HANDED_KEYS_MAX};
+use crate::limits::{FEEDS_OPENING_MAX, HANDED_BYTES_MAX};
 use crate::resp::encode::{number, push_request};
 use crate::resp::reply::Reply;
 
@@ -33,7 +33,7 @@ impl Sequencer {
     pub(super) fn prepare_watches(&mut self) -> bool {
         let (from, to) = (self.primary(), self.mirror_side());
         let Some(opened) = self.flip.as_ref().map(|flip| flip.standby) else { return true };
-        let present = self.sides[from.index()].own.values().filter(|own| own.used == Use::Command && !own.is_leaving());
+        let present = self.sides[from.index()].own.values().filter(|own| own.used == Use::Command && own.owner.is_some());
         let mut lacking: Vec<Db> = present.map(|own| own.id.db).collect();
         let wanted = lacking.len();
         let mut opening = 0;
@@ -61,16 +61,20 @@ impl Sequencer {
         let watchers: Vec<(SessionId, LaneId)> = self.sides[self.primary().index()]
             .own
             .values()
-            .filter(|own| own.used == Use::Command && own.lane.is_open() && own.lane.in_flight.is_empty())
+            .filter(|own| {
+                own.used == Use::Command
+                    && own.lane.is_open()
+                    && own.lane.in_flight.iter().all(|flight| matches!(flight.what, What::Silent))
+            })
             .filter_map(|own| Some((own.owner?, own.id)))
             .collect();
-        let mut keys = HANDED_KEYS_MAX;
+        let mut bytes = HANDED_BYTES_MAX;
         for (id, here) in watchers {
             let Some(watch) = self.sessions.get_mut(id).and_then(|session| session.watch.as_mut()) else { continue };
-            let Some(left) = keys.checked_sub(watch.len()).filter(|_| !watch.broken) else { continue };
+            let Some(left) = bytes.checked_sub(watch.bytes()).filter(|_| !watch.broken) else { continue };
             let Some(at) = standby.iter().position(|there| there.db == here.db) else { continue };
             let there = standby.swap_remove(at);
-            keys = left;
+            bytes = left;
             watch.handover = Some(Handover { lane: there, confirmed: [false; 2] });
             let (mut ask, mut begin) = (Vec::new(), Vec::new());
             push_request(&mut ask, &[b"MULTI"]);

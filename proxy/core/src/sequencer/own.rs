@@ -229,7 +229,7 @@ impl Sequencer {
 
     /// The roles have moved: connections to the side that was the primary go, those that are still owed a reply when it came. Watches live on where a
     /// flip has handed them over.
-    pub(super) fn retire_own(&mut self, side: Endpoint) {
+    pub(super) fn retire_own(&mut self, side: Endpoint, handed_over: bool) {
         let used = |own: &&Own| own.used == Use::Command;
         let lanes: Vec<LaneId> = self.sides[side.index()].own.values().filter(used).map(|own| own.id).collect();
         for lane in lanes {
@@ -237,7 +237,7 @@ impl Sequencer {
             own.leaving = true;
             let asked = own.lane.in_flight.iter().any(|flight| asker(&flight.what).is_some());
             if let Some(owner) = own.owner {
-                if let Some(next) = self.take_handover(owner) {
+                if let Some(next) = self.take_handover(owner).filter(|_| handed_over) {
                     self.release_own(owner);
                     self.assign_own(next, owner);
                 } else {

@@ -32,6 +32,11 @@ impl Watch {
         self.keys.len()
     }
 
+    /// Bytes of a request that watches them, about.
+    pub fn bytes(&self) -> usize {
+        self.keys.iter().map(|(_, key)| key.len() + 16).sum()
+    }
+
     pub fn keys(&self) -> &[(Db, Box<[u8]>)] {
         &self.keys
     }
@@ -107,8 +112,11 @@ impl Sequencer {
     /// Ends the watch without a transaction: UNWATCH, DISCARD, an aborted EXEC, RESET, the end of the connection.
     pub(super) fn unwatch(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let Some(watch) = session.watch.take() else { return };
-        let Some(lane_id) = session.own.filter(|_| !watch.broken) else { return };
+        if session.watch.take().is_none() {
+            return;
+        }
+        // A broken one may still be kept by the server.
+        let Some(lane_id) = session.own else { return };
         let now = self.now.us;
         if let Some(lane) = self.lane_mut(lane_id).filter(|lane| lane.is_open()) {
             lane.push(&[b"*1\r\n$7\r\nUNWATCH\r\n"], What::Silent, 1, now);
