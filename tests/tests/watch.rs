@@ -177,6 +177,21 @@ fn h37_a_watch_lives_on_behind_a_flip() {
     }
 }
 
+/// A script in a transaction of a watcher that has gone to another database: what the connection is told behind it was never sent, and the next command that
+/// waits for everything waited for ever.
+#[test]
+fn h25_a_script_of_a_watcher_in_another_database_holds_nobody_up() {
+    let pair = Pair::plain().unwrap();
+    let (mut watcher, mut other) = (pair.client().unwrap(), pair.client().unwrap());
+    let script = "EVAL return{redis.call('incr','undeclared')} 0";
+    let block = lines(&mut watcher, &["SELECT 3", "WATCH k", "SELECT 0", "MULTI", script, "EXEC"]);
+    assert_eq!(block[5], "[[1]]");
+    assert!(other.cmd("FLUSHALL").unwrap().is_ok());
+    pair.assert_equal().unwrap();
+    let answer = pair.proxy.cutover().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
 /// H25: EXEC of a watcher runs beside the lane. Without the fence its effect crosses those of other clients on the same keys.
 #[test]
 fn h25_a_watching_transaction_has_a_place_in_the_order() {

@@ -94,6 +94,8 @@ pub struct Client {
     input: Vec<u8>,
     scanner: Scanner,
     last_shared: i64,
+    /// It thinks between WATCH and MULTI; whether what it watches is its own.
+    watching: Option<bool>,
 }
 
 impl Client {
@@ -113,6 +115,7 @@ impl Client {
             input: Vec::new(),
             scanner: Scanner::default(),
             last_shared: i64::MIN,
+            watching: None,
         }
     }
 
@@ -122,7 +125,7 @@ impl Client {
         self.session = Some(session);
         self.own = ModelServer::new(self.index as u64, databases);
         self.own_conn = self.own.open();
-        (self.resp3, self.db, self.last_shared) = (false, 0, i64::MIN);
+        (self.resp3, self.db, self.last_shared, self.watching) = (false, 0, i64::MIN, None);
         self.asked.clear();
         self.input.clear();
         self.scanner = Scanner::default();
@@ -152,6 +155,9 @@ impl Client {
             self.own.feed(self.own_conn, &hello, 0);
             self.own.step(self.own_conn, 0);
             self.own.take_output(self.own_conn);
+        }
+        if self.watching.is_some() && r.one_in(4) {
+            self.transaction(r, plan, rules, &mut out, true);
         }
         for _ in 0..r.between(1, plan.pipeline) {
             self.one(r, plan, rules, &mut out);
@@ -195,14 +201,15 @@ impl Client {
     }
 
     fn transaction(&mut self, r: &mut Rng, plan: &Plan, rules: &mut Rules, out: &mut Vec<u8>, own: bool) {
-        let watches = r.one_in(3);
+        let thought = self.watching.take();
+        let (own, watches) = (thought.unwrap_or(own), thought.is_some() || r.one_in(3));
         let (check, exec) = match (own, watches) {
             (true, true) => (Check::Own, Check::OwnWatched),
             (true, false) => (Check::Own, Check::OwnExec),
             (false, true) => (Check::Shape, Check::Watched),
             (false, false) => (Check::Shape, Check::Shape),
         };
-        if watches {
+        if watches && thought.is_none() {
             let key = if own { format!("{}n", self.prefix()) } else { "hs:0".into() };
             self.ask(&encode(&["WATCH", key.as_str()]), check, rules, out);
             // A dying primary takes it along.
@@ -216,6 +223,10 @@ impl Client {
             } else if r.one_in(4) {
                 // Its EXEC is to answer nil, on whichever side it runs.
                 self.ask(&encode(&["INCR", key.as_str()]), check, rules, out);
+            }
+            if r.one_in(2) {
+                self.watching = Some(own);
+                return;
             }
         }
         self.ask(&encode(&["MULTI"]), check, rules, out);

@@ -311,6 +311,8 @@ impl Sequencer {
 
     /// The lane has something to write.
     pub(super) fn touch_lane(&mut self, id: LaneId) {
+        // What runs on a session's own connection may run in another database; the shell knows it by the one that it was opened in.
+        let id = self.own_mut(id).map_or(id, |own| own.id);
         if let Some(lane) = self.lane_mut(id)
             && !std::mem::replace(&mut lane.touched, true)
         {
