@@ -259,7 +259,9 @@ impl Sequencer {
     }
 
     fn has_room(&self) -> bool {
-        self.ledger.crowd() <= limits::SCAN_AHEAD_MAX && self.backfill.has_room(self.backfilling())
+        // However many others wait: a walk that waited for them would stand still while clients bring keys into doubt as fast as they are healed, as
+        // they do with keys that it has not come to.
+        self.backfill.has_room(self.backfilling())
     }
 
     /// Keys of the page in hand go to the ledger, as many as may; behind the last of them its cursor is passed.
