@@ -348,8 +348,6 @@ impl Sequencer {
             "omem" => session.unread_bytes().to_string(),
             "cmd" => match about.last {
                 None => "NULL".to_owned(),
-                // Who waits until it is told relies on the server's having run it.
-                Some(_) if session.is_elsewhere() && session.feed.is_some() => "NULL".to_owned(),
                 Some(command) if subcommands || side_names_subcommands(self) => command.error_name.clone(),
                 Some(command) => command.container().to_ascii_lowercase(),
             },
