@@ -113,7 +113,7 @@ impl Sequencer {
         if let Some(to) = self.sides[side.index()].lane_mut(lane) {
             to.push(&[request.frame], What::Client { session: id, command }, 1, now);
             if !std::mem::replace(&mut to.touched, true) {
-                self.touched_lanes.push(lane);
+                self.touched_lanes.push_back(lane);
             }
         }
         true

@@ -467,7 +467,7 @@ pub struct Sequencer {
     feeds: std::collections::BTreeSet<SessionId>,
     /// Of those, the ones that track under NOLOOP.
     no_loop: std::collections::BTreeSet<SessionId>,
-    touched_lanes: Vec<LaneId>,
+    touched_lanes: VecDeque<LaneId>,
     touched_sessions: Vec<SessionId>,
     alarms: Vec<String>,
     totals: Totals,
@@ -549,7 +549,7 @@ impl Sequencer {
             own_serial: 0,
             feeds: std::collections::BTreeSet::new(),
             no_loop: std::collections::BTreeSet::new(),
-            touched_lanes: Vec::new(),
+            touched_lanes: VecDeque::new(),
             touched_sessions: Vec::new(),
             alarms: Vec::new(),
             totals: Totals { commands: vec![(0, 0); table.rows().len()], mismatches: vec![0; table.rows().len()], ..Totals::default() },
@@ -593,9 +593,10 @@ impl Sequencer {
         self.actions.pop_front()
     }
 
-    /// Lanes that have bytes to write since the last call.
+    /// Lanes that have bytes to write since the last call, in the order in which they came to have them: what two clients send one after the other on lanes
+    /// of one server leaves in that order.
     pub fn poll_lane(&mut self) -> Option<LaneId> {
-        self.touched_lanes.pop()
+        self.touched_lanes.pop_front()
     }
 
     /// Sessions that have bytes to write, or are to be closed, since the last call. Who was answered last comes first: a small reply

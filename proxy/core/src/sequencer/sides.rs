@@ -316,7 +316,7 @@ impl Sequencer {
         if let Some(lane) = self.lane_mut(id)
             && !std::mem::replace(&mut lane.touched, true)
         {
-            self.touched_lanes.push(id);
+            self.touched_lanes.push_back(id);
         }
     }
 
