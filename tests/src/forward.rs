@@ -2,11 +2,11 @@
 //! are, and all of them are cut when the address is pointed at another server, unless only its name changes hands.
 //!
 //! The answers to `TIME` can be shifted, as if the server's clock were set: a real clock belongs to the machine, which is not a test's. And a
-//! server can be given another name in `INFO`, as some services do that stand in front of theirs.
+//! server can be given another name in `INFO`, once or on each connection, as some services do that stand in front of theirs.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
@@ -24,7 +24,19 @@ struct Shared {
     target: Mutex<Option<String>>,
     open: Mutex<Vec<TcpStream>>,
     shift_s: AtomicI64,
-    disguised: AtomicBool,
+    disguise: Mutex<Disguise>,
+}
+
+/// Whose name the server tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Disguise {
+    /// Its own.
+    #[default]
+    None,
+    /// Another, and the same on each connection.
+    One,
+    /// Another on each connection.
+    Each,
 }
 
 impl Forwarder {
@@ -33,13 +45,13 @@ impl Forwarder {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let target = Mutex::new(Some(target.to_owned()));
-        let shared = Arc::new(Shared { target, open: Mutex::default(), shift_s: AtomicI64::default(), disguised: AtomicBool::default() });
+        let shared = Arc::new(Shared { target, open: Mutex::default(), shift_s: AtomicI64::default(), disguise: Mutex::default() });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
+            for (number, client) in listener.incoming().flatten().enumerate() {
                 let target = lock(&accepting.target).clone();
                 let Some(server) = target.and_then(|target| TcpStream::connect(target).ok()) else { continue };
-                let _ = carry(&accepting, client, server);
+                let _ = carry(&accepting, number, client, server);
             }
         });
         Ok(Forwarder { address, shared })
@@ -68,9 +80,9 @@ impl Forwarder {
         self.shared.shift_s.store(seconds, Ordering::SeqCst);
     }
 
-    /// From now on the server tells another `run_id` and `master_replid` than its own.
-    pub fn disguise(&self) {
-        self.shared.disguised.store(true, Ordering::SeqCst);
+    /// From now on the server tells another `run_id` and `master_replid` than its own, or its own again.
+    pub fn disguise(&self, disguise: Disguise) {
+        *lock(&self.shared.disguise) = disguise;
     }
 }
 
@@ -78,7 +90,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<()> {
+fn carry(shared: &Arc<Shared>, number: usize, client: TcpStream, server: TcpStream) -> Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     lock(&shared.open).extend([client.try_clone()?, server.try_clone()?]);
@@ -91,8 +103,13 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<(
                 if answers && seconds != 0 {
                     shift_time(&mut buffer[..n], seconds);
                 }
-                if answers && shared.disguised.load(Ordering::SeqCst) {
-                    disguise(&mut buffer[..n]);
+                let name = match *lock(&shared.disguise) {
+                    Disguise::None => None,
+                    Disguise::One => Some(0),
+                    Disguise::Each => Some(number),
+                };
+                if let Some(name) = name.filter(|_| answers) {
+                    disguise(&mut buffer[..n], name);
                 }
                 if to.write_all(&buffer[..n]).is_err() {
                     break;
@@ -104,12 +121,13 @@ fn carry(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) -> Result<(
     Ok(())
 }
 
-/// The identifiers of an INFO are 40 digits of base 16; each becomes another one. An answer of INFO comes in one piece.
-fn disguise(bytes: &mut [u8]) {
-    for name in [&b"\nrun_id:"[..], b"\nmaster_replid:"] {
-        let Some(at) = bytes.windows(name.len()).position(|window| window == name) else { continue };
-        for digit in bytes.iter_mut().skip(at + name.len()).take_while(|digit| digit.is_ascii_hexdigit()) {
-            *digit = if *digit == b'0' { b'1' } else { b'0' };
+/// The identifiers of an INFO are 40 digits of base 16, and begin with `name` then. An answer of INFO comes in one piece.
+fn disguise(bytes: &mut [u8], name: usize) {
+    let digits = format!("{name:016x}");
+    for field in [&b"\nrun_id:"[..], b"\nmaster_replid:"] {
+        let Some(at) = bytes.windows(field.len()).position(|window| window == field) else { continue };
+        if let Some(place) = bytes.get_mut(at + field.len()..at + field.len() + digits.len()) {
+            place.copy_from_slice(digits.as_bytes());
         }
     }
 }

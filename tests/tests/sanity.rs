@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use twinlane_tests::asking::ok;
-use twinlane_tests::forward::Forwarder;
+use twinlane_tests::forward::{Disguise, Forwarder};
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::{Options, Proxy, binary};
 use twinlane_tests::resp::command;
@@ -54,7 +54,7 @@ fn h39_a_follower_of_the_other_is_refused_and_a_follower_of_the_follower() {
 fn h39_one_server_that_gives_itself_two_names_is_found_out_by_a_write() {
     let server = server();
     let front = Forwarder::start(&server.address()).unwrap();
-    front.disguise();
+    front.disguise(Disguise::One);
     let direct = server.address();
     for (old, new) in [(&direct, &front.address()), (&front.address(), &direct)] {
         let mut proxy = Proxy::prepare(old, new, Options::default()).unwrap();
@@ -93,13 +93,19 @@ fn h39_an_address_that_turns_to_the_other_side_is_not_used() {
     until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(2))).unwrap();
 }
 
+/// A pair whose old side is reached by a name that a test gives to others: the servers, the name, the proxy.
+fn by_name() -> (Server, Server, Forwarder, Proxy) {
+    let (old, new) = (server(), server());
+    let name = Forwarder::start(&old.address()).unwrap();
+    let proxy = Proxy::start(&name.address(), &new.address(), Options::default()).unwrap();
+    (old, new, name, proxy)
+}
+
 /// A name changes hands while its connections live: the retired tier's is given to its successor, say. What connects from then on would be at another
 /// server than the lanes.
 #[test]
 fn h39_a_name_that_changes_hands_is_noticed_while_its_connections_live() {
-    let (old, new) = (server(), server());
-    let name = Forwarder::start(&old.address()).unwrap();
-    let proxy = Proxy::start(&name.address(), &new.address(), Options::default()).unwrap();
+    let (old, new, name, proxy) = by_name();
     let mut client = proxy.client().unwrap();
     ok(&mut client, "RPUSH list a");
     until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("LLEN list")?.int() == Some(1))).unwrap();
@@ -117,9 +123,7 @@ fn h39_a_name_that_changes_hands_is_noticed_while_its_connections_live() {
 /// A session's own connection is opened when it is needed, which may be behind that: it is not taken for one to the server of the lanes.
 #[test]
 fn h39_connections_of_a_side_lead_to_one_server() {
-    let (old, new) = (server(), server());
-    let name = Forwarder::start(&old.address()).unwrap();
-    let proxy = Proxy::start(&name.address(), &new.address(), Options::default()).unwrap();
+    let (old, new, name, proxy) = by_name();
     let mut client = proxy.client().unwrap();
     ok(&mut client, "SET k v");
     name.rename(&new.address());
@@ -132,6 +136,61 @@ fn h39_connections_of_a_side_lead_to_one_server() {
     let replies = client.pipeline(&["MULTI", "INCR n", "EXEC"].map(command)).unwrap();
     assert_eq!(replies[2].to_string(), "[1]");
     until("the mirror to have it", PATIENCE, || Ok(new.client()?.cmd("GET n")?.text() == "1")).unwrap();
+}
+
+/// A name that leads to a replica, or to a server that still loads, is one in the middle of a failover: the lanes stay where they are, which is where
+/// the data is, and what the other one says is not taken for the primary's.
+#[test]
+fn h39_a_name_that_leads_to_a_replica_moves_nothing() {
+    let (old, _new, name, proxy) = by_name();
+    let replica = server();
+    ok(&mut replica.client().unwrap(), &format!("REPLICAOF 127.0.0.1 {}", old.port()));
+    let mut client = proxy.client().unwrap();
+    ok(&mut client, "RPUSH list a");
+    let error = || Ok::<_, anyhow::Error>(proxy.status()?["old"]["error"].as_str().map(str::to_owned));
+    name.rename(&replica.address());
+    until("the replica to be seen", PATIENCE, || Ok(error()?.is_some_and(|error| error.contains("is a replica"))))
+        .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    ok(&mut client, "RPUSH list b");
+    assert_eq!(proxy.cutover().unwrap().status, 409, "nothing moves while nobody knows which server is which");
+    name.rename(&old.address());
+    until("the primary to be seen again", PATIENCE, || Ok(error()?.is_none()))
+        .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+    assert_eq!(ok(&mut client, "RPUSH list c").int(), Some(3));
+    assert!(!proxy.log().contains("connected anew"), "its connections live on\n{}", proxy.log_tail());
+    proxy.wait_until_synced(PATIENCE).unwrap();
+    assert_eq!(proxy.cutover().unwrap().status, 200);
+    assert_eq!(ok(&mut client, "LRANGE list 0 -1").to_string(), "[\"a\", \"b\", \"c\"]");
+}
+
+/// A service that tells another name on each connection is served: what follows from names elsewhere does not follow there, and the operator is told.
+#[test]
+fn h39_a_service_of_many_names_is_served() {
+    let (old, new) = (server(), server());
+    let front = Forwarder::start(&old.address()).unwrap();
+    front.disguise(Disguise::Each);
+    let proxy = Proxy::start(&front.address(), &new.address(), Options::default()).unwrap();
+    assert!(proxy.log().contains("tells another run_id on each connection"), "{}", proxy.log_tail());
+    let mut client = proxy.client().unwrap();
+    // The lane, connections of its own, one more database, a large request.
+    ok(&mut client, "RPUSH list a");
+    let large = "x".repeat(2_000_000);
+    for block in [&["WATCH list", "MULTI", "RPUSH list b", "EXEC"][..], &["SELECT 3", "SET k v"], &["SELECT 0"]] {
+        let block: Vec<_> = block.iter().map(|line| command(line)).collect();
+        client.pipeline(&block).unwrap().iter().for_each(|reply| assert!(!reply.is_error(), "{reply}"));
+    }
+    client.send(&["SET", "large", &large]).unwrap();
+    assert!(client.reply().unwrap().is_ok());
+    // Its connections are cut, and it comes back with other names.
+    front.point_at(Some(&old.address()));
+    until("the primary to be back", PATIENCE, || Ok(proxy.client()?.cmd("RPUSH list c")?.int() == Some(3))).unwrap();
+    proxy.wait_until_synced(PATIENCE).unwrap();
+    assert_eq!(proxy.cutover().unwrap().status, 200);
+    let mut client = proxy.client().unwrap();
+    assert_eq!(ok(&mut client, "LRANGE list 0 -1").to_string(), "[\"a\", \"b\", \"c\"]");
+    assert_eq!(ok(&mut client, "STRLEN large").int(), Some(2_000_000));
+    ok(&mut client, "SELECT 3");
+    assert_eq!(ok(&mut client, "GET k").text(), "v");
 }
 
 /// A copy of a proxy's state directory, without the name of the process that runs now: restored from a backup, say.

@@ -4,7 +4,7 @@
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::journal::{Facts, HEADER_BYTES, Journal, Known, Left, Opening, RING_BYTES_MIN};
 use twinlane_core::sequencer::{Action, Addresses, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp};
-use twinlane_core::status::Operation;
+use twinlane_core::status::{Operation, Outcome};
 
 const OLD: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Shared };
 const OLD_BULK: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Bulk };
@@ -39,6 +39,10 @@ struct Hand {
     wanted: Option<(usize, usize)>,
     /// It cannot be opened.
     refused: Option<LaneId>,
+    /// Connections of one session each, as they were opened.
+    own: Vec<LaneId>,
+    /// What the operator was answered.
+    outcomes: Vec<Outcome>,
 }
 
 /// See [`Hand::tick`].
@@ -62,7 +66,8 @@ impl Hand {
     fn begin(version: &str, settings: Settings) -> Hand {
         let record = Record { installation: "by hand".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
         let core = Sequencer::new(settings, record, ["old:1".into(), "new:2".into()], false, None);
-        let mut hand = Hand { core, now: Now::default(), disk: Vec::new(), wanted: None, refused: None };
+        let mut hand =
+            Hand { core, now: Now::default(), disk: Vec::new(), wanted: None, refused: None, own: Vec::new(), outcomes: Vec::new() };
         while let Some(action) = hand.core.poll_action() {
             let Action::ConnectSide { side, generation, .. } = action else { continue };
             hand.core.handle_side_up(side, generation, up(side, version, true), hand.now);
@@ -102,6 +107,7 @@ impl Hand {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::OpenLane { lane, generation } => {
+                    self.own.extend(matches!(lane.role, Role::Own(_)).then_some(lane));
                     let opened = if self.refused == Some(lane) { Err("max number of clients reached".into()) } else { Ok(Some(info())) };
                     self.core.handle_lane_open(lane, generation, opened, self.now);
                 }
@@ -110,6 +116,7 @@ impl Hand {
                     self.disk.extend(bytes);
                     self.core.handle_spilled(Ok(()), self.now);
                 }
+                Action::Answer { outcome, .. } => self.outcomes.push(outcome),
                 Action::Unspill { at, len } => self.wanted = Some((at as usize, len)),
                 _ => {}
             }
@@ -125,7 +132,7 @@ impl Hand {
         }
     }
 
-    /// Time passes, and both servers answer everything: `old` holds ten short strings, and `new` nothing.
+    /// Time passes, and both servers answer everything (what is empty is no answer): `old` holds ten short strings, and `new` nothing.
     fn tick(&mut self) {
         self.tick_with(answer);
     }
@@ -136,10 +143,14 @@ impl Hand {
         self.core.handle_tick(self.now);
         let mut moved = true;
         while std::mem::take(&mut moved) {
-            for lane in [OLD, NEW, OLD_1, NEW_1] {
+            self.act();
+            for lane in [OLD, NEW, OLD_1, NEW_1].into_iter().chain(self.own.clone()) {
                 for request in self.sent(lane) {
                     moved = true;
-                    self.reply(lane, &answer(lane, &request));
+                    let reply = answer(lane, &request);
+                    if !reply.is_empty() {
+                        self.reply(lane, &reply);
+                    }
                 }
             }
         }
@@ -173,14 +184,100 @@ impl Hand {
         assert!(self.core.handle_lane_bytes(lane, generation, bytes.as_bytes(), self.now), "{bytes:?} answers nothing");
     }
 
+    /// Lanes that have something to write, in the order in which the shell would write it.
+    fn visit(&mut self) -> Vec<LaneId> {
+        let lanes: Vec<LaneId> = std::iter::from_fn(|| self.core.poll_lane()).collect();
+        lanes.iter().for_each(|lane| self.core.handle_lane_polled(*lane));
+        lanes
+    }
+
     fn client(&mut self) -> SessionId {
         self.core.handle_client_open(Addresses::default(), self.now)
+    }
+
+    /// What the client was answered since this was asked last.
+    fn told(&mut self, client: SessionId) -> String {
+        let told = String::from_utf8_lossy(self.core.output(client)).into_owned();
+        self.core.handle_output_written(client, told.len());
+        told
     }
 
     fn ask(&mut self, client: SessionId, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let bytes: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
         self.core.handle_client_bytes(client, format!("*{}\r\n{bytes}", words.len()).as_bytes(), self.now);
+    }
+}
+
+/// H37: a flip that is undone behind its question what is watched. What was written is nil to its watcher, what was not is watched on, and a connection that
+/// watches for nobody any more is told so before the next session has it.
+#[test]
+fn h37_a_flip_that_is_undone_leaves_watches_as_they_were() {
+    let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+    (0..50).for_each(|_| hand.tick());
+    let (one, two) = (hand.client(), hand.client());
+    hand.ask(one, "WATCH written");
+    hand.ask(two, "WATCH untouched");
+    hand.tick();
+    assert_eq!((hand.told(one), hand.told(two)), ("+OK\r\n".into(), "+OK\r\n".into()));
+    let [of_one, of_two] = hand.own[..] else { panic!("{:?}", hand.own) };
+    hand.core.handle_operation(1, Operation::Flip { to: Endpoint::New, force_primary_lost: false, dry_run: false }, hand.now);
+    let mut begun = 0;
+    while hand.outcomes.is_empty() {
+        hand.tick_with(|lane, request| match request.split(' ').next() {
+            // The question what is watched; over there nobody answers.
+            Some("EXEC") if lane == of_one => "*-1\r\n".into(),
+            Some("EXEC") if lane == of_two => "*0\r\n".into(),
+            Some("WATCH") if lane.side == Endpoint::New => {
+                begun += 1;
+                String::new()
+            }
+            _ => answer(lane, request),
+        });
+    }
+    let Outcome::Refused { reasons, aborted: true } = &hand.outcomes[0] else { panic!("{:?}", hand.outcomes) };
+    assert!(reasons.iter().any(|reason| reason.contains("what clients watch")), "{reasons:?}");
+    assert_eq!(begun, 2);
+    for client in [one, two] {
+        ["MULTI", "GET k", "EXEC"].iter().for_each(|line| hand.ask(client, line));
+    }
+    assert_eq!(hand.told(one), "+OK\r\n+QUEUED\r\n*-1\r\n");
+    assert_eq!(hand.sent(of_one), ["UNWATCH"]);
+    assert_eq!(hand.sent(of_two), ["MULTI", "GET k", "EXEC"], "its watch, which the question ended, had begun anew behind it");
+    hand.reply(of_one, "+OK\r\n");
+    hand.reply(of_two, "+OK\r\n+QUEUED\r\n*1\r\n_\r\n");
+    assert_eq!(hand.told(two), "+OK\r\n+QUEUED\r\n*1\r\n$-1\r\n");
+    // Whoever comes next has one of the two, which watches nothing else.
+    let three = hand.client();
+    hand.ask(three, "WATCH other");
+    assert_eq!([hand.sent(of_one), hand.sent(of_two)].concat(), ["WATCH other"]);
+}
+
+/// What two clients send one after the other on lanes of one server leaves in that order: a PUBLISH behind the UNSUBSCRIBE of another client finds it
+/// gone, as it does on a server itself.
+#[test]
+fn lanes_are_visited_in_the_order_in_which_they_came_to_have_something() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let (one, two) = (hand.client(), hand.client());
+    hand.ask(one, "SELECT 1");
+    for _ in 0..2 {
+        hand.ask(one, "GET k");
+        hand.tick();
+        hand.ask(two, "GET k");
+        hand.tick();
+    }
+    hand.visit();
+    for first in [one, two] {
+        let second = if first == one { two } else { one };
+        hand.ask(first, "GET k");
+        hand.ask(second, "GET k");
+        let lane = |client| if client == one { OLD_1 } else { OLD };
+        assert_eq!(hand.visit(), [lane(first), lane(second)]);
+        for lane in [OLD, OLD_1] {
+            assert_eq!(hand.sent(lane), ["GET k"]);
+            hand.reply(lane, "_\r\n");
+        }
+        hand.visit();
     }
 }
 

@@ -884,6 +884,11 @@ impl Sequencer {
         !self.mirror.barriers.is_empty() || !self.mirror.owed_flush.is_empty()
     }
 
+    /// Whether the mirror has other names for databases than ledger and knowledge: a SWAPDB waits for it.
+    pub(super) fn mirror_is_to_swap(&self) -> bool {
+        self.mirror.barriers.iter().any(|barrier| barrier.databases.len() == 2)
+    }
+
     /// Whether something of what the mirror owes can be sent; a database whose lane cannot be opened holds nobody else up.
     pub(super) fn mirror_can_pay(&self) -> bool {
         !self.mirror.barriers.is_empty() || self.payable_flush().is_some()

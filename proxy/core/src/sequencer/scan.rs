@@ -206,7 +206,8 @@ impl Sequencer {
     /// Turns "every database" into those that hold keys on either side.
     fn list_databases(&mut self) -> bool {
         let Some(all_extras) = self.scans.all else { return false };
-        if !self.sides.iter().all(super::sides::Side::is_up) {
+        // The mirror lists a database by the name that it has there until a SWAPDB has reached it, too.
+        if !self.sides.iter().all(super::sides::Side::is_up) || self.mirror_is_to_swap() {
             return false;
         }
         self.scans.all = None;
