@@ -264,6 +264,11 @@ impl Client {
         self.stream.get_mut().write_all(&self.outbox)
     }
 
+    /// Closes this end: nothing more is sent, and replies are still read.
+    pub fn end(&mut self) -> io::Result<()> {
+        self.stream.get_ref().shutdown(std::net::Shutdown::Write)
+    }
+
     /// Sends bytes as they are: inline commands, broken frames, half a request.
     pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)

@@ -6,7 +6,7 @@
 
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::Options;
-use twinlane_tests::resp::{Client, Value};
+use twinlane_tests::resp::{Client, Value, is_timeout};
 use twinlane_tests::servers::{Server, Version};
 
 const VERSIONS: [Version; 5] = [Version::Redis50, Version::Redis62, Version::Redis70, Version::Valkey81, Version::Valkey91];
@@ -507,6 +507,49 @@ fn nothing_runs_behind_quit() {
     assert!(client.receive().unwrap().is_ok());
     assert!(client.receive().is_err());
     assert_eq!(pair.client().unwrap().cmd("EXISTS before behind").unwrap().int(), Some(1));
+}
+
+/// A client may close its end behind its last request, as `nc` does: what it sent is carried out and answered, across a flip too; a command that waits for
+/// a key is forgotten.
+#[test]
+fn a_client_that_closes_its_end_is_answered_as_by_a_server() {
+    let (pair, plain) = (Pair::plain().unwrap(), Server::plain(Version::Redis70).unwrap());
+    let requests: Vec<u8> = (0..20_000).flat_map(|n| format!("INCR count\r\nSET k:{} {n}\r\n", n % 500).into_bytes()).collect();
+    let answers = |mut client: Client, requests: &[u8]| {
+        client.send_raw(requests).unwrap();
+        client.end().unwrap();
+        std::iter::from_fn(|| client.receive().ok()).map(|reply| reply.to_string()).collect::<Vec<String>>()
+    };
+    for turn in 0..4 {
+        let (ours, theirs) = std::thread::scope(|scope| {
+            let ours = scope.spawn(|| answers(pair.client().unwrap(), &requests));
+            if turn > 0 {
+                let answer = if turn % 2 == 1 { pair.cutover() } else { pair.rollback() }.unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.body);
+            }
+            (ours.join().unwrap(), answers(plain.client().unwrap(), &requests))
+        });
+        assert_eq!(ours.len(), 40_000);
+        assert!(ours == theirs, "turn {turn}");
+    }
+    for requests in
+        [&b"MULTI\r\nSET never 1\r\n"[..], b"WATCH k:1\r\nMULTI\r\nINCR count\r\nEXEC\r\n", b"SUBSCRIBE c\r\n", b"GET k:1\r\nSET ha", b""]
+    {
+        assert_eq!(answers(pair.client().unwrap(), requests), answers(plain.client().unwrap(), requests), "{}", requests.escape_ascii());
+    }
+    for mut client in [pair.client().unwrap(), plain.client().unwrap()] {
+        client.send_raw(b"PING\r\nBLPOP list 0\r\n").unwrap();
+        assert_eq!(client.receive().unwrap().to_string(), "+PONG");
+        client.end().unwrap();
+        assert!(client.receive().is_err_and(|error| !is_timeout(&error)));
+    }
+    pair.wait_status("everybody to be gone", |status| status["clients"] == 0).unwrap();
+    for mut client in [pair.client().unwrap(), plain.client().unwrap()] {
+        assert_eq!(client.cmd("RPUSH list a").unwrap().int(), Some(1));
+        assert_eq!(client.cmd("LLEN list").unwrap().int(), Some(1));
+        assert_eq!(client.cmd("EXISTS never").unwrap().int(), Some(0));
+    }
+    pair.assert_equal().unwrap();
 }
 
 /// CLIENT KILL ends a client that does not read what it was sent.

@@ -136,7 +136,9 @@ impl Client {
         }
         let mut buffer = shell.buffer.borrow_mut();
         match (&self.stream).read(&mut buffer) {
-            Ok(0) => self.over.set(true),
+            Ok(0) if core.handle_client_ended(self.id, shell.now()) => self.over.set(true),
+            // The core says when it has been answered.
+            Ok(0) => self.readable.set(false),
             Ok(n) => {
                 self.readable.set(n == buffer.len() || self.ends.get());
                 core.handle_client_bytes(self.id, &buffer[..n], shell.now());

@@ -563,7 +563,7 @@ impl<'t> World<'t> {
             let clock = self.clock();
             let session = self.core.handle_client_open(Addresses::default(), clock);
             self.clients[client].begin(session, self.plan.databases);
-        } else if !self.clients[client].is_idle() {
+        } else if !self.clients[client].is_idle() || self.clients[client].ended {
             return;
         }
         let bytes = self.clients[client].pipeline(&mut self.rng, &self.plan, &mut self.rules);
@@ -888,14 +888,30 @@ impl<'t> World<'t> {
             }
         }
         for client in 0..self.clients.len() {
-            if self.rng.one_in(2)
-                && let Some(session) = self.clients[client].session.take()
-            {
+            let Some(session) = self.clients[client].session.filter(|_| self.rng.one_in(2)) else { continue };
+            if self.rng.one_in(2) && self.core.wants_input(session) {
+                self.client_ends(client, session);
+            } else {
+                self.clients[client].session = None;
                 let clock = self.clock();
                 self.core.handle_client_closed(session, clock);
                 self.flush();
             }
         }
+    }
+
+    /// It closes its end behind what it has sent, and reads on.
+    fn client_ends(&mut self, client: usize, session: SessionId) {
+        let life = self.clients[client].life;
+        let bytes = self.take_pieces(client, life);
+        let clock = self.clock();
+        self.core.handle_client_bytes(session, &bytes, clock);
+        self.note(|| format!("client {client} closes its end"));
+        self.clients[client].ended = true;
+        if self.core.handle_client_ended(session, clock) {
+            self.tell_client(client);
+        }
+        self.flush();
     }
 
     fn audience_leaves(&mut self) -> Vec<SessionId> {

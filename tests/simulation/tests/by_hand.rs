@@ -3,7 +3,9 @@
 
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::journal::{Facts, HEADER_BYTES, Journal, Known, Left, Opening, RING_BYTES_MIN};
-use twinlane_core::sequencer::{Action, Addresses, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp};
+use twinlane_core::sequencer::{
+    Ack, Action, Addresses, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp,
+};
 use twinlane_core::status::{Operation, Outcome};
 
 const OLD: LaneId = LaneId { side: Endpoint::Old, db: 0, role: Role::Shared };
@@ -278,6 +280,33 @@ fn lanes_are_visited_in_the_order_in_which_they_came_to_have_something() {
             hand.reply(lane, "_\r\n");
         }
         hand.visit();
+    }
+}
+
+/// H28: who says QUIT, or closes its end, under `ack = "both"` is not told of a write before the mirror has confirmed it.
+#[test]
+fn h28_the_end_of_a_session_waits_for_the_mirror_too() {
+    for quits in [true, false] {
+        let mut hand = Hand::begin(
+            "7.0.15",
+            Settings { ack: Ack::Both { timeout_us: 1_000_000, strict: false }, image_bytes_max: 0, ..Settings::default() },
+        );
+        (0..50).for_each(|_| hand.tick());
+        let client = hand.client();
+        hand.ask(client, "SET k0 v");
+        if quits {
+            hand.ask(client, "QUIT");
+        } else {
+            assert!(!hand.core.handle_client_ended(client, hand.now));
+        }
+        assert_eq!(hand.sent(OLD), ["SET k0 v"]);
+        hand.reply(OLD, "+OK\r\n");
+        assert_eq!(hand.sent(NEW), ["SET k0 v"]);
+        assert_eq!(hand.told(client), "", "the mirror has not confirmed it");
+        assert!(!hand.core.is_closing(client));
+        hand.reply(NEW, "+OK\r\n");
+        assert_eq!(hand.told(client), if quits { "+OK\r\n+OK\r\n" } else { "+OK\r\n" });
+        assert!(hand.core.is_closing(client));
     }
 }
 

@@ -361,6 +361,9 @@ impl Sequencer {
             return self.end_wait(session, end);
         }
         waiter.parked = true;
+        if self.sessions.get(session).is_some_and(|session| session.ended) {
+            return self.end(session);
+        }
         let again = (!waiter.again.is_empty()).then(|| waiter.again.remove(0));
         // What it was told meanwhile waited for a reply that does not come yet.
         if self.sessions.get_mut(session).is_some_and(super::session::Session::say_waiting) {

@@ -97,6 +97,8 @@ pub(super) struct Session {
     pub mode: ReplyMode,
     /// To be closed as soon as its output is written; nothing more is read.
     pub closing: bool,
+    /// The client has closed its end: what it sent before is carried out and answered, and nothing comes behind it.
+    pub ended: bool,
     /// To be closed, for this reason, once everything it sent is answered.
     pub quitting: Option<&'static str>,
     pub wait: Option<Wait>,
@@ -179,6 +181,7 @@ impl Session {
             own_failed: None,
             mode: ReplyMode::On,
             closing: false,
+            ended: false,
             quitting: None,
             wait: None,
             elsewhere: false,
@@ -218,6 +221,11 @@ impl Session {
     /// Everything it sent is answered.
     pub fn is_drained(&self) -> bool {
         self.sent == self.answered
+    }
+
+    /// The same, and no reply is held back for the mirror.
+    fn is_answered(&self) -> bool {
+        self.is_drained() && self.held.is_empty()
     }
 
     /// Whether its state may change now: nothing is unanswered that was asked under the old one, or EXEC has come to this place.
@@ -401,6 +409,30 @@ impl Sequencer {
         self.settle();
     }
 
+    /// The client has closed its end, and may still read. As on a server, what it sent before is carried out and answered first, unless its last
+    /// command waits for a key or for the end of CLIENT PAUSE. True when nothing more is to come, and the connection may be closed at once.
+    #[must_use]
+    pub fn handle_client_ended(&mut self, id: SessionId, now: Now) -> bool {
+        self.now = now;
+        let Some(session) = self.sessions.get_mut(id) else { return true };
+        session.ended = true;
+        self.end_behind_replies(id);
+        let over = self.sessions.get(id).is_none_or(|session| session.closing && session.output.is_empty());
+        self.settle();
+        over
+    }
+
+    /// Closes a session whose client has closed its end, when nothing of what it sent is left to do; until then it waits for that.
+    fn end_behind_replies(&mut self, id: SessionId) {
+        let parked = self.is_waiting(id);
+        let Some(session) = self.sessions.get_mut(id).filter(|session| session.ended && !session.closing) else { return };
+        match session.wait {
+            Some(wait) if wait != Wait::Pause && !parked => {}
+            None if !session.is_answered() => session.wait = Some(Wait::Drain),
+            _ => self.end(id),
+        }
+    }
+
     /// Bytes came from the client.
     pub fn handle_client_bytes(&mut self, id: SessionId, bytes: &[u8], now: Now) {
         self.now = now;
@@ -417,7 +449,7 @@ impl Sequencer {
     #[must_use]
     pub fn wants_input(&self, id: SessionId) -> bool {
         let Some(session) = self.sessions.get(id) else { return false };
-        if session.closing {
+        if session.closing || session.ended {
             return false;
         }
         let waiting = session.waiting_bytes();
@@ -503,17 +535,22 @@ impl Sequencer {
 
     /// Closes a session: nothing more is read from it, what it is owed is written first.
     pub(super) fn close(&mut self, id: SessionId, reason: &'static str) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        if std::mem::replace(&mut session.closing, true) {
-            return;
+        if self.sessions.get(id).is_some_and(|session| !session.closing) {
+            *self.totals.closed.entry(reason).or_default() += 1;
+            self.end(id);
         }
+    }
+
+    /// The same of one that is not closed by us: its client has gone.
+    pub(super) fn end(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.closing = true;
         let waiting = session.waiting_bytes();
         session.input = Vec::new();
         session.input_at = 0;
         session.held.iter_mut().for_each(|held| held.waits = None);
         session.let_go();
         self.sessions.input_bytes -= waiting;
-        *self.totals.closed.entry(reason).or_default() += 1;
         self.drop_fence_of(id);
         self.unpark(id);
         self.touch(id);
@@ -600,6 +637,9 @@ impl Sequencer {
             }
         }
         session.let_go();
+        if session.wait == Some(Wait::Drain) && session.is_answered() {
+            self.sessions.ready.push(id);
+        }
         self.touch(id);
     }
 
@@ -627,6 +667,7 @@ impl Sequencer {
         if session.closing {
             return;
         }
+        let ended = session.ended;
         if session.wait.is_some() {
             session.input.extend_from_slice(fresh);
             self.sessions.input_bytes += fresh.len();
@@ -653,6 +694,9 @@ impl Sequencer {
             self.sessions.input_bytes += fresh.len();
             let taken = self.take_requests(id, &input[at..]);
             self.put_back(id, input, at, taken);
+        }
+        if ended {
+            self.end_behind_replies(id);
         }
         self.balance_input();
     }
@@ -752,8 +796,7 @@ impl Sequencer {
 
     /// Closes a session once everything it sent is answered.
     pub(super) fn close_behind_replies(&mut self, id: SessionId, reason: &'static str) {
-        let drained = self.sessions.get(id).is_none_or(Session::is_drained);
-        if drained {
+        if self.sessions.get(id).is_none_or(Session::is_answered) {
             return self.close(id, reason);
         }
         if let Some(session) = self.sessions.get_mut(id) {
@@ -794,7 +837,7 @@ impl Sequencer {
     fn try_again(&mut self, id: SessionId, of: impl Fn(Wait) -> bool) -> bool {
         let Some(session) = self.sessions.get_mut(id).filter(|session| session.wait.is_some_and(of)) else { return false };
         if let Some(reason) = session.quitting {
-            if session.is_drained() {
+            if session.is_answered() {
                 self.close(id, reason);
             }
             return true;
