@@ -509,6 +509,19 @@ fn nothing_runs_behind_quit() {
     assert_eq!(pair.client().unwrap().cmd("EXISTS before behind").unwrap().int(), Some(1));
 }
 
+/// One client more than are allowed is told why it is not served.
+#[test]
+fn a_client_beyond_the_bound_is_told() {
+    let pair = Pair::start(Setup::with_args(&["--set", "listen.max_clients=2"])).unwrap();
+    let mut served = [pair.client().unwrap(), pair.client().unwrap()];
+    served.iter_mut().for_each(|client| assert_eq!(client.cmd("PING").unwrap().to_string(), "+PONG"));
+    let mut third = pair.client().unwrap();
+    assert_eq!(third.receive().unwrap().to_string(), "-ERR max number of clients reached");
+    assert!(third.receive().is_err_and(|error| !is_timeout(&error)));
+    drop(served);
+    until("room for another", PATIENCE, || Ok(pair.client()?.cmd("PING").is_ok_and(|reply| reply.to_string() == "+PONG"))).unwrap();
+}
+
 /// A client may close its end behind its last request, as `nc` does: what it sent is carried out and answered, across a flip too; a command that waits for
 /// a key is forgotten.
 #[test]

@@ -165,10 +165,6 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener, max_clients:
         if let Err(error) = net::prepare_client(&stream) {
             tracing::debug!("a client's socket: {error}");
         }
-        if shell.clients.count.get() >= max_clients {
-            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-            continue;
-        }
         let text = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?:0".into(), |address| address.to_string().into_boxed_str());
         let addresses = Addresses { peer: text(stream.peer_addr()), local: text(stream.local_addr()) };
         let stream = match stream.into_std() {
@@ -178,6 +174,10 @@ pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener, max_clients:
                 continue;
             }
         };
+        if shell.clients.count.get() >= max_clients {
+            let _ = (&stream).write(b"-ERR max number of clients reached\r\n");
+            continue;
+        }
         let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
         if let Err(error) = shell.clients.insert(id, stream) {
             tracing::warn!("a client could not be accepted: {error}");
