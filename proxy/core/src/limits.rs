@@ -68,6 +68,9 @@ pub const SCAN_AHEAD_MAX: usize = 512;
 /// Keys per page of a scan (`COUNT`).
 pub const SCAN_PAGE: usize = 128;
 
+/// Bytes of effects that a lane of the mirror gathers before it sends them, where nobody waits for them. Past it they leave at once.
+pub const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
 /// Operations that must reach the mirror as barriers and wait for it. Past it the databases concerned are unsynced.
 pub const MIRROR_BARRIERS_MAX: usize = 16;
 

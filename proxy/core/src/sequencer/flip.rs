@@ -176,6 +176,7 @@ impl Sequencer {
             standby: 0,
             doubted: false,
         });
+        self.hurry_mirror();
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {
