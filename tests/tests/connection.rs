@@ -565,6 +565,28 @@ fn a_client_that_closes_its_end_is_answered_as_by_a_server() {
     pair.assert_equal().unwrap();
 }
 
+/// Whoever closes its end while what it waits for does not come is forgotten: the answer to WAIT, a primary that is away.
+#[test]
+fn a_client_that_closes_its_end_is_not_kept_for_ever() {
+    let mut pair = Pair::plain().unwrap();
+    let ends = |pair: &Pair, requests: &[u8]| {
+        let mut client = pair.client().unwrap();
+        client.send_raw(requests).unwrap();
+        client.end().unwrap();
+        client
+    };
+    let mut waits = ends(&pair, b"SET k v\r\nWAIT 5 0\r\n");
+    assert!(waits.receive().unwrap().is_ok());
+    pair.wait_status("the client to be forgotten", |status| status["clients"] == 0).unwrap();
+    pair.old.kill();
+    pair.wait_status("the primary to be away", |status| status["old"]["lanes"] == 0).unwrap();
+    let mut kept: Vec<Client> = (0..100).map(|_| ends(&pair, b"SET k never\r\n")).collect();
+    for client in &mut kept {
+        assert!(client.receive().is_err_and(|error| !is_timeout(&error)));
+    }
+    pair.wait_status("the clients to be forgotten", |status| status["clients"] == 0).unwrap();
+}
+
 /// CLIENT KILL ends a client that does not read what it was sent.
 #[test]
 fn a_killed_client_is_gone_though_it_does_not_read() {

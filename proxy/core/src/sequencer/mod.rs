@@ -616,6 +616,7 @@ impl Sequencer {
         self.now = now;
         self.tick_mirror();
         self.tick_acks();
+        self.tick_ended();
         self.tick_pause();
         self.tick_parked();
         self.tick_sides();

@@ -346,6 +346,8 @@ pub(super) struct Sessions {
     bounded: bool,
     /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
     acks: VecDeque<(u64, SessionId, u64)>,
+    /// Sessions whose client has closed its end, and when that is looked at again.
+    ended: VecDeque<(u64, SessionId)>,
 }
 
 impl Sessions {
@@ -410,7 +412,7 @@ impl Sequencer {
     }
 
     /// The client has closed its end, and may still read. As on a server, what it sent before is carried out and answered first, unless its last
-    /// command waits for a key or for the end of CLIENT PAUSE. True when nothing more is to come, and the connection may be closed at once.
+    /// command waits for a key, for the end of CLIENT PAUSE or for a primary that is away. True when nothing more is to come, and the connection may be closed at once.
     #[must_use]
     pub fn handle_client_ended(&mut self, id: SessionId, now: Now) -> bool {
         self.now = now;
@@ -418,6 +420,9 @@ impl Sequencer {
         session.ended = true;
         self.end_behind_replies(id);
         let over = self.sessions.get(id).is_none_or(|session| session.closing && session.output.is_empty());
+        if self.sessions.get(id).is_some_and(|session| !session.closing) {
+            self.sessions.ended.push_back((now.us + limits::ENDED_US, id));
+        }
         self.settle();
         over
     }
@@ -425,11 +430,25 @@ impl Sequencer {
     /// Closes a session whose client has closed its end, when nothing of what it sent is left to do; until then it waits for that.
     fn end_behind_replies(&mut self, id: SessionId) {
         let parked = self.is_waiting(id);
+        let away = !self.is_up(self.primary());
         let Some(session) = self.sessions.get_mut(id).filter(|session| session.ended && !session.closing) else { return };
         match session.wait {
+            Some(Wait::Gate) if away => self.end(id),
             Some(wait) if wait != Wait::Pause && !parked => {}
             None if !session.is_answered() => session.wait = Some(Wait::Drain),
             _ => self.end(id),
+        }
+    }
+
+    /// Whose client has closed its end does not wait for ever: for a gate that does not open, or for the answer to WAIT.
+    pub(super) fn tick_ended(&mut self) {
+        while let Some((_, id)) = self.sessions.ended.pop_front_if(|(due, _)| *due <= self.now.us) {
+            let Some(session) = self.sessions.get(id).filter(|session| !session.closing) else { continue };
+            if session.elsewhere || session.wait == Some(Wait::Gate) {
+                self.end(id);
+            } else {
+                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id));
+            }
         }
     }
 
