@@ -550,6 +550,14 @@ fn a_client_that_closes_its_end_is_answered_as_by_a_server() {
     {
         assert_eq!(answers(pair.client().unwrap(), requests), answers(plain.client().unwrap(), requests), "{}", requests.escape_ascii());
     }
+    // What CLIENT PAUSE holds is forgotten, what came before it is not.
+    let paused = [pair.client().unwrap(), plain.client().unwrap()].map(|mut operator| {
+        assert!(operator.cmd("CLIENT PAUSE 60000 WRITE").unwrap().is_ok());
+        operator
+    });
+    let requests = b"GET k:1\r\nSET k:1 never\r\n";
+    assert_eq!(answers(pair.client().unwrap(), requests), answers(plain.client().unwrap(), requests));
+    paused.into_iter().for_each(|mut operator| assert!(operator.cmd("CLIENT UNPAUSE").unwrap().is_ok()));
     for mut client in [pair.client().unwrap(), plain.client().unwrap()] {
         client.send_raw(b"PING\r\nBLPOP list 0\r\n").unwrap();
         assert_eq!(client.receive().unwrap().to_string(), "+PONG");
@@ -585,6 +593,36 @@ fn a_client_that_closes_its_end_is_not_kept_for_ever() {
         assert!(client.receive().is_err_and(|error| !is_timeout(&error)));
     }
     pair.wait_status("the clients to be forgotten", |status| status["clients"] == 0).unwrap();
+}
+
+/// Waiting input is counted right when it is left in the middle: by QUIT, by a list of clients, with more behind it.
+#[test]
+fn input_that_waits_is_counted_in_the_middle_of_a_pipeline() {
+    let pair = Pair::plain().unwrap();
+    for last in ["CLIENT LIST", "QUIT"] {
+        let mut client = pair.client().unwrap();
+        let lines = ["SET a 1", "SELECT 1", "SET b 1", "SELECT 0", last].join("\r\n");
+        client.send_raw(format!("{lines}\r\n{}", "PING\r\n".repeat(100)).as_bytes()).unwrap();
+        client.end().unwrap();
+        let replies = std::iter::from_fn(|| client.receive().ok()).count();
+        assert_eq!(replies, if last == "QUIT" { 5 } else { 105 });
+    }
+}
+
+/// A socket that was left alone while its requests waited is read again, though nothing that it is told would say so.
+#[test]
+fn a_large_request_goes_on_behind_a_pause() {
+    let pair = Pair::plain().unwrap();
+    let (mut operator, mut client) = (pair.client().unwrap(), pair.client().unwrap());
+    assert!(operator.cmd("CLIENT PAUSE 3000 ALL").unwrap().is_ok());
+    let sends = std::thread::spawn(move || {
+        client.send_raw(b"CLIENT REPLY OFF\r\n").unwrap();
+        client.send(&["SET", "large", &"x".repeat(8_000_000)]).unwrap();
+        client
+    });
+    until("its input to wait", PATIENCE, || Ok(pair.metric("twinlane_client_bytes_total", "in")? >= 1_000_000.0)).unwrap();
+    until("it to arrive", PATIENCE, || Ok(operator.cmd("STRLEN large")?.int() == Some(8_000_000))).unwrap();
+    sends.join().unwrap();
 }
 
 /// CLIENT KILL ends a client that does not read what it was sent.

@@ -68,7 +68,7 @@ pub const SCAN_AHEAD_MAX: usize = 512;
 /// Keys per page of a scan (`COUNT`).
 pub const SCAN_PAGE: usize = 128;
 
-/// How long a session whose client has closed its end waits for a gate to open or for the answer to WAIT, microseconds. Past it, it is closed unanswered.
+/// How long a session whose client has closed its end waits while none of its commands is answered, microseconds. Past it, it is closed.
 pub const ENDED_US: u64 = 5_000_000;
 
 /// Bytes of effects that a lane of the mirror gathers before it sends them, where nobody waits for them. Past it they leave at once.

@@ -594,7 +594,7 @@ impl Sequencer {
     }
 
     /// Lanes that have bytes to write since the last call, in the order in which they came to have them: what two clients send one after the other on lanes
-    /// of one server leaves in that order.
+    /// of one server is to leave in that order.
     pub fn poll_lane(&mut self) -> Option<LaneId> {
         self.touched_lanes.pop_front()
     }

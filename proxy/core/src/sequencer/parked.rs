@@ -362,7 +362,8 @@ impl Sequencer {
         }
         waiter.parked = true;
         if self.sessions.get(session).is_some_and(|session| session.ended) {
-            return self.end(session);
+            self.parked.idle(session, now);
+            return self.end_behind_replies(session);
         }
         let again = (!waiter.again.is_empty()).then(|| waiter.again.remove(0));
         // What it was told meanwhile waited for a reply that does not come yet.

@@ -346,8 +346,8 @@ pub(super) struct Sessions {
     bounded: bool,
     /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
     acks: VecDeque<(u64, SessionId, u64)>,
-    /// Sessions whose client has closed its end, and when that is looked at again.
-    ended: VecDeque<(u64, SessionId)>,
+    /// Sessions whose client has closed its end, when that is looked at again, and how many of its commands were answered at the last look.
+    ended: VecDeque<(u64, SessionId, u64)>,
 }
 
 impl Sessions {
@@ -412,42 +412,63 @@ impl Sequencer {
     }
 
     /// The client has closed its end, and may still read. As on a server, what it sent before is carried out and answered first, unless its last
-    /// command waits for a key, for the end of CLIENT PAUSE or for a primary that is away. True when nothing more is to come, and the connection may be closed at once.
+    /// command waits for a key, for the end of CLIENT PAUSE or for a primary that is away. True when nothing more is to come, and the connection may be closed
+    /// at once.
     #[must_use]
     pub fn handle_client_ended(&mut self, id: SessionId, now: Now) -> bool {
         self.now = now;
         let Some(session) = self.sessions.get_mut(id) else { return true };
         session.ended = true;
         self.end_behind_replies(id);
-        let over = self.sessions.get(id).is_none_or(|session| session.closing && session.output.is_empty());
-        if self.sessions.get(id).is_some_and(|session| !session.closing) {
-            self.sessions.ended.push_back((now.us + limits::ENDED_US, id));
-        }
+        let over = match self.sessions.get(id) {
+            Some(session) if session.closing => session.output.is_empty(),
+            Some(session) => {
+                let look = (now.us + limits::ENDED_US, id, session.answered);
+                self.sessions.ended.push_back(look);
+                false
+            }
+            None => true,
+        };
         self.settle();
         over
     }
 
-    /// Closes a session whose client has closed its end, when nothing of what it sent is left to do; until then it waits for that.
-    fn end_behind_replies(&mut self, id: SessionId) {
+    /// Closes a session whose client has closed its end, when nothing of what it sent is left to do; until then it waits for that. What waits for a key, for
+    /// the end of CLIENT PAUSE or for a primary that is away is forgotten with all that stands behind it; replies to what came before are still owed.
+    pub(super) fn end_behind_replies(&mut self, id: SessionId) {
         let parked = self.is_waiting(id);
         let away = !self.is_up(self.primary());
         let Some(session) = self.sessions.get_mut(id).filter(|session| session.ended && !session.closing) else { return };
         match session.wait {
-            Some(Wait::Gate) if away => self.end(id),
-            Some(wait) if wait != Wait::Pause && !parked => {}
-            None if !session.is_answered() => session.wait = Some(Wait::Drain),
-            _ => self.end(id),
+            Some(Wait::Pause) => {}
+            Some(Wait::Gate) if away => {}
+            // Its reply does not come.
+            Some(Wait::Parked) if parked => session.sent = session.answered,
+            Some(_) => return,
+            None => {}
+        }
+        let waiting = session.waiting_bytes();
+        (session.input, session.input_at) = (Vec::new(), 0);
+        session.wait = (!session.is_answered()).then_some(Wait::Drain);
+        let over = session.wait.is_none();
+        self.sessions.input_bytes -= waiting;
+        self.unpark(id);
+        if over {
+            self.end(id);
         }
     }
 
-    /// Whose client has closed its end does not wait for ever: for a gate that does not open, or for the answer to WAIT.
+    /// Whose client has closed its end waits no longer than this for something to come of it: a gate that does not open, the answer to WAIT, a server that
+    /// hangs.
     pub(super) fn tick_ended(&mut self) {
-        while let Some((_, id)) = self.sessions.ended.pop_front_if(|(due, _)| *due <= self.now.us) {
+        while let Some((_, id, before)) = self.sessions.ended.pop_front_if(|(due, ..)| *due <= self.now.us) {
             let Some(session) = self.sessions.get(id).filter(|session| !session.closing) else { continue };
-            if session.elsewhere || session.wait == Some(Wait::Gate) {
+            if session.answered == before {
+                // What the mirror has not confirmed is not told.
+                self.drop_held(id);
                 self.end(id);
             } else {
-                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id));
+                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id, session.answered));
             }
         }
     }
@@ -709,7 +730,7 @@ impl Sequencer {
         } else {
             session.input.extend_from_slice(fresh);
             let input = std::mem::take(&mut session.input);
-            let at = session.input_at;
+            let at = std::mem::take(&mut session.input_at);
             self.sessions.input_bytes += fresh.len();
             let taken = self.take_requests(id, &input[at..]);
             self.put_back(id, input, at, taken);
@@ -863,6 +884,8 @@ impl Sequencer {
         }
         session.wait = None;
         self.pump(id, &[]);
+        // Its socket may have been left alone, and nothing else would have it read.
+        self.touch(id);
         true
     }
 
