@@ -365,11 +365,12 @@ impl Client {
         self.own.take_output(self.own_conn)
     }
 
-    /// The proxy closed the connection. Allowed only when a write was in flight on a primary that was lost.
-    pub fn closed(&mut self, rules: &Rules) -> Result<(), String> {
+    /// The proxy closed the connection. Allowed only when a write was in flight on a primary that was lost; who has closed its own end is answered first,
+    /// unless it waits for a key or `gives_up`.
+    pub fn closed(&mut self, rules: &Rules, gives_up: bool) -> Result<(), String> {
         self.session = None;
         let ended = std::mem::take(&mut self.ended);
-        if ended && self.asked.front().is_none_or(|asked| waits_for_keys(&asked.frame)) {
+        if ended && (gives_up || self.asked.front().is_none_or(|asked| waits_for_keys(&asked.frame))) {
             return Ok(());
         }
         let in_doubt = self.asked.iter().any(|asked| asked.writes && asked.losses < rules.losses);

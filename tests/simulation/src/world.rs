@@ -624,7 +624,9 @@ impl<'t> World<'t> {
         }
         if self.core.is_closing(session) {
             self.note(|| format!("client {client} is disconnected"));
-            if let Err(what) = self.clients[client].closed(&self.rules) {
+            // A primary that is away is not waited for by whoever has closed its end.
+            let gives_up = !self.core.is_up(self.core.primary());
+            if let Err(what) = self.clients[client].closed(&self.rules, gives_up) {
                 self.violate(what);
             }
             let clock = self.clock();
