@@ -71,9 +71,6 @@ pub const SCAN_PAGE: usize = 128;
 /// How long a session whose client has closed its end waits while none of its commands is answered, microseconds. Past it, it is closed.
 pub const ENDED_US: u64 = 5_000_000;
 
-/// Bytes of effects that a lane of the mirror gathers before it sends them, where nobody waits for them. Past it they leave at once.
-pub const GATHERED_BYTES_MAX: usize = 16 * 1024;
-
 /// Operations that must reach the mirror as barriers and wait for it. Past it the databases concerned are unsynced.
 pub const MIRROR_BARRIERS_MAX: usize = 16;
 

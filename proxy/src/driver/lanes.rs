@@ -8,9 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::sequencer::LaneId;
 
@@ -19,8 +17,6 @@ struct Handle {
     waker: RefCell<Option<Waker>>,
     /// Its turn is behind everything that was ready when it was woken.
     behind: Cell<bool>,
-    /// It writes nothing before it is woken: more is to go with it.
-    gathers: Cell<bool>,
     /// The side was given up: the connection is reset.
     over: Cell<bool>,
 }
@@ -29,10 +25,6 @@ struct Handle {
 #[derive(Default)]
 pub(super) struct Lanes {
     by_id: RefCell<HashMap<LaneId, Rc<Handle>>>,
-    /// Those that gather what they are to write.
-    gathering: RefCell<Vec<Rc<Handle>>>,
-    /// There is one more than none.
-    gathers: Notify,
     /// The shell itself, for tasks that are spawned from within it.
     pub shell: RefCell<Weak<Shell>>,
 }
@@ -41,18 +33,9 @@ impl Lanes {
     /// The lane has something to write.
     pub fn wake(&self, id: LaneId) {
         if let Some(handle) = self.by_id.borrow().get(&id) {
-            handle.write();
+            handle.behind.set(true);
+            handle.wake();
         }
-    }
-
-    /// The lane has something to write in a moment.
-    pub fn gather(&self, id: LaneId) {
-        let Some(handle) = self.by_id.borrow().get(&id).filter(|handle| !handle.gathers.replace(true)).cloned() else { return };
-        let mut gathering = self.gathering.borrow_mut();
-        if gathering.is_empty() {
-            self.gathers.notify_one();
-        }
-        gathering.push(handle);
     }
 
     /// Resets one connection.
@@ -76,12 +59,6 @@ impl Lanes {
 }
 
 impl Handle {
-    fn write(&self) {
-        self.gathers.set(false);
-        self.behind.set(true);
-        self.wake();
-    }
-
     fn wake(&self) {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
@@ -89,21 +66,9 @@ impl Handle {
     }
 }
 
-/// Has lanes write what they gather, as often as there is something.
-pub(super) async fn gather(shell: Rc<Shell>) {
-    loop {
-        shell.lanes.gathers.notified().await;
-        tokio::time::sleep(GATHERED).await;
-        shell.lanes.gathering.take().iter().filter(|handle| handle.gathers.get()).for_each(|handle| handle.write());
-    }
-}
-
-/// How long the mirror's lanes gather effects before they write them; the runtime's clock makes it half a millisecond to one and a half.
-const GATHERED: Duration = Duration::from_micros(500);
-
 /// Runs a lane until its side is given up. To be entered in the same turn in which the sequencer learns of the lane.
 pub(super) fn run(shell: &Rc<Shell>, id: LaneId, generation: u64, stream: Stream) -> impl Future<Output = ()> + use<> {
-    let handle = Rc::new(Handle { waker: RefCell::new(None), behind: Cell::new(false), gathers: Cell::new(false), over: Cell::new(false) });
+    let handle = Rc::new(Handle { waker: RefCell::new(None), behind: Cell::new(false), over: Cell::new(false) });
     shell.lanes.by_id.borrow_mut().insert(id, handle.clone());
     let shell = shell.clone();
     async move {
@@ -131,9 +96,7 @@ fn turn(shell: &Shell, handle: &Handle, stream: &mut Stream, lane: (LaneId, u64)
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
-    if !handle.gathers.get()
-        && let Err(error) = write(shell, stream, id, generation, cx)
-    {
+    if let Err(error) = write(shell, stream, id, generation, cx) {
         return Poll::Ready(Some(format!("the connection broke while writing: {error}")));
     }
     loop {

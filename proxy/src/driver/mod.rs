@@ -143,7 +143,6 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
         spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
-    spawn_local(lanes::gather(shell.clone()));
     spawn_local(clients::serve(shell.clone(), poll).context("the clients' poll")?);
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
@@ -210,11 +209,7 @@ impl Shell {
             self.sync_journal(&mut core);
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
-                if core.may_gather(lane) {
-                    self.lanes.gather(lane);
-                } else {
-                    self.lanes.wake(lane);
-                }
+                self.lanes.wake(lane);
             }
             let Some(action) = core.poll_action() else { break };
             drop(core);

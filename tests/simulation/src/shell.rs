@@ -17,8 +17,6 @@ pub struct Socket {
     arrives_here: u64,
     /// A write is due.
     scheduled: bool,
-    /// Not before some time has passed, unless somebody waits for the mirror.
-    gathers: bool,
     /// Bytes on the wire and in the server's buffer.
     unread: usize,
 }
@@ -86,12 +84,10 @@ impl World<'_> {
 
     /// The lane has something to write: it will, in a moment.
     pub fn wake_lane(&mut self, id: LaneId) {
-        let gathers = self.core.may_gather(id);
-        let at = self.now + self.rng.below(if gathers { GATHERED_US } else { 30 });
+        let at = self.now + self.rng.below(30);
         if let Some(socket) = self.socket(id)
-            && (!socket.scheduled || socket.gathers && !gathers)
+            && !std::mem::replace(&mut socket.scheduled, true)
         {
-            (socket.scheduled, socket.gathers) = (true, gathers);
             self.at(at, Event::Write(id));
         }
     }
@@ -101,7 +97,7 @@ impl World<'_> {
         let delay = self.wire();
         let now = self.now;
         let Some(socket) = self.sites[id.side.index()].sockets.iter_mut().find(|socket| socket.id == id) else { return };
-        (socket.scheduled, socket.gathers) = (false, false);
+        socket.scheduled = false;
         if self.core.generation(id.side) != socket.generation {
             return;
         }
@@ -362,16 +358,7 @@ impl World<'_> {
             site.server.step(conn, site.clock_ms(now));
         }
         site.server.take_output(conn);
-        site.sockets.push(Socket {
-            id,
-            generation,
-            conn,
-            arrives_there: now,
-            arrives_here: now,
-            scheduled: false,
-            gathers: false,
-            unread: 0,
-        });
+        site.sockets.push(Socket { id, generation, conn, arrives_there: now, arrives_here: now, scheduled: false, unread: 0 });
         LaneInfo { client_id: conn, address: ModelServer::address_of(conn), run_id: site.server.run_id().to_owned() }
     }
 
@@ -455,9 +442,6 @@ impl World<'_> {
         self.at(now + self.plan.probe_us, Event::Look { side, generation, process: self.process });
     }
 }
-
-/// Longest time for which the mirror's lanes gather what they write, microseconds.
-const GATHERED_US: u64 = 1_500;
 
 /// Bytes on the wire and in the server's buffer before a socket takes no more.
 const SOCKET_BYTES: usize = 8 * 1024;

@@ -211,46 +211,6 @@ impl Hand {
     }
 }
 
-/// Effects that nobody waits for gather, so that many go to the mirror at once; a flip, a client under `ack = "both"`, a whole-database command and a full
-/// buffer have them leave.
-#[test]
-fn effects_gather_only_while_nobody_waits_for_the_mirror() {
-    let begin = |ack| {
-        let mut hand = Hand::begin("7.0.15", Settings { ack, image_bytes_max: 0, ..Settings::default() });
-        (0..50).for_each(|_| hand.tick());
-        hand.visit();
-        let client = hand.client();
-        hand.ask(client, "SET k0 v");
-        assert_eq!((hand.visit(), hand.core.may_gather(OLD)), (vec![OLD], false));
-        assert_eq!(hand.sent(OLD), ["SET k0 v"]);
-        hand.reply(OLD, "+OK\r\n");
-        assert_eq!(hand.visit(), [NEW]);
-        (hand, client)
-    };
-    let (hand, _) = begin(Ack::Both { timeout_us: 1_000_000, strict: false });
-    assert!(!hand.core.may_gather(NEW));
-
-    let (mut hand, _) = begin(Ack::Primary);
-    assert!(hand.core.may_gather(NEW));
-    hand.core.handle_operation(1, Operation::Flip { to: Endpoint::New, force_primary_lost: false, dry_run: false }, hand.now);
-    assert!(hand.visit().contains(&NEW) && !hand.core.may_gather(NEW));
-
-    let (mut hand, client) = begin(Ack::Primary);
-    hand.ask(client, "FLUSHALL");
-    hand.visit();
-    let asked = hand.sent(OLD);
-    assert!(asked.iter().any(|request| request == "FLUSHALL"), "{asked:?}");
-    hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n+OK\r\n");
-    assert!(hand.visit().contains(&NEW) && !hand.core.may_gather(NEW));
-
-    let (mut hand, client) = begin(Ack::Primary);
-    hand.ask(client, &format!("SET k1 {}", "x".repeat(20_000)));
-    hand.sent(OLD);
-    hand.reply(OLD, "+OK\r\n");
-    assert!(hand.visit().contains(&NEW) && !hand.core.may_gather(NEW));
-    assert_eq!(hand.sent(NEW)[0], "SET k0 v");
-}
-
 /// H37: a flip that is undone behind its question what is watched. What was written is nil to its watcher, what was not is watched on, and a connection that
 /// watches for nobody any more is told so before the next session has it.
 #[test]

@@ -176,7 +176,6 @@ impl Sequencer {
             standby: 0,
             doubted: false,
         });
-        self.hurry_mirror();
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {

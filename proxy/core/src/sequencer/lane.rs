@@ -224,17 +224,6 @@ pub(super) enum Tracking {
     Refused,
 }
 
-impl What {
-    /// Effects that no client waits for.
-    fn may_wait(&self) -> bool {
-        match self {
-            What::Effect(flight) => flight.ack.is_none(),
-            What::EffectBlock(block) => block.ack.is_none(),
-            _ => false,
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lane {
@@ -247,8 +236,6 @@ pub(super) struct Lane {
     pub input: Vec<u8>,
     /// Already in the list of lanes with something to write.
     pub touched: bool,
-    /// Something that is not sent yet should not wait for more to go with it.
-    pub hasty: bool,
     /// Effects in flight that read other keys than they write: only these can pass doubt on.
     pub sourced: usize,
     /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
@@ -283,7 +270,6 @@ impl Lane {
             scanner: Scanner::default(),
             input: Vec::new(),
             touched: false,
-            hasty: false,
             sourced: 0,
             answered: 0,
             appended: 0,
@@ -318,7 +304,6 @@ impl Lane {
         let len = self.tape.append(parts);
         self.appended += 1;
         self.used_at = at;
-        self.hasty |= !what.may_wait();
         self.in_flight.push_back(InFlight::new(what, len, replies, at));
         if let Some((bytes, what, replies, at)) = self.held.take() {
             self.push(&[&bytes], what, replies, at);

@@ -546,7 +546,6 @@ impl Sequencer {
             return self.unsync(&barrier.databases, WideCause::Barrier);
         }
         self.mirror.barriers.push_back(barrier);
-        self.hurry_mirror();
     }
 
     /// These databases (all, when none is named) are in doubt as a whole. Keys that only the mirror has go too, if the cause may have left

@@ -1,14 +1,13 @@
 //! Where replies come in. On the primary: the session gets its reply at once, in its own protocol, and the effect is derived and
 //! handed on. On the mirror: the reply is compared with what the primary answered.
 
-use super::lane::{InFlight, Lane, LaneId, What};
+use super::lane::{InFlight, LaneId, What};
 use super::session::SessionId;
 use super::transaction::{Block, Element, Hidden, push_array};
 use super::{Ack, Now, Sequencer};
 use crate::command::{Command, Rule, Table};
 use crate::effect::{Clock, Effect, Executed, derive};
 use crate::endpoint::Db;
-use crate::limits;
 use crate::resp::downgrade::{Shape, downgrade, null};
 use crate::resp::reply::{Reply, Scanned};
 use crate::resp::request::{Parsed, Request, Resume, Spans, parse};
@@ -32,24 +31,7 @@ impl Sequencer {
             && let Some(lane) = self.lane_mut(lane)
         {
             lane.tape.mark_sent(n);
-            lane.hasty &= !lane.tape.unsent().is_empty();
         }
-    }
-
-    /// Whether what a lane has to write had better wait for a moment, so that more goes with it and comes back with it: effects on the mirror, while
-    /// nobody waits for the mirror.
-    #[must_use]
-    pub fn may_gather(&self, id: LaneId) -> bool {
-        let few = |lane: &Lane| !lane.hasty && lane.tape.unsent().len() < limits::GATHERED_BYTES_MAX;
-        id.side != self.primary() && self.flip.is_none() && !self.mirror_owes() && self.lane(id).is_some_and(few)
-    }
-
-    /// Somebody waits for the mirror now: what its lanes have gathered leaves.
-    pub(super) fn hurry_mirror(&mut self) {
-        let side = self.mirror_side();
-        let unsent = self.sides[side.index()].all_lanes().filter(|(_, lane)| !lane.tape.unsent().is_empty());
-        let lanes: Vec<LaneId> = unsent.map(|(id, _)| LaneId { side, ..id }).collect();
-        lanes.into_iter().for_each(|id| self.touch_lane(id));
     }
 
     /// The shell has dealt with what [`Sequencer::poll_lane`] named.
