@@ -182,8 +182,11 @@ fn h39_a_service_of_many_names_is_served() {
     client.send(&["SET", "large", &large]).unwrap();
     assert!(client.reply().unwrap().is_ok());
     // Its connections are cut, and it comes back with other names.
+    let connected = || proxy.log().matches("`old` is connected").count();
+    let before = connected();
     front.point_at(Some(&old.address()));
-    until("the primary to be back", PATIENCE, || Ok(proxy.client()?.cmd("RPUSH list c")?.int() == Some(3))).unwrap();
+    until("the primary to be back", PATIENCE, || Ok(connected() > before)).unwrap();
+    assert_eq!(ok(&mut proxy.client().unwrap(), "RPUSH list c").int(), Some(3));
     proxy.wait_until_synced(PATIENCE).unwrap();
     assert_eq!(proxy.cutover().unwrap().status, 200);
     let mut client = proxy.client().unwrap();

@@ -338,6 +338,52 @@ fn h25_no_second_reading_of_a_hash_runs_beside_a_fenced_request() {
     assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
 }
 
+/// H35: which databases a mirror holds that came back without its data is asked behind the SWAPDB that it owes: it lists them by the names
+/// they have there until then, and what the swap moves would never be compared.
+#[test]
+fn h35_databases_are_listed_behind_a_swap_that_is_owed() {
+    let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+    let client = hand.client();
+    (0..300).for_each(|_| hand.tick());
+    assert_eq!(hand.core.status().backfill.state, "done", "{:?}", hand.core.status().backfill);
+    let generation = hand.core.generation(Endpoint::New);
+    hand.core.handle_side_down(Endpoint::New, generation, "gone", hand.now);
+    hand.ask(client, "SWAPDB 0 1");
+    // The block that renames both databases of a side, and the mark with them.
+    let swaps = |request: &str| if request == "EXEC" { "*3\r\n:1\r\n+OK\r\n+OK\r\n".into() } else { "+QUEUED\r\n".to_owned() };
+    hand.tick_with(|_, request| if request == "MULTI" { "+OK\r\n".into() } else { swaps(request) });
+    assert_eq!(hand.told(client), "+OK\r\n");
+    hand.now.us += 1_000_000;
+    hand.core.handle_tick(hand.now);
+    while let Some(action) = hand.core.poll_action() {
+        if let Action::ConnectSide { side, generation, .. } = action {
+            hand.core.handle_side_up(side, generation, up(side, "7.0.15", false), hand.now);
+        }
+    }
+    // The mirror does not answer that block for a while, and nothing behind it.
+    let (mut walked, mut held) = (0, String::new());
+    let mut ticks = |hand: &mut Hand, count: usize, answers: bool| {
+        for _ in 0..count {
+            hand.tick_with(|lane, request| {
+                walked += usize::from(request.starts_with("SCAN"));
+                let reply = answer(lane, request);
+                if lane.side == Endpoint::New && !answers && (request == "EXEC" || !held.is_empty()) {
+                    held += &reply;
+                    return String::new();
+                }
+                reply
+            });
+        }
+        (std::mem::take(&mut walked), std::mem::take(&mut held))
+    };
+    let (walked, held) = ticks(&mut hand, 50, false);
+    let listed = hand.core.status().backfill.databases.len();
+    assert_eq!((walked, listed), (0, 0), "the mirror has other names for its databases");
+    hand.reply(NEW, &held.replacen("*2\r\n$3\r\n\0ab\r\n:-1\r\n", "*3\r\n:1\r\n+OK\r\n+OK\r\n", 1));
+    let (walked, _) = ticks(&mut hand, 300, true);
+    assert_eq!((walked, hand.core.status().backfill.state), (4, "done"), "two databases of two sides");
+}
+
 /// A backfill has not ended while keys that it found wait on the disk, whatever the ledger says.
 #[test]
 fn a_backfill_is_not_done_while_keys_of_it_are_on_the_disk() {

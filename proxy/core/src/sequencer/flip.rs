@@ -142,6 +142,9 @@ impl Sequencer {
         if self.backfill.paused {
             return "not every key is known to be on the mirror, and the backfill is paused".into();
         }
+        if self.mirror_is_to_swap() {
+            return "not every key is known to be on the mirror, and a SWAPDB waits for it".into();
+        }
         format!(
             "not every key is known to be on the mirror yet: {} databases are still to be scanned, {} keys visited",
             self.scans.databases().len().max(1),

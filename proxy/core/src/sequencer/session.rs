@@ -218,6 +218,11 @@ impl Session {
         self.authenticated && !self.elsewhere && !self.changing && !self.on_feed && self.multi.is_none() && self.feed.is_none()
     }
 
+    /// Grows with each reply that comes and each byte of them that is taken.
+    fn progress(&self) -> u64 {
+        self.answered + self.about.bytes_out
+    }
+
     /// Everything it sent is answered.
     pub fn is_drained(&self) -> bool {
         self.sent == self.answered
@@ -346,7 +351,7 @@ pub(super) struct Sessions {
     bounded: bool,
     /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
     acks: VecDeque<(u64, SessionId, u64)>,
-    /// Sessions whose client has closed its end, when that is looked at again, and how many of its commands were answered at the last look.
+    /// Sessions whose client has closed its end, when that is looked at again, and their progress at the last look.
     ended: VecDeque<(u64, SessionId, u64)>,
 }
 
@@ -420,15 +425,12 @@ impl Sequencer {
         let Some(session) = self.sessions.get_mut(id) else { return true };
         session.ended = true;
         self.end_behind_replies(id);
-        let over = match self.sessions.get(id) {
-            Some(session) if session.closing => session.output.is_empty(),
-            Some(session) => {
-                let look = (now.us + limits::ENDED_US, id, session.answered);
-                self.sessions.ended.push_back(look);
-                false
-            }
-            None => true,
-        };
+        let Some(session) = self.sessions.get(id) else { return true };
+        let over = session.closing && session.output.is_empty();
+        if !over {
+            let look = (now.us + limits::ENDED_US, id, session.progress());
+            self.sessions.ended.push_back(look);
+        }
         self.settle();
         over
     }
@@ -459,16 +461,16 @@ impl Sequencer {
     }
 
     /// Whose client has closed its end waits no longer than this for something to come of it: a gate that does not open, the answer to WAIT, a server that
-    /// hangs.
+    /// hangs, a client that does not read.
     pub(super) fn tick_ended(&mut self) {
         while let Some((_, id, before)) = self.sessions.ended.pop_front_if(|(due, ..)| *due <= self.now.us) {
-            let Some(session) = self.sessions.get(id).filter(|session| !session.closing) else { continue };
-            if session.answered == before {
-                // What the mirror has not confirmed is not told.
-                self.drop_held(id);
+            let Some(progress) = self.sessions.get(id).map(Session::progress) else { continue };
+            if progress == before {
+                // What the mirror has not confirmed is not told, and what was not read will not be.
+                self.drop_output(id);
                 self.end(id);
             } else {
-                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id, session.answered));
+                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id, progress));
             }
         }
     }
