@@ -31,6 +31,7 @@ impl Sequencer {
     fn is_in_flight(&self, db: Db, key: &[u8]) -> bool {
         let asked_again = self.again.iter().any(|(lane, _, frame)| may_write(lane.db, frame, db, key));
         asked_again
+            || self.wreck.frames().any(|(home, frame)| may_write(home, frame, db, key))
             || Endpoint::BOTH.iter().any(|side| {
                 self.sides[side.index()].all_lanes().any(|(LaneId { db: home, .. }, lane)| {
                     let mut at = lane.tape.front_at();

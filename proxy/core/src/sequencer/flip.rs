@@ -378,6 +378,7 @@ impl Sequencer {
     }
 
     fn swap(&mut self, flip: &Flip, record: &Record) {
+        self.clear_wreck();
         self.stop_reports(self.primary());
         self.forget_events();
         // What the former primary evicted and the new one still has is missing on the new mirror.

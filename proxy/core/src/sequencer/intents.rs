@@ -250,7 +250,8 @@ impl Sequencer {
             }
             Round::Mirror { end, generation, lanes, since_us } => {
                 let told = self.events_told(*since_us);
-                if !self.have_passed(self.mirror_side(), *generation, lanes) || self.mirror_owes() || !told || !self.doubts.is_empty() {
+                let passed = self.have_passed(self.mirror_side(), *generation, lanes) && self.wreck.is_empty();
+                if !passed || self.mirror_owes() || !told || !self.doubts.is_empty() {
                     return false;
                 }
                 self.intents.retired = *end;

@@ -496,6 +496,7 @@ impl Sequencer {
     fn swap_db(&mut self, request: &Request<'_>) -> Way {
         let (Some(a), Some(b)) = (parse_integer(request.arg(1)), parse_integer(request.arg(2))) else { return Way::Done(false) };
         let (a, b) = (a as Db, b as Db);
+        self.clear_wreck();
         let scripted = self.is_unreported(a) || self.is_unreported(b);
         self.note_keyspace(a);
         self.note_keyspace(b);
@@ -933,27 +934,28 @@ impl Sequencer {
         }
     }
 
-    /// The mirror's connection is gone before it confirmed this effect.
-    pub(super) fn lose_effect(&mut self, id: LaneId, what: &What, frame: &[u8]) {
-        let (position, ack) = match what {
-            What::Effect(effect) => (effect.position, effect.ack),
-            What::EffectBlock(block) => (block.position, block.ack),
+    /// The mirror's connection is gone before it answered this request; `id` is the lane's.
+    pub(super) fn lose_in_flight(&mut self, id: LaneId, what: &What, frame: &[u8]) {
+        match what {
+            What::Effect(_) | What::EffectBlock(_) => self.lose_effect(self.db_now(id.db), what, frame),
             What::Restore(super::image::Image { key, .. }) => {
                 let db = self.db_now(id.db);
                 self.ledger.set_state(db, key, State::Dirty);
                 self.note_zombie(db, key);
                 self.release_image_acks(db, key);
-                return;
             }
-            What::Piece(piece) => return self.note_zombie(self.db_now(id.db), &piece.key),
-            What::Barrier => return self.lose_barrier(),
-            What::ScanExtras(_) => return self.scans.lost_page(id.db),
-            What::Client { session, .. } => return self.lose_elsewhere(*session, id.side),
-            What::ScriptLoad(name) | What::ScriptExists(name) => return self.lose_script(name),
-            What::Verify(reading) => return self.lose_verify(reading),
-            What::Shadow(read) => return self.lose_shadow(read),
-            What::Track(_) | What::Sync | What::Functions | What::Boundary(_) => return,
-            What::Block(_)
+            What::Piece(piece) => self.note_zombie(self.db_now(id.db), &piece.key),
+            What::Barrier => self.lose_barrier(),
+            What::ScanExtras(_) => self.scans.lost_page(id.db),
+            What::Client { session, .. } => self.lose_elsewhere(*session, id.side),
+            What::ScriptLoad(name) | What::ScriptExists(name) => self.lose_script(name),
+            What::Verify(reading) => self.lose_verify(reading),
+            What::Shadow(read) => self.lose_shadow(read),
+            What::Track(_)
+            | What::Sync
+            | What::Functions
+            | What::Boundary(_)
+            | What::Block(_)
             | What::ImageRead { .. }
             | What::ImageSize { .. }
             | What::CopyRead(_)
@@ -975,10 +977,19 @@ impl Sequencer {
             | What::Silent
             | What::Attempt(_)
             | What::LastId { .. }
-            | What::Look(_) => return,
+            | What::Look(_) => {}
+        }
+    }
+
+    /// The mirror's connection is gone before it confirmed this effect; `db` is its database's name in the ledger.
+    pub(super) fn lose_effect(&mut self, db: Db, what: &What, frame: &[u8]) {
+        let (position, ack) = match what {
+            What::Effect(effect) => (effect.position, effect.ack),
+            What::EffectBlock(block) => (block.position, block.ack),
+            _ => return,
         };
-        let (db, mut others) = (self.db_now(id.db), false);
-        // Ten thousand may be lost at once, nearly all of them with one key.
+        let mut others = false;
+        // There may be ten thousand of them, nearly all with one key.
         each_request(frame, |command, request| match command.lone_written(request) {
             Some(key) if key.starts_with(super::RESERVED_PREFIX) => {}
             Some(key) => self.mark_dirty(db, key, Cause::MirrorReplyLost, position),

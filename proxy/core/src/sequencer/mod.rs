@@ -46,6 +46,7 @@ mod track;
 mod transaction;
 mod verify;
 mod watch;
+mod wreck;
 mod writes;
 
 pub use busy::Asked;
@@ -454,6 +455,8 @@ pub struct Sequencer {
     zombies: Vec<(Db, Box<[u8]>)>,
     /// Such a connection is of an earlier process: what it may write is not known.
     zombies_unknown: bool,
+    /// Effects that a mirror left in flight when its connection died.
+    wreck: wreck::Wreck,
     /// A mark was refused: both are written again then, microseconds.
     marks_due: Option<u64>,
     /// Requests of a lost primary that are asked again on the new lanes.
@@ -542,6 +545,7 @@ impl Sequencer {
             saving: VecDeque::new(),
             zombies: Vec::new(),
             zombies_unknown: false,
+            wreck: wreck::Wreck::default(),
             marks_due: None,
             again: Vec::new(),
             actions: VecDeque::new(),
@@ -614,6 +618,7 @@ impl Sequencer {
     /// Time passes: bounds of age and waiting are looked at. Every 10 milliseconds is right.
     pub fn handle_tick(&mut self, now: Now) {
         self.now = now;
+        self.tick_wreck();
         self.tick_mirror();
         self.tick_acks();
         self.tick_ended();
@@ -644,6 +649,7 @@ impl Sequencer {
     /// The operator asks for something; the answer comes as [`Action::Answer`] with the same ticket.
     pub fn handle_operation(&mut self, ticket: u64, operation: Operation, now: Now) {
         self.now = now;
+        self.clear_wreck();
         match operation {
             Operation::Flip { to, force_primary_lost, dry_run } => self.begin_flip(ticket, to, force_primary_lost, dry_run),
             Operation::MirrorStart => self.set_mirroring(ticket, true, false),
@@ -722,6 +728,7 @@ impl Sequencer {
                 break;
             }
         }
+        self.pump_wreck();
         self.settling = false;
     }
 }

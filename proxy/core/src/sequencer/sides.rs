@@ -379,6 +379,8 @@ impl Sequencer {
         if side.generation != generation || side.state != State::Connecting {
             return;
         }
+        self.clear_wreck();
+        let side = &mut self.sides[endpoint.index()];
         let first = side.run_id.is_none();
         let changed = side.run_id.as_ref().is_some_and(|known| *known != up.run_id);
         side.state = State::Up;
@@ -398,8 +400,8 @@ impl Sequencer {
             // Of an earlier process of ours nobody knows what it had in flight.
             self.zombies_unknown |= side.predecessors.is_empty();
         }
-        let zombies = self.sides.iter().any(|side| side.zombies_until > now.us);
-        if !zombies {
+        // What the connections of a side that is still away may do is not known yet.
+        if self.sides.iter().all(|side| side.is_up() && side.zombies_until <= now.us) {
             self.zombies.clear();
         }
         let side = &mut self.sides[endpoint.index()];
@@ -579,6 +581,7 @@ impl Sequencer {
             self.log(true, format!("`{endpoint}`: {error}"));
         }
         if was_up {
+            self.clear_wreck();
             self.lose_lanes(endpoint);
         }
         self.settle();
@@ -616,6 +619,10 @@ impl Sequencer {
             if primary && lane.is_unreported() {
                 unreported.extend(&lane.script_dbs);
             }
+            if !primary {
+                self.wreck(id, &mut lane, &mut suspected);
+                continue;
+            }
             let mut at = lane.tape.front_at();
             let flights = std::mem::take(&mut lane.in_flight);
             for flight in flights {
@@ -625,15 +632,8 @@ impl Sequencer {
                 if asker(&flight.what).is_some() {
                     continue;
                 }
-                if primary {
-                    let doubt = sent && Self::owner_of(&flight.what).is_none_or(|owner| closing.contains(&owner));
-                    self.lose_request(id, flight, frame, doubt, &closing, &mut again);
-                } else {
-                    if sent && !std::mem::replace(&mut suspected, true) {
-                        self.suspect(self.db_now(id.db), &flight.what, frame);
-                    }
-                    self.lose_effect(id, &flight.what, frame);
-                }
+                let doubt = sent && Self::owner_of(&flight.what).is_none_or(|owner| closing.contains(&owner));
+                self.lose_request(id, flight, frame, doubt, &closing, &mut again);
             }
         }
         for session in closing {
@@ -791,13 +791,18 @@ impl Sequencer {
     /// What a connection that could not be killed may have done in its grace time is doubted once more (H1).
     fn tick_zombies(&mut self) {
         let now = self.now.us;
-        if !self.sides.iter().any(|side| side.zombies_until != 0 && side.zombies_until <= now) {
+        let over = |side: &Side| side.zombies_until != 0 && side.zombies_until <= now;
+        if !self.sides.iter().any(over) {
             return;
         }
-        self.sides.iter_mut().for_each(|side| side.zombies_until = 0);
+        self.sides.iter_mut().filter(|side| over(side)).for_each(|side| side.zombies_until = 0);
         let position = self.doubt_position();
-        let keys = std::mem::take(&mut self.zombies);
-        if std::mem::take(&mut self.zombies_unknown) || keys.len() >= limits::ZOMBIE_KEYS_MAX {
+        // The other side's may live longer.
+        let last = self.sides.iter().all(|side| side.is_up() && side.zombies_until == 0);
+        let keys = if last { std::mem::take(&mut self.zombies) } else { self.zombies.clone() };
+        let unknown = self.zombies_unknown;
+        self.zombies_unknown &= !last;
+        if unknown || keys.len() >= limits::ZOMBIE_KEYS_MAX {
             return self.unsync(&[], WideCause::Zombie);
         }
         keys.iter().for_each(|(db, key)| self.mark_dirty(*db, key, Cause::Late, position));

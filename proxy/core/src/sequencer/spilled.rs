@@ -40,14 +40,14 @@ impl Sequencer {
         if let Errand::Writing(Some((_, bytes))) = &self.errands.errand { *bytes } else { 0 }
     }
 
-    /// Nothing is in doubt, neither in memory nor in the file.
+    /// Nothing is in doubt, neither in memory nor in the file, nor on its way there.
     pub(super) fn has_no_doubt(&self) -> bool {
-        self.ledger.is_empty() && self.spill.is_empty()
+        self.ledger.is_empty() && self.spill.is_empty() && self.wreck.is_empty()
     }
 
-    /// Keys in doubt in memory and in the file.
+    /// Keys in doubt in memory and in the file, and effects on their way there.
     pub(super) fn keys_in_doubt(&self) -> usize {
-        self.ledger.len() + self.spill.keys() as usize
+        self.ledger.len() + self.spill.keys() as usize + self.wreck.len()
     }
 
     /// Sends keys to the file, or asks for some of them.
