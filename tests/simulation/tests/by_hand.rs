@@ -66,8 +66,13 @@ fn answer(lane: LaneId, request: &str) -> String {
 impl Hand {
     /// Both sides are connected, and have taken what the proxy says to begin with.
     fn begin(version: &str, settings: Settings) -> Hand {
+        Hand::begin_with(version, settings, None)
+    }
+
+    /// The same with a journal.
+    fn begin_with(version: &str, settings: Settings, journal: Option<(Journal, Left)>) -> Hand {
         let record = Record { installation: "by hand".into(), epoch: 1, primary: Endpoint::Old, mirroring: true };
-        let core = Sequencer::new(settings, record, ["old:1".into(), "new:2".into()], false, None);
+        let core = Sequencer::new(settings, record, ["old:1".into(), "new:2".into()], false, journal);
         let mut hand =
             Hand { core, now: Now::default(), disk: Vec::new(), wanted: None, refused: None, own: Vec::new(), outcomes: Vec::new() };
         while let Some(action) = hand.core.poll_action() {
@@ -540,6 +545,44 @@ fn h32_an_image_tells_when_its_key_ends_by_the_mirrors_clock() {
         assert_eq!(hand.sent(OLD), ["MULTI", "DUMP k", "PTTL k", "EXEC"]);
         hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$3\r\n\0ab\r\n:10000\r\n");
         assert_eq!(hand.sent(NEW).last().map(String::as_str), Some(image), "{version} {offset:?}");
+    }
+}
+
+/// I4: what a mirror had in flight when it died is doubted a few effects at a time. The journal names each of them until then, they count as keys in
+/// doubt, and a SWAPDB finds all of them in the ledger.
+#[test]
+fn i4_what_a_dead_mirror_left_in_flight_is_named_at_every_moment() {
+    const EFFECTS: usize = 1_000;
+    let opening = Opening { installation: "by hand", file: [1; 3], boot: "boot", synced: false };
+    let journal = || Journal::open(Box::new(vec![0u8; HEADER_BYTES + (1 << 20)]), &opening).unwrap();
+    let key = |n: usize| format!("k{n}").into_bytes();
+    for swapped in [false, true] {
+        let mut hand = Hand::begin_with("7.0.15", Settings::default(), Some(journal()));
+        let client = hand.client();
+        (0..300).for_each(|_| hand.tick());
+        assert_eq!((hand.core.status().backfill.state, hand.core.status().mirror.dirty_keys), ("done", 0));
+        (0..EFFECTS).for_each(|n| hand.ask(client, &format!("SET k{n} v")));
+        let asked = hand.sent(OLD).len();
+        hand.reply(OLD, &"+OK\r\n".repeat(asked));
+        hand.sent(NEW);
+        hand.core.handle_side_down(Endpoint::New, hand.core.generation(Endpoint::New), "gone", hand.now);
+        if swapped {
+            hand.ask(client, "SWAPDB 0 1");
+        }
+        for _ in 0..EFFECTS / 100 {
+            hand.tick_with(|_, request| match request {
+                "MULTI" => "+OK\r\n".into(),
+                "EXEC" => "*3\r\n:1\r\n+OK\r\n+OK\r\n".into(),
+                _ => "+QUEUED\r\n".into(),
+            });
+            assert_eq!(hand.core.status().mirror.dirty_keys, EFFECTS);
+            assert!((0..EFFECTS).all(|n| hand.core.explains(u16::from(swapped), &key(n))));
+            let pages = hand.core.journal_bytes().unwrap().to_vec();
+            let (_, left) = Journal::open(Box::new(pages), &opening).unwrap();
+            let Left::Known { keys, .. } = left else { panic!("{left:?}") };
+            let named = |n: usize| keys.iter().any(|(_, named)| *named == key(n));
+            assert!((0..EFFECTS).all(named), "{} keys are named", keys.len());
+        }
     }
 }
 
