@@ -64,7 +64,7 @@ prove: ## the long proofs: contended runs, verifies, a hundred kills, a million 
 	$(CARGO_TARGET_DIR)/release/prove warm --kill
 	$(CARGO_TARGET_DIR)/release/prove backfill-speed
 	$(CARGO_TARGET_DIR)/release/prove flips --flips 200
-	$(CARGO_TARGET_DIR)/release/prove outage --rounds 3
+	$(CARGO_TARGET_DIR)/release/prove outage
 
 price: ## instructions per command in the core, with the journal and without (callgrind)
 	tests/price.sh

@@ -44,6 +44,12 @@ impl Round {
     pub fn ratio(&self) -> f64 {
         2.0 * self.outage.p99_ms / (self.calm[0].p99_ms + self.calm[1].p99_ms)
     }
+
+    /// By how much the two without differ from each other: the larger 99th percentile beside the smaller.
+    pub fn noise(&self) -> f64 {
+        let [before, behind] = [self.calm[0].p99_ms, self.calm[1].p99_ms];
+        before.max(behind) / before.min(behind)
+    }
 }
 
 /// How long a mirror that is back may take.
