@@ -857,6 +857,12 @@ impl Sequencer {
         }
         if matches!(wait, Wait::Gate | Wait::Pause) {
             self.sessions.waiting.push_back(id);
+            // Those who left while they waited make room when they are as many as those who are there.
+            if self.sessions.waiting.len() > 2 * self.sessions.count {
+                let mut waiting = std::mem::take(&mut self.sessions.waiting);
+                waiting.retain(|id| self.sessions.get(*id).is_some_and(|session| matches!(session.wait, Some(Wait::Gate | Wait::Pause))));
+                self.sessions.waiting = waiting;
+            }
         }
     }
 
