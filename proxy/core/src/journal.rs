@@ -87,13 +87,21 @@ pub struct Facts {
     pub run_ids: [String; 2],
     /// What both have evicted; None: not known.
     pub evicted_keys: [Option<u64>; 2],
+    /// By how much a time to live on the mirror may be too long, because its image came late; microseconds.
+    pub delay_max_us: u64,
     /// By number.
     pub databases: Vec<Known>,
 }
 
 impl Default for Facts {
     fn default() -> Self {
-        Facts { epoch: 0, run_ids: Default::default(), evicted_keys: [None; 2], databases: vec![Known::Nothing; DATABASES_MAX] }
+        Facts {
+            epoch: 0,
+            run_ids: Default::default(),
+            evicted_keys: [None; 2],
+            delay_max_us: 0,
+            databases: vec![Known::Nothing; DATABASES_MAX],
+        }
     }
 }
 
@@ -183,6 +191,7 @@ const AT_EPOCH: usize = 40;
 const AT_COMPLETE: usize = 48;
 const AT_SYNCED: usize = 49;
 const AT_EVICTED: usize = 56;
+const AT_DELAY: usize = 72;
 const AT_RUN_IDS: usize = 128;
 const AT_BOOT: usize = 256;
 const AT_INSTALLATION: usize = 384;
@@ -463,9 +472,17 @@ impl Journal {
 
     /// Whether these are the facts that it holds already.
     #[must_use]
-    pub fn holds(&self, epoch: u64, run_ids: [&str; 2], evicted_keys: [Option<u64>; 2], mut known: impl FnMut(Db) -> Known) -> bool {
+    pub fn holds(
+        &self,
+        epoch: u64,
+        run_ids: [&str; 2],
+        evicted_keys: [Option<u64>; 2],
+        delay_max_us: u64,
+        mut known: impl FnMut(Db) -> Known,
+    ) -> bool {
         let facts = &self.facts;
         facts.epoch == epoch
+            && facts.delay_max_us == delay_max_us
             && facts.run_ids[0] == run_ids[0]
             && facts.run_ids[1] == run_ids[1]
             && facts.evicted_keys == evicted_keys
@@ -486,6 +503,7 @@ impl Journal {
         }
         compiler_fence(Ordering::SeqCst);
         put(memory, AT_EPOCH, facts.epoch);
+        put(memory, AT_DELAY, facts.delay_max_us);
         for side in 0..2 {
             put_text(memory, AT_RUN_IDS + side * TEXT, &facts.run_ids[side]);
             put(memory, AT_EVICTED + side * 8, facts.evicted_keys[side].map_or(u64::MAX, |keys| keys));
@@ -698,6 +716,7 @@ fn read(memory: &[u8], opening: &Opening<'_>) -> Found {
         epoch: number(header, AT_EPOCH),
         run_ids: [text(header, AT_RUN_IDS), text(header, AT_RUN_IDS + TEXT)],
         evicted_keys: [AT_EVICTED, AT_EVICTED + 8].map(|at| Some(number(header, at)).filter(|keys| *keys != u64::MAX)),
+        delay_max_us: number(header, AT_DELAY),
         databases: (0..DATABASES_MAX).map(|number| known(&header[AT_DATABASES + number * DATABASE..][..DATABASE])).collect(),
     };
     let summed = header[AT_SYNCED] == 1;

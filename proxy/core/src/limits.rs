@@ -68,9 +68,11 @@ pub const SCAN_AHEAD_MAX: usize = 512;
 /// Keys per page of a scan (`COUNT`).
 pub const SCAN_PAGE: usize = 128;
 
-/// How long a session whose client has closed its end waits while none of its commands is answered and none of its replies is read,
-/// microseconds. Past it, it is closed.
+/// How long a session whose client has closed its end waits while none of its commands is answered, microseconds. Past it, it is closed.
 pub const ENDED_US: u64 = 5_000_000;
+
+/// As many times as long it waits while it has replies that nobody reads: a socket whose reader takes 50 kB a second tells so every 23 s.
+pub const UNREAD_LOOKS: u32 = 12;
 
 /// Operations that must reach the mirror as barriers and wait for it. Past it the databases concerned are unsynced.
 pub const MIRROR_BARRIERS_MAX: usize = 16;

@@ -4,7 +4,7 @@
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::journal::{Facts, HEADER_BYTES, Journal, Known, Left, Opening, RING_BYTES_MIN};
 use twinlane_core::sequencer::{
-    Ack, Action, Addresses, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp,
+    Ack, Action, Addresses, FlushPolicy, LaneId, LaneInfo, Now, Probe, Record, Role, Sequencer, SessionId, Settings, SideUp,
 };
 use twinlane_core::status::{Operation, Outcome};
 
@@ -668,4 +668,220 @@ fn a_database_that_cannot_be_reached_holds_no_backfill_of_others_up() {
     hand.refused = None;
     (0..100).for_each(|_| hand.tick());
     assert_eq!(hand.core.status().mirror.dirty_keys, 0);
+}
+
+/// A half-closed client that reads all the time: its socket takes bytes in lumps (a third of the send buffer), every 7 s at 200 kB/s.
+#[test]
+fn a_slow_client_that_closed_its_end_gets_its_whole_reply() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let client = hand.client();
+    hand.tick();
+    hand.ask(client, "GET big");
+    hand.sent(OLD);
+    let big = "x".repeat(8_000_000);
+    hand.reply(OLD, &format!("$8000000\r\n{big}\r\n"));
+    let whole = hand.core.output(client).len();
+    let mut taken = 4_000_000;
+    hand.core.handle_output_written(client, taken);
+    assert!(!hand.core.handle_client_ended(client, hand.now));
+    while taken < whole {
+        for _ in 0..700 {
+            hand.now.us += 10_000;
+            hand.core.handle_tick(hand.now);
+        }
+        let lump = hand.core.output(client).len().min(1_300_000);
+        assert!(lump > 0, "the reply is cut off behind {taken} of {whole} bytes");
+        hand.core.handle_output_written(client, lump);
+        taken += lump;
+    }
+}
+
+/// The same while a command is still unanswered: what was answered already and is not read yet.
+#[test]
+fn replies_before_a_wait_are_still_owed() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let client = hand.client();
+    hand.tick();
+    hand.ask(client, "GET big");
+    hand.sent(OLD);
+    hand.reply(OLD, "$3\r\nbig\r\n");
+    hand.ask(client, "WAIT 5 0");
+    (0..3).for_each(|_| hand.tick_with(|_, request| if request.starts_with("WAIT") { String::new() } else { answer(OLD, request) }));
+    assert!(!hand.core.handle_client_ended(client, hand.now));
+    for _ in 0..600 {
+        hand.now.us += 10_000;
+        hand.core.handle_tick(hand.now);
+    }
+    assert_eq!(hand.told(client), "$3\r\nbig\r\n");
+}
+
+/// WAIT that is never answered, in a session that hears messages all the time.
+#[test]
+fn a_subscriber_that_closed_its_end_is_not_kept_for_ever() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let client = hand.client();
+    hand.tick();
+    let answers = |lane: LaneId, request: &str| match request.split(' ').next().unwrap_or_default() {
+        "WAIT" => String::new(),
+        "SUBSCRIBE" => ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n".into(),
+        _ => answer(lane, request),
+    };
+    hand.ask(client, "HELLO 3");
+    (0..3).for_each(|_| hand.tick_with(answers));
+    hand.ask(client, "SUBSCRIBE c");
+    (0..3).for_each(|_| hand.tick_with(answers));
+    hand.told(client);
+    let feed = hand.own[0];
+    hand.ask(client, "WAIT 5 0");
+    (0..3).for_each(|_| hand.tick_with(answers));
+    assert!(!hand.core.handle_client_ended(client, hand.now));
+    for n in 0..6_000 {
+        hand.tick_with(answers);
+        if n % 100 == 0 && !hand.core.is_closing(client) {
+            hand.reply(feed, ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nx\r\n");
+        }
+        hand.told(client);
+    }
+    assert!(hand.core.is_closing(client), "a minute later it is still there");
+}
+
+/// A dead connection wrote before a SWAPDB; its grace ends behind it.
+#[test]
+fn h1_what_a_zombie_may_have_written_is_doubted_where_it_is_now() {
+    let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+    let client = hand.client();
+    (0..300).for_each(|_| hand.tick());
+    hand.ask(client, "SET z v");
+    hand.tick_with(|lane, request| if lane.side == Endpoint::New { String::new() } else { answer(lane, request) });
+    let generation = hand.core.generation(Endpoint::New);
+    hand.core.handle_side_down(Endpoint::New, generation, "gone", hand.now);
+    hand.now.us += 1_000_000;
+    hand.core.handle_tick(hand.now);
+    while let Some(action) = hand.core.poll_action() {
+        if let Action::ConnectSide { side, generation, .. } = action {
+            hand.core.handle_side_up(side, generation, SideUp { killed: false, ..up(side, "7.0.15", true) }, hand.now);
+        }
+    }
+    (0..500).for_each(|_| hand.tick());
+    assert!(!hand.core.explains(0, b"z"), "healed");
+    // Here the zombie runs SET z on database 0.
+    hand.ask(client, "SWAPDB 0 1");
+    for _ in 0..5 {
+        hand.tick_with(|_, request| match request {
+            "MULTI" => "+OK\r\n".into(),
+            "EXEC" => "*3\r\n:1\r\n+OK\r\n+OK\r\n".into(),
+            request if request.starts_with("SCAN") => "*2\r\n$1\r\n0\r\n*0\r\n".into(),
+            _ => "+QUEUED\r\n".into(),
+        });
+    }
+    hand.now.us += 61_000_000;
+    hand.core.handle_tick(hand.now);
+    assert!(hand.core.explains(1, b"z"), "database 1 has the key now");
+}
+
+/// More effects were in flight than the ledger takes, and a client empties the primary, which the policy does not mirror, right behind the death.
+#[test]
+fn h12_what_was_lost_before_the_loss_hides_no_write_since() {
+    let settings = Settings { dirty_keys_max: 100, spill_bytes_max: 0, flush: [FlushPolicy::Alarm; 3], ..Settings::default() };
+    let mut hand = Hand::begin("7.0.15", settings);
+    let client = hand.client();
+    (0..300).for_each(|_| hand.tick());
+    (0..400).for_each(|n| hand.ask(client, &format!("SET k{n} v")));
+    let asked = hand.sent(OLD).len();
+    hand.reply(OLD, &"+OK\r\n".repeat(asked));
+    hand.sent(NEW);
+    hand.core.handle_side_down(Endpoint::New, hand.core.generation(Endpoint::New), "gone", hand.now);
+    hand.ask(client, "FLUSHALL");
+    for _ in 0..4 {
+        let asked = hand.sent(OLD);
+        let reply = |request: &String| match request.as_str() {
+            "FLUSHALL" | "MULTI" | "SET since v" => "+OK\r\n",
+            "EXEC" => "*2\r\n+OK\r\n+OK\r\n",
+            _ => "+QUEUED\r\n",
+        };
+        asked.iter().for_each(|request| hand.reply(OLD, reply(request)));
+    }
+    assert_eq!(hand.core.status().stage, "PRIMARY LOST DATA");
+    hand.ask(client, "SET since v");
+    assert_eq!(hand.sent(OLD), ["SET since v"]);
+    hand.reply(OLD, "+OK\r\n");
+    let named = |hand: &Hand| hand.core.dirty(1000).items.iter().any(|item| &*item.key == b"since");
+    (0..10).for_each(|_| hand.tick());
+    assert!(named(&hand), "a write since the loss is not named any more: {:?}", hand.core.status().alarms);
+    assert!(!hand.core.status().alarms.iter().any(|alarm| alarm.starts_with("WRITES SINCE")), "{:?}", hand.core.status().alarms);
+}
+
+/// As i4, and the mirror comes back at once; then the roles move.
+#[test]
+fn i4_nothing_is_forgotten_when_the_mirror_comes_back_at_once() {
+    let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+    let client = hand.client();
+    (0..300).for_each(|_| hand.tick());
+    (0..1000).for_each(|n| hand.ask(client, &format!("SET k{n} v")));
+    let asked = hand.sent(OLD).len();
+    hand.reply(OLD, &"+OK\r\n".repeat(asked));
+    hand.sent(NEW);
+    hand.core.handle_side_down(Endpoint::New, hand.core.generation(Endpoint::New), "gone", hand.now);
+    hand.now.us += 250_000;
+    hand.core.handle_tick(hand.now);
+    while let Some(action) = hand.core.poll_action() {
+        if let Action::ConnectSide { side, generation, .. } = action {
+            hand.core.handle_side_up(side, generation, up(side, "7.0.15", true), hand.now);
+        }
+    }
+    assert_eq!(hand.core.dirty(10).by_cause.iter().map(|(_, n)| n).sum::<usize>(), 1000);
+    // What needs what was there goes as an image.
+    hand.ask(client, "APPEND k999 w");
+    hand.sent(OLD);
+    let asked = hand.sent(NEW);
+    assert!(!asked.iter().any(|request| request.starts_with("APPEND")), "{asked:?}");
+}
+/// Who has closed its end and reads nothing any more is not kept for ever.
+#[test]
+fn a_deaf_client_that_closed_its_end_is_not_kept_for_ever() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+    let client = hand.client();
+    hand.tick();
+    hand.ask(client, "GET big");
+    hand.sent(OLD);
+    hand.reply(OLD, "$3\r\nbig\r\n");
+    assert!(!hand.core.handle_client_ended(client, hand.now));
+    let mut seconds = 0;
+    while !hand.core.output(client).is_empty() {
+        hand.now.us += 1_000_000;
+        hand.core.handle_tick(hand.now);
+        seconds += 1;
+        assert!(seconds < 100, "it is kept");
+    }
+    assert!(seconds > 30 && hand.core.is_closing(client), "{seconds}");
+}
+
+/// I7: an image that came late left a time to live that is too long by as much, and the next process compares it: it must know of the delay.
+#[test]
+fn i7_how_late_images_came_is_in_the_journal() {
+    let opening = Opening { installation: "by hand", file: [1; 3], boot: "boot", synced: false };
+    let open = |pages: Vec<u8>| Journal::open(Box::new(pages), &opening).unwrap();
+    let mut hand = Hand::begin_with("6.2.0", Settings::default(), Some(open(vec![0; HEADER_BYTES + RING_BYTES_MIN])));
+    // The mirror takes two seconds for its images.
+    let mut late = 0;
+    for _ in 0..20 {
+        hand.tick_with(|lane, request| {
+            let waits = late > 0 || request.starts_with("RESTORE");
+            if lane == NEW && waits {
+                late += 1;
+                return String::new();
+            }
+            answer(lane, request).replace(":-1\r\n", ":100000\r\n")
+        });
+    }
+    hand.now.us += 2_000_000;
+    hand.reply(NEW, &"+OK\r\n".repeat(late));
+    (0..300).for_each(|_| hand.tick());
+    let delay = |left: &Left| if let Left::Known { facts, .. } = left { facts.delay_max_us } else { panic!("{left:?}") };
+    let (journal, left) = open(hand.core.journal_bytes().unwrap().to_vec());
+    assert!(delay(&left) >= 2_000_000);
+    let mut next = Hand::begin_with("6.2.0", Settings::default(), Some((journal, left.clone())));
+    (0..300).for_each(|_| next.tick());
+    let (_, again) = open(next.core.journal_bytes().unwrap().to_vec());
+    assert_eq!(delay(&again), delay(&left));
 }

@@ -39,6 +39,7 @@ fn equal_everywhere() -> Facts {
         epoch: 7,
         run_ids: ["a".repeat(40), "b".repeat(40)],
         evicted_keys: [Some(3), None],
+        delay_max_us: 2_000_000,
         databases: vec![Known::Equal; DATABASES_MAX],
     }
 }

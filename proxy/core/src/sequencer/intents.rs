@@ -295,7 +295,7 @@ impl Sequencer {
         let run_id = |side: Endpoint| self.sides[side.index()].run_id().unwrap_or_default();
         let relied = self.is_relied_on();
         self.intents.known.is_none()
-            && journal.holds(self.record.epoch, Endpoint::BOTH.map(run_id), self.evicted_facts(), |db| {
+            && journal.holds(self.record.epoch, Endpoint::BOTH.map(run_id), self.evicted_facts(), self.expiry.delay_max_us, |db| {
                 if relied { self.known(db) } else { Known::Nothing }
             })
     }
@@ -319,6 +319,7 @@ impl Sequencer {
             epoch: self.record.epoch,
             run_ids: Endpoint::BOTH.map(|side| self.run_id(side)),
             evicted_keys: self.evicted_facts(),
+            delay_max_us: self.expiry.delay_max_us,
             ..Facts::default()
         };
         if self.is_relied_on() {
@@ -364,6 +365,8 @@ impl Sequencer {
         }
         self.recall_evictions(facts.evicted_keys[self.primary().index()]);
         self.intents.evicted_away = true;
+        // Times to live that it wrote are still there.
+        self.expiry.delay_max_us = facts.delay_max_us;
         self.intents.known = Some(facts);
         let position = self.next_position();
         for (db, key) in keys.iter().filter(|(_, key)| !key.starts_with(super::RESERVED_PREFIX)) {
@@ -378,6 +381,7 @@ impl Sequencer {
         if !marked || known.is_empty() || *known != self.run_id(side) {
             self.log(true, format!("`{side}` is not the server that the journal knew, or has lost its keys: every key is copied anew"));
             self.intents.known = None;
+            self.expiry.delay_max_us = 0;
             self.sides[side.index()].evicted_keys = None;
             if side == self.primary() {
                 self.recall_evictions(None);

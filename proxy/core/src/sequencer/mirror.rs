@@ -497,6 +497,7 @@ impl Sequencer {
         let (Some(a), Some(b)) = (parse_integer(request.arg(1)), parse_integer(request.arg(2))) else { return Way::Done(false) };
         let (a, b) = (a as Db, b as Db);
         self.clear_wreck();
+        self.swap_zombies(a, b);
         let scripted = self.is_unreported(a) || self.is_unreported(b);
         self.note_keyspace(a);
         self.note_keyspace(b);
@@ -806,6 +807,14 @@ impl Sequencer {
         if self.zombies.len() < limits::ZOMBIE_KEYS_MAX {
             self.zombies.push((db, key.into()));
         }
+    }
+
+    /// Such a connection may have written before a SWAPDB or may write behind it: the key is doubted by both names.
+    fn swap_zombies(&mut self, a: Db, b: Db) {
+        let renamed = self.zombies.iter().filter(|(db, _)| *db == a || *db == b).map(|(db, key)| (swapped(*db, a, b), key.clone()));
+        let room = limits::ZOMBIE_KEYS_MAX.saturating_sub(self.zombies.len());
+        let renamed: Vec<(Db, Box<[u8]>)> = renamed.take(room).collect();
+        self.zombies.extend(renamed);
     }
 
     /// A refusal of the whole side pauses the mirror (H27). False when the error speaks of one key.

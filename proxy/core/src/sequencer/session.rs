@@ -218,9 +218,16 @@ impl Session {
         self.authenticated && !self.elsewhere && !self.changing && !self.on_feed && self.multi.is_none() && self.feed.is_none()
     }
 
-    /// Grows with each reply that comes and each byte of them that is taken.
-    fn progress(&self) -> u64 {
-        self.answered + self.about.bytes_out
+    /// How it is now, for the next look at what comes of it, when nothing has moved in the last `still` looks.
+    fn look(&self, now_us: u64, still: u32) -> Ended {
+        Ended {
+            due: now_us + limits::ENDED_US,
+            id: self.id,
+            answered: self.answered,
+            bytes_out: self.about.bytes_out,
+            unread: !self.output.is_empty(),
+            still,
+        }
     }
 
     /// Everything it sent is answered.
@@ -351,8 +358,22 @@ pub(super) struct Sessions {
     bounded: bool,
     /// Sessions with a reply that waits for the mirror, oldest first: deadline, session, number.
     acks: VecDeque<(u64, SessionId, u64)>,
-    /// Sessions whose client has closed its end, when that is looked at again, and their progress at the last look.
-    ended: VecDeque<(u64, SessionId, u64)>,
+    /// Sessions whose client has closed its end, as they were at the last look.
+    ended: VecDeque<Ended>,
+}
+
+/// A session whose client has closed its end, as it was when it was looked at.
+#[derive(Debug)]
+struct Ended {
+    /// When it is looked at again, microseconds.
+    due: u64,
+    id: SessionId,
+    answered: u64,
+    bytes_out: u64,
+    /// There was something to be read.
+    unread: bool,
+    /// Looks in a row in which nothing had moved.
+    still: u32,
 }
 
 impl Sessions {
@@ -428,7 +449,7 @@ impl Sequencer {
         let Some(session) = self.sessions.get(id) else { return true };
         let over = session.closing && session.output.is_empty();
         if !over {
-            let look = (now.us + limits::ENDED_US, id, session.progress());
+            let look = session.look(now.us, 0);
             self.sessions.ended.push_back(look);
         }
         self.settle();
@@ -461,16 +482,21 @@ impl Sequencer {
     }
 
     /// Whose client has closed its end waits no longer than this for something to come of it: a gate that does not open, the answer to WAIT, a server that
-    /// hangs, a client that does not read.
+    /// hangs; and longer, but not for ever, for a client that does not read.
     pub(super) fn tick_ended(&mut self) {
-        while let Some((_, id, before)) = self.sessions.ended.pop_front_if(|(due, ..)| *due <= self.now.us) {
-            let Some(progress) = self.sessions.get(id).map(Session::progress) else { continue };
-            if progress == before {
+        while let Some(before) = self.sessions.ended.pop_front_if(|look| look.due <= self.now.us) {
+            let Some(session) = self.sessions.get(before.id) else { continue };
+            let unread = !session.output.is_empty();
+            // A message that somebody published is no answer.
+            let moved = session.answered > before.answered || (before.unread && session.about.bytes_out > before.bytes_out);
+            let still = if moved { 0 } else { before.still + 1 };
+            if still >= if unread { limits::UNREAD_LOOKS } else { 1 } {
                 // What the mirror has not confirmed is not told, and what was not read will not be.
-                self.drop_output(id);
-                self.end(id);
+                self.drop_output(before.id);
+                self.end(before.id);
             } else {
-                self.sessions.ended.push_back((self.now.us + limits::ENDED_US, id, progress));
+                let look = session.look(self.now.us, still);
+                self.sessions.ended.push_back(look);
             }
         }
     }

@@ -475,6 +475,7 @@ impl Sequencer {
 
     /// Doubt from before this is not healed from the primary: the operator decides.
     pub(super) fn hold_loss(&mut self, how: &str) {
+        self.clear_wreck();
         self.lost = Some(self.position);
         self.ledger.hold(self.position);
         let on_their_way = self.spilling();
