@@ -202,7 +202,10 @@ pub fn copy_under_traffic(cache: &Cache, pair: [Version; 2], kill: bool) -> Resu
     settle(&proxy)?;
     let begun = Instant::now();
     let result = proxy.verify(STALL)?;
-    ensure!(result["clean"] == true, "verify found {result}\n{}", proxy.log_tail());
+    if result["clean"] != true {
+        let found = proxy.get("/v1/divergences?reveal=true")?.body;
+        bail!("verify found {result}: {found}\n{}", proxy.log_tail());
+    }
     println!("warm: verify found no difference in {} keys, {:.1} s", result["keys_compared"], begun.elapsed().as_secs_f64());
     let report = compare(&old.address(), &new.address(), &compare::Options::default())?.into_result()?;
     println!("warm: {} keys compared, equal{}", report.keys_compared, if kill { ", behind a kill" } else { "" });
