@@ -12,10 +12,12 @@
 //! Left out: ZRANGEBYLEX, ZRANGESTORE, ZREMRANGEBYLEX, geo, HyperLogLog, BITFIELD, SORT, functions, EVALSHA (not in the
 //! model), XINFO STREAM FULL, scripts outside of the repertoire, ZRANGE BYSCORE and BYLEX.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use twinlane_model::invocations::{self, Command};
 use twinlane_model::server::{encode, implements};
@@ -551,7 +553,10 @@ impl Redis {
         if !std::path::Path::new(SERVER).exists() {
             return None;
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // A port that is free again at once may be given to two tests, and the second server would end.
+        static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = std::iter::repeat_with(free).find(|port| GIVEN.lock().unwrap().insert(*port)).unwrap();
         let dir = std::env::temp_dir().join(format!("twinlane-model-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let child = Process::new(SERVER)
@@ -560,10 +565,11 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let redis = Redis { child, port, dir };
+        let mut redis = Redis { child, port, dir };
         let patience = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < patience, "redis-server does not listen on {port}");
+            assert!(redis.child.try_wait().unwrap().is_none(), "redis-server on {port} has ended");
             std::thread::sleep(Duration::from_millis(20));
         }
         Some(redis)
