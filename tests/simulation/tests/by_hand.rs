@@ -885,3 +885,33 @@ fn i7_how_late_images_came_is_in_the_journal() {
     let (_, again) = open(next.core.journal_bytes().unwrap().to_vec());
     assert_eq!(delay(&again), delay(&left));
 }
+
+/// Who is told that its connection is over can rely on it: the server has ended its feed by then, so a PUBLISH that is sent behind it does not count it,
+/// and a client whose invalidations were redirected to it is told so.
+#[test]
+fn the_end_of_a_subscriber_is_told_behind_the_servers() {
+    let subscribed = ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n";
+    let message = |kind: char| format!("{kind}3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n");
+    for (end, told) in [("QUIT", "+OK\r\n"), ("RESET", "+RESET\r\n")] {
+        let mut hand = Hand::begin("7.0.15", Settings { backfill: false, ..Settings::default() });
+        let client = hand.client();
+        hand.ask(client, "SUBSCRIBE c");
+        hand.act();
+        let [feed] = hand.own[..] else { panic!("{:?}", hand.own) };
+        assert_eq!(hand.sent(feed), ["SUBSCRIBE c"]);
+        hand.reply(feed, subscribed);
+        hand.told(client);
+        hand.ask(client, end);
+        // It asks once, however often it is tried.
+        assert_eq!(hand.sent(feed), ["QUIT"]);
+        hand.ask(client, "PING");
+        assert_eq!(hand.sent(feed), [""; 0]);
+        hand.reply(feed, &message('>'));
+        assert_eq!((hand.told(client), hand.core.is_closing(client)), (message('*'), false), "{end}");
+        hand.reply(feed, "+OK\r\n");
+        assert!(hand.core.lane_is_gone(feed));
+        let quits = end == "QUIT";
+        assert_eq!(hand.told(client), if quits { told.to_owned() } else { format!("{told}+PONG\r\n") });
+        assert_eq!(hand.core.is_closing(client), quits);
+    }
+}

@@ -453,6 +453,28 @@ impl Sequencer {
         }
     }
 
+    /// A session is told that it is over only when the server has ended its feed too: what anybody sends behind that finds it gone. A
+    /// PUBLISH does not count it, and whose invalidations were redirected here is told so. None when there is nothing to wait for.
+    pub(super) fn leave_feed(&mut self, id: SessionId) -> Option<Admit> {
+        let lane = self.sessions.get(id)?.feed.as_ref()?.lane;
+        let open = self.lane(lane).filter(|lane| lane.is_open())?;
+        let asked = open.in_flight.iter().any(|flight| matches!(flight.what, What::Leave(_)));
+        // While a flip holds everybody, nothing goes out that could find it.
+        if self.holding && !asked {
+            return None;
+        }
+        if !asked {
+            self.push_feed(lane, b"*1\r\n$4\r\nQUIT\r\n", What::Leave(id), 1);
+        }
+        Some(Admit::Wait(Wait::Gate))
+    }
+
+    /// The server has ended the session's feed.
+    pub(super) fn end_leaving(&mut self, id: SessionId) {
+        self.end_feed(id);
+        self.sessions.resume = true;
+    }
+
     /// A connection of a feed is gone.
     pub(super) fn lose_feed(&mut self, owner: SessionId, lane: LaneId) {
         let Some(session) = self.sessions.get_mut(owner) else { return };

@@ -119,6 +119,8 @@ pub(super) enum What {
     Tracking(SessionId),
     /// What a transaction will read, named on a session's feed.
     Remember(SessionId),
+    /// QUIT on a session's feed.
+    Leave(SessionId),
     /// SELECT on a session's feed.
     FeedSelect(SessionId, Db),
     /// A question whose answer marks a position in a session's feed.

@@ -19,6 +19,9 @@ impl Sequencer {
             "HELLO" => self.hello(id, request),
             "RESET" => self.reset(id),
             "QUIT" => {
+                if let Some(admit) = self.leave_feed(id) {
+                    return admit;
+                }
                 self.say(id, b"+OK\r\n");
                 self.close_behind_replies(id, "quit");
                 Admit::Taken
@@ -226,6 +229,9 @@ impl Sequencer {
     fn reset(&mut self, id: SessionId) -> Admit {
         if !self.sessions.get(id).is_some_and(Session::is_drained) {
             return Admit::Wait(Wait::Drain);
+        }
+        if let Some(admit) = self.leave_feed(id) {
+            return admit;
         }
         let open = self.settings.client_auth.is_none();
         self.unwatch(id);

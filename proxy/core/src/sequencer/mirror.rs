@@ -983,6 +983,7 @@ impl Sequencer {
             | What::Tracking(_)
             | What::FeedSelect(..)
             | What::Remember(_)
+            | What::Leave(_)
             | What::Silent
             | What::Attempt(_)
             | What::LastId { .. }

@@ -207,6 +207,7 @@ impl Sequencer {
             What::Learn(name) => self.answer_learn(id.side, &name, reply),
             What::Tracking(session) => self.answer_client_tracking(session, id, reply),
             What::Remember(session) => self.end_remembering(session),
+            What::Leave(session) => self.end_leaving(session),
             What::FeedSelect(session, db) => self.answer_feed_select(session, db, reply),
             What::Verify(reading) => self.answer_verify(id, *reading, lent.frame(), reply, flight.at),
             What::Shadow(read) => self.answer_shadow(id, read, lent.frame(), reply, flight.at),
