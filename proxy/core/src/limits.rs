@@ -283,3 +283,10 @@ pub const SHADOW_EXAMS_MAX: usize = 256;
 
 /// Of those, keys on the lanes at a time.
 pub const SHADOW_EXAMS_AT_ONCE: usize = 8;
+
+/// Milliseconds that effects may linger before they are written to the mirror, where no client waits for them: a write and a read a millisecond
+/// for all of them cost less than one of each with every turn.
+pub const LINGERING_MS: u64 = 1;
+
+/// Bytes of them with which they go at once.
+pub const LINGERING_BYTES: usize = 32 * 1024;

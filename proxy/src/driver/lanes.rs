@@ -8,8 +8,11 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use twinlane_core::endpoint::Endpoint;
+use twinlane_core::limits;
 use twinlane_core::sequencer::LaneId;
 
 /// One lane's task.
@@ -17,6 +20,8 @@ struct Handle {
     waker: RefCell<Option<Waker>>,
     /// Its turn is behind everything that was ready when it was woken.
     behind: Cell<bool>,
+    /// What it has to write stays a moment, so that more goes with it.
+    lingers: Cell<bool>,
     /// The side was given up: the connection is reset.
     over: Cell<bool>,
 }
@@ -25,6 +30,9 @@ struct Handle {
 #[derive(Default)]
 pub(super) struct Lanes {
     by_id: RefCell<HashMap<LaneId, Rc<Handle>>>,
+    /// Those whose output lingers, and who is told of the first one.
+    lingering: RefCell<Vec<LaneId>>,
+    lingers: Notify,
     /// The shell itself, for tasks that are spawned from within it.
     pub shell: RefCell<Weak<Shell>>,
 }
@@ -33,8 +41,30 @@ impl Lanes {
     /// The lane has something to write.
     pub fn wake(&self, id: LaneId) {
         if let Some(handle) = self.by_id.borrow().get(&id) {
+            handle.lingers.set(false);
             handle.behind.set(true);
             handle.wake();
+        }
+    }
+
+    /// The lane has something to write that can wait.
+    pub fn linger(&self, id: LaneId) {
+        if self.by_id.borrow().get(&id).is_some_and(|handle| !handle.lingers.replace(true)) {
+            let mut lingering = self.lingering.borrow_mut();
+            if lingering.is_empty() {
+                self.lingers.notify_one();
+            }
+            lingering.push(id);
+        }
+    }
+
+    /// Wakes those that have waited, for ever.
+    pub async fn end_lingering(&self) {
+        loop {
+            self.lingers.notified().await;
+            tokio::time::sleep(Duration::from_millis(limits::LINGERING_MS)).await;
+            let lingering = self.lingering.take();
+            lingering.into_iter().for_each(|id| self.wake(id));
         }
     }
 
@@ -68,7 +98,7 @@ impl Handle {
 
 /// Runs a lane until its side is given up. To be entered in the same turn in which the sequencer learns of the lane.
 pub(super) fn run(shell: &Rc<Shell>, id: LaneId, generation: u64, stream: Stream) -> impl Future<Output = ()> + use<> {
-    let handle = Rc::new(Handle { waker: RefCell::new(None), behind: Cell::new(false), over: Cell::new(false) });
+    let handle = Rc::new(Handle { waker: RefCell::new(None), behind: Cell::new(false), lingers: Cell::new(false), over: Cell::new(false) });
     shell.lanes.by_id.borrow_mut().insert(id, handle.clone());
     let shell = shell.clone();
     async move {
@@ -96,7 +126,9 @@ fn turn(shell: &Shell, handle: &Handle, stream: &mut Stream, lane: (LaneId, u64)
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
-    if let Err(error) = write(shell, stream, id, generation, cx) {
+    if !handle.lingers.get()
+        && let Err(error) = write(shell, stream, id, generation, cx)
+    {
         return Poll::Ready(Some(format!("the connection broke while writing: {error}")));
     }
     loop {

@@ -143,6 +143,7 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
         spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
+    spawn_local(end_lingering(shell.clone()));
     spawn_local(clients::serve(shell.clone(), poll).context("the clients' poll")?);
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
@@ -173,6 +174,10 @@ async fn tick(shell: Rc<Shell>) {
         interval.tick().await;
         shell.with(|core, now| core.handle_tick(now));
     }
+}
+
+async fn end_lingering(shell: Rc<Shell>) {
+    shell.lanes.end_lingering().await;
 }
 
 impl Shell {
@@ -209,7 +214,7 @@ impl Shell {
             self.sync_journal(&mut core);
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
-                self.lanes.wake(lane);
+                if core.lane_can_wait(lane) { self.lanes.linger(lane) } else { self.lanes.wake(lane) }
             }
             let Some(action) = core.poll_action() else { break };
             drop(core);

@@ -17,6 +17,8 @@ pub struct Socket {
     arrives_here: u64,
     /// A write is due.
     scheduled: bool,
+    /// It was only for lingering.
+    lingers: bool,
     /// Bytes on the wire and in the server's buffer.
     unread: usize,
 }
@@ -82,12 +84,14 @@ impl World<'_> {
         self.plan.latency_us + self.rng.below(self.plan.jitter_us)
     }
 
-    /// The lane has something to write: it will, in a moment.
+    /// The lane has something to write: it will, in a moment, or in a longer one where the core lets it.
     pub fn wake_lane(&mut self, id: LaneId) {
-        let at = self.now + self.rng.below(30);
-        if let Some(socket) = self.socket(id)
-            && !std::mem::replace(&mut socket.scheduled, true)
-        {
+        let lingers = self.core.lane_can_wait(id);
+        let at = self.now + self.rng.below(if lingers { 2_000 } else { 30 });
+        let Some(socket) = self.socket(id) else { return };
+        let hurries = !lingers && std::mem::take(&mut socket.lingers);
+        if !std::mem::replace(&mut socket.scheduled, true) || hurries {
+            socket.lingers = lingers;
             self.at(at, Event::Write(id));
         }
     }
@@ -98,6 +102,7 @@ impl World<'_> {
         let now = self.now;
         let Some(socket) = self.sites[id.side.index()].sockets.iter_mut().find(|socket| socket.id == id) else { return };
         socket.scheduled = false;
+        socket.lingers = false;
         if self.core.generation(id.side) != socket.generation {
             return;
         }
@@ -358,7 +363,16 @@ impl World<'_> {
             site.server.step(conn, site.clock_ms(now));
         }
         site.server.take_output(conn);
-        site.sockets.push(Socket { id, generation, conn, arrives_there: now, arrives_here: now, scheduled: false, unread: 0 });
+        site.sockets.push(Socket {
+            id,
+            generation,
+            conn,
+            arrives_there: now,
+            arrives_here: now,
+            scheduled: false,
+            lingers: false,
+            unread: 0,
+        });
         LaneInfo { client_id: conn, address: ModelServer::address_of(conn), run_id: site.server.run_id().to_owned() }
     }
 

@@ -915,3 +915,27 @@ fn the_end_of_a_subscriber_is_told_behind_the_servers() {
         assert_eq!(hand.core.is_closing(client), quits);
     }
 }
+
+/// Effects that no client waits for may stay a moment, so that many go with one write: not under `ack = "both"`, not when they are many, not behind
+/// something that is waited for, and not when a flip is about to hold everybody for what is in flight.
+#[test]
+fn effects_linger_only_where_nobody_waits() {
+    let both = Ack::Both { timeout_us: 1_000_000, strict: false };
+    for (ack, value, lingers) in [(Ack::Primary, 1, true), (both, 1, false), (Ack::Primary, 40_000, false)] {
+        let mut hand = Hand::begin("7.0.15", Settings { ack, image_bytes_max: 0, ..Settings::default() });
+        (0..50).for_each(|_| hand.tick());
+        let client = hand.client();
+        hand.ask(client, &format!("SET k0 {}", "v".repeat(value)));
+        assert!(!hand.core.lane_can_wait(OLD), "the client waits for it");
+        hand.sent(OLD);
+        hand.reply(OLD, "+OK\r\n");
+        assert_eq!(hand.visit(), [OLD, NEW]);
+        assert_eq!(hand.core.lane_can_wait(NEW), lingers, "{ack:?} {value}");
+        if !lingers {
+            continue;
+        }
+        // A flip waits for all that is in flight.
+        hand.core.handle_operation(1, Operation::Flip { to: Endpoint::New, force_primary_lost: false, dry_run: false }, hand.now);
+        assert!(hand.visit().contains(&NEW) && !hand.core.lane_can_wait(NEW), "what lingered goes now");
+    }
+}

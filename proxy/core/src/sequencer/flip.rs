@@ -179,6 +179,8 @@ impl Sequencer {
             standby: 0,
             doubted: false,
         });
+        // From here on nothing lingers that a drain would wait for.
+        self.hurry_mirror();
     }
 
     pub(super) fn pump_flip(&mut self) -> bool {

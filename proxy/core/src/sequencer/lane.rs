@@ -147,6 +147,17 @@ pub(super) enum What {
     Boundary(Box<super::expiry::Boundary>),
 }
 
+impl What {
+    /// Nobody waits for the answer.
+    fn can_wait(&self) -> bool {
+        match self {
+            What::Effect(effect) => effect.ack.is_none(),
+            What::EffectBlock(block) => block.ack.is_none(),
+            _ => false,
+        }
+    }
+}
+
 /// An effect that the mirror has not confirmed.
 #[derive(Debug)]
 pub(super) struct EffectFlight {
@@ -238,6 +249,8 @@ pub(super) struct Lane {
     pub input: Vec<u8>,
     /// Already in the list of lanes with something to write.
     pub touched: bool,
+    /// Up to this place of the tape somebody waits for what is written.
+    pub hurried: u64,
     /// Effects in flight that read other keys than they write: only these can pass doubt on.
     pub sourced: usize,
     /// Requests answered since the lane was opened, and requests appended: a fence waits for one to reach the other.
@@ -272,6 +285,7 @@ impl Lane {
             scanner: Scanner::default(),
             input: Vec::new(),
             touched: false,
+            hurried: 0,
             sourced: 0,
             answered: 0,
             appended: 0,
@@ -304,6 +318,9 @@ impl Lane {
     /// Appends one request in parts.
     pub fn push(&mut self, parts: &[&[u8]], what: What, replies: u32, at: u64) {
         let len = self.tape.append(parts);
+        if !what.can_wait() {
+            self.hurried = self.tape.end();
+        }
         self.appended += 1;
         self.used_at = at;
         self.in_flight.push_back(InFlight::new(what, len, replies, at));
@@ -319,6 +336,11 @@ impl Lane {
         } else {
             self.push(&[bytes], what, replies, at);
         }
+    }
+
+    /// Whether nobody waits for what is not written yet, and it is not so much that it had better go.
+    pub fn can_wait(&self) -> bool {
+        self.tape.sent_to() >= self.hurried && self.tape.unsent().len() < crate::limits::LINGERING_BYTES
     }
 
     /// Requests in flight, without what only reads and what belongs to it, or keeps the connection and the mark.

@@ -1,7 +1,7 @@
 //! Where replies come in. On the primary: the session gets its reply at once, in its own protocol, and the effect is derived and
 //! handed on. On the mirror: the reply is compared with what the primary answered.
 
-use super::lane::{InFlight, LaneId, What};
+use super::lane::{InFlight, Lane, LaneId, What};
 use super::session::SessionId;
 use super::transaction::{Block, Element, Hidden, push_array};
 use super::{Ack, Now, Sequencer};
@@ -23,6 +23,12 @@ impl Sequencer {
     #[must_use]
     pub fn lane_output(&self, lane: LaneId) -> &[u8] {
         self.lane(lane).map_or(&[], |lane| lane.tape.unsent())
+    }
+
+    /// Whether they may stay a moment ([`crate::limits::LINGERING_MS`]), so that more go with one write: effects that no client waits for.
+    #[must_use]
+    pub fn lane_can_wait(&self, lane: LaneId) -> bool {
+        self.flip.is_none() && lane.side != self.primary() && self.lane(lane).is_some_and(Lane::can_wait)
     }
 
     /// The socket took `n` of them.

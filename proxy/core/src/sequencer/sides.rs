@@ -320,6 +320,12 @@ impl Sequencer {
         }
     }
 
+    /// What lingers on the mirror's lanes goes now.
+    pub(super) fn hurry_mirror(&mut self) {
+        let lanes: Vec<LaneId> = self.sides[self.mirror_side().index()].lanes().map(|(lane, _)| lane).collect();
+        lanes.into_iter().for_each(|lane| self.touch_lane(lane));
+    }
+
     /// Whether the side is connected.
     #[must_use]
     pub fn is_up(&self, side: Endpoint) -> bool {
