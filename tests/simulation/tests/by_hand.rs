@@ -939,3 +939,22 @@ fn effects_linger_only_where_nobody_waits() {
         assert!(hand.visit().contains(&NEW) && !hand.core.lane_can_wait(NEW), "what lingered goes now");
     }
 }
+
+/// H28: a reply that has waited too long for the mirror is given, and its key is in doubt from then on: whichever side is the mirror.
+#[test]
+fn h28_a_reply_that_waited_too_long_leaves_its_key_in_doubt() {
+    let ack = Ack::Both { timeout_us: 1_000_000, strict: false };
+    let mut hand = Hand::begin("7.0.15", Settings { ack, image_bytes_max: 0, ..Settings::default() });
+    (0..50).for_each(|_| hand.tick());
+    let client = hand.client();
+    hand.ask(client, "SET k0 v");
+    hand.sent(OLD);
+    hand.reply(OLD, "+OK\r\n");
+    assert_eq!((hand.sent(NEW), hand.told(client)), (vec!["SET k0 v".into()], String::new()));
+    for _ in 0..11 {
+        hand.now.us += 100_000;
+        hand.core.handle_tick(hand.now);
+    }
+    assert_eq!(hand.told(client), "+OK\r\n");
+    assert_eq!(hand.core.status().mirror.dirty_keys, 1);
+}

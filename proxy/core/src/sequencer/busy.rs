@@ -73,7 +73,7 @@ impl Sequencer {
             lane.age(self.now.us) >= BUSY_LOOK_US && lane.in_flight.iter().any(|flight| runs_script(&flight.what))
         };
         let oldest = self.sides[side.index()].all_lanes().filter(|(_, lane)| slow(lane)).max_by_key(|(_, lane)| lane.age(self.now.us));
-        let Some(running) = oldest.map(|(id, lane)| (LaneId { side, ..id }, generation, lane.answered)) else { return };
+        let Some(running) = oldest.map(|(id, lane)| (id, generation, lane.answered)) else { return };
         self.busy.looking = Some(running);
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"PING"]);

@@ -278,7 +278,7 @@ impl Sequencer {
     fn passing(&self, side: Endpoint, count: impl Fn(&Lane) -> Option<u64>) -> Vec<(LaneId, u64)> {
         let state = &self.sides[side.index()];
         let own = state.own.values().filter(|own| own.writes()).map(|own| (own.id, &own.lane));
-        state.lanes().chain(own).filter_map(|(id, lane)| Some((LaneId { side, ..id }, count(lane)?))).collect()
+        state.lanes().chain(own).filter_map(|(id, lane)| Some((id, count(lane)?))).collect()
     }
 
     /// Whether every lane has answered that many, or is gone: what was in flight on it is in the ledger then.

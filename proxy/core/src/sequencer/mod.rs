@@ -533,7 +533,7 @@ impl Sequencer {
             now: Now::default(),
             record,
             sessions: Sessions::default(),
-            sides: [Side::new(old), Side::new(new)],
+            sides: [Side::new(Endpoint::Old, old), Side::new(Endpoint::New, new)],
             mirror: Mirror::default(),
             flip: None,
             fences: Fences::default(),

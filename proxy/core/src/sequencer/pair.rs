@@ -62,7 +62,7 @@ impl Sequencer {
             let idle =
                 |lane: &super::lane::Lane| lane.is_open() && lane.in_flight.is_empty() && now.saturating_sub(lane.used_at) >= idle_us;
             let lanes = self.sides[side.index()].all_lanes().filter(|(_, lane)| idle(lane));
-            let lanes: Vec<_> = lanes.map(|(id, _)| super::lane::LaneId { side, ..id }).collect();
+            let lanes: Vec<_> = lanes.map(|(id, _)| id).collect();
             for id in lanes {
                 if let Some(lane) = self.lane_mut(id) {
                     lane.push(&[b"*1\r\n$4\r\nPING\r\n"], What::Silent, 1, now);

@@ -337,7 +337,7 @@ impl Sequencer {
     /// Two databases changed places, perhaps behind a script of the same block, which has not been reported yet.
     pub(super) fn swap_scripted(&mut self, a: Db, b: Db) {
         let side = self.primary();
-        let lanes: Vec<LaneId> = self.sides[side.index()].all_lanes().map(|(id, _)| LaneId { side, ..id }).collect();
+        let lanes: Vec<LaneId> = self.sides[side.index()].all_lanes().map(|(id, _)| id).collect();
         for id in lanes {
             if let Some(lane) = self.lane_mut(id) {
                 lane.script_dbs.iter_mut().for_each(|db| *db = super::mirror::swapped(*db, a, b));
@@ -384,7 +384,7 @@ impl Sequencer {
 
     fn tracked_lanes(&self, side: Endpoint) -> impl Iterator<Item = LaneId> + '_ {
         let tracked = |(_, lane): &(LaneId, &Lane)| lane.is_open() && lane.tracking == Tracking::On;
-        self.sides[side.index()].all_lanes().filter(tracked).map(move |(id, _)| LaneId { side, ..id })
+        self.sides[side.index()].all_lanes().filter(tracked).map(|(id, _)| id)
     }
 
     /// Compares reports of emptied databases with our own flushes; one that is not ours puts everything in doubt.
@@ -425,7 +425,7 @@ impl Sequencer {
         }
         let side = self.primary();
         let owing = |(_, lane): &(LaneId, &Lane)| lane.is_open() && lane.in_flight.is_empty() && lane.is_unreported();
-        let owing: Vec<LaneId> = self.sides[side.index()].all_lanes().filter(owing).map(|(id, _)| LaneId { side, ..id }).collect();
+        let owing: Vec<LaneId> = self.sides[side.index()].all_lanes().filter(owing).map(|(id, _)| id).collect();
         let now = self.now.us;
         for id in &owing {
             if let Some(lane) = self.lane_mut(*id) {

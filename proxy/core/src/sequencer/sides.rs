@@ -126,6 +126,7 @@ enum State {
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Side {
+    endpoint: Endpoint,
     pub address: String,
     state: State,
     /// Counts connects; what belongs to an older one is ignored.
@@ -173,8 +174,9 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub fn new(address: String) -> Side {
+    pub fn new(endpoint: Endpoint, address: String) -> Side {
         Side {
+            endpoint,
             address,
             state: State::Down(0),
             generation: 0,
@@ -273,8 +275,8 @@ impl Side {
 
     /// Lanes of databases, whatever their state; without those of sessions' own.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneId, &Lane)> {
-        let side = |at| LaneId::of_slot(Endpoint::Old, at);
-        self.lanes.iter().enumerate().filter_map(move |(at, lane)| lane.as_ref().map(|lane| (side(at), lane)))
+        let id = |at| LaneId::of_slot(self.endpoint, at);
+        self.lanes.iter().enumerate().filter_map(move |(at, lane)| lane.as_ref().map(|lane| (id(at), lane)))
     }
 
     /// Every lane, those of sessions' own too.
