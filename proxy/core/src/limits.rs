@@ -289,4 +289,4 @@ pub const SHADOW_EXAMS_AT_ONCE: usize = 8;
 pub const LINGERING_MS: u64 = 1;
 
 /// Bytes of them with which they go at once.
-pub const LINGERING_BYTES: usize = 32 * 1024;
+pub const LINGERING_BYTES: u64 = 32 * 1024;

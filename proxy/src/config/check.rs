@@ -57,6 +57,9 @@ pub(super) fn check(config: &Config, mistakes: &mut Vec<String>) {
     for (key, bound) in positive(config) {
         wrong(bound == 0, &format!("{key}: must be at least 1"));
     }
+    for (key, age) in [("mirror.queue_age_max_ms", config.mirror.queue_age_max_ms), ("cutover.lag_max_ms", config.cutover.lag_max_ms)] {
+        wrong((1..AGE_MIN_MS).contains(&age), &format!("{key}: must be at least {AGE_MIN_MS}, because effects gather for a moment"));
+    }
     wrong(
         config.limits.lane_frame_max as u64 > 512 << 20,
         "limits.lane_frame_max: at most 536870912 (512 MB), the largest string Redis takes",
@@ -103,6 +106,9 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
     wrong(!url.tls && given(&side.ca_file).is_some(), "ca_file: has no meaning without TLS; write rediss:// in url");
     wrong(!url.tls && !side.server_name.is_empty(), "server_name: has no meaning without TLS; write rediss:// in url");
 }
+
+/// Least age at which effects may count as late: several times as long as they linger.
+const AGE_MIN_MS: u64 = 10 * twinlane_core::limits::LINGERING_MS;
 
 /// Bounds that stop everything when they are zero. (`expiry_margin_ms` may be: it only brings doubt sooner.)
 fn positive(config: &Config) -> [(&'static str, u64); 11] {

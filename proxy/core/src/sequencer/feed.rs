@@ -454,16 +454,17 @@ impl Sequencer {
     }
 
     /// A session is told that it is over only when the server has ended its feed too: what anybody sends behind that finds it gone. A
-    /// PUBLISH does not count it, and whose invalidations were redirected here is told so. None when there is nothing to wait for.
+    /// PUBLISH does not count it, and whose invalidations were redirected here is told so. Behind its own requests, which may be told of
+    /// there. None when there is nothing to wait for.
     pub(super) fn leave_feed(&mut self, id: SessionId) -> Option<Admit> {
-        let lane = self.sessions.get(id)?.feed.as_ref()?.lane;
+        let session = self.sessions.get(id)?;
+        let lane = session.feed.as_ref()?.lane;
         let open = self.lane(lane).filter(|lane| lane.is_open())?;
         let asked = open.in_flight.iter().any(|flight| matches!(flight.what, What::Leave(_)));
-        // While a flip holds everybody, nothing goes out that could find it.
-        if self.holding && !asked {
-            return None;
+        if !asked && !session.is_drained() {
+            return Some(Admit::Wait(Wait::Drain));
         }
-        if !asked {
+        if !asked && !self.holding {
             self.push_feed(lane, b"*1\r\n$4\r\nQUIT\r\n", What::Leave(id), 1);
         }
         Some(Admit::Wait(Wait::Gate))

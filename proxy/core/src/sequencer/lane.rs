@@ -153,6 +153,7 @@ impl What {
         match self {
             What::Effect(effect) => effect.ack.is_none(),
             What::EffectBlock(block) => block.ack.is_none(),
+            What::Shadow(_) => true,
             _ => false,
         }
     }
@@ -340,7 +341,7 @@ impl Lane {
 
     /// Whether nobody waits for what is not written yet, and it is not so much that it had better go.
     pub fn can_wait(&self) -> bool {
-        self.tape.sent_to() >= self.hurried && self.tape.unsent().len() < crate::limits::LINGERING_BYTES
+        self.tape.sent_to() >= self.hurried && self.tape.end() - self.tape.sent_to() < crate::limits::LINGERING_BYTES
     }
 
     /// Requests in flight, without what only reads and what belongs to it, or keeps the connection and the mark.

@@ -548,6 +548,8 @@ impl Sequencer {
             return self.unsync(&barrier.databases, WideCause::Barrier);
         }
         self.mirror.barriers.push_back(barrier);
+        // It waits for all that is in flight.
+        self.hurry_mirror();
     }
 
     /// These databases (all, when none is named) are in doubt as a whole. Keys that only the mirror has go too, if the cause may have left
@@ -908,34 +910,8 @@ impl Sequencer {
         self.mirror.owed_flush.iter().copied().find(|db| !lacks_lane(&self.sides, *db))
     }
 
-    /// A reply has waited too long for the mirror: it is delivered, its key is dirty; or its connection is closed.
+    /// A reply has waited too long for the mirror: it is delivered, or its connection is closed. Its effect is queued as before (I4).
     pub(super) fn ack_missed(&mut self, id: SessionId, number: u64) {
-        let lanes: Vec<LaneId> = self.sides[self.mirror_side().index()].lanes().map(|(id, _)| id).collect();
-        for lane_id in lanes {
-            let Some(lane) = self.lane(lane_id) else { continue };
-            let mut at = lane.tape.front_at();
-            let mut found = None;
-            for flight in &lane.in_flight {
-                let waits = match &flight.what {
-                    What::Effect(effect) => (effect.ack == Some((id, number))).then_some(effect.position),
-                    What::EffectBlock(block) => (block.ack == Some((id, number))).then_some(block.position),
-                    _ => None,
-                };
-                if let Some(position) = waits {
-                    found = Some((lane.tape.frame(at, flight.len).to_vec(), position));
-                    break;
-                }
-                at += u64::from(flight.len);
-            }
-            if let Some((frame, position)) = found {
-                each_request(&frame, |command, request| {
-                    for key in command.keys(request).filter(|key| key.used.writes()) {
-                        self.mark_dirty(self.db_now(lane_id.db), key.name, Cause::QueueFull, position);
-                    }
-                });
-                break;
-            }
-        }
         if matches!(self.settings.ack, Ack::Both { strict: true, .. }) {
             self.close_unacknowledged(id);
         } else {

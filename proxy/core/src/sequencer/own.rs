@@ -283,6 +283,7 @@ impl Sequencer {
         };
         let watches = |what: &What| matches!(what, What::Watch(_));
         let flights = own.lane.in_flight.iter().map(|flight| &flight.what);
+        let leaves = flights.clone().any(|what| matches!(what, What::Leave(_)));
         let asked: Vec<(SessionId, bool)> = flights.filter_map(|what| Some((client(what)?, watches(what)))).collect();
         self.close_own(lane);
         for (id, watches) in asked {
@@ -304,6 +305,8 @@ impl Sequencer {
         match used {
             Use::Command if !wanted => {}
             Use::Command => self.break_watch(owner),
+            // That is what its session waits for.
+            Use::Feed if leaves => self.end_leaving(owner),
             Use::Feed => self.lose_feed(owner, lane),
         }
         if opening

@@ -28,7 +28,7 @@ impl Sequencer {
     /// Whether they may stay a moment ([`crate::limits::LINGERING_MS`]), so that more go with one write: effects that no client waits for.
     #[must_use]
     pub fn lane_can_wait(&self, lane: LaneId) -> bool {
-        self.flip.is_none() && lane.side != self.primary() && self.lane(lane).is_some_and(Lane::can_wait)
+        self.flip.is_none() && !self.mirror_owes() && lane.side != self.primary() && self.lane(lane).is_some_and(Lane::can_wait)
     }
 
     /// The socket took `n` of them.
