@@ -996,3 +996,29 @@ fn h28_a_reply_that_waited_too_long_is_given_and_counted() {
     (0..50).for_each(|_| hand.tick());
     assert_eq!((mirror(&hand).queued_effects, mirror(&hand).dirty_keys), (0, 0));
 }
+
+/// H27, I4: a FLUSHALL that the mirror refuses is owed where the mirror has no memory, also when it says so at EXEC; refused for another reason it
+/// leaves all databases in doubt.
+#[test]
+fn i4_a_refused_flushall_is_not_forgotten() {
+    let out_of_memory = "OOM command not allowed when used memory > 'maxmemory'.";
+    for (refusal, owed) in [
+        (format!("-EXECABORT Transaction discarded because of: {out_of_memory}\r\n"), true),
+        ("-EXECABORT Transaction discarded because of: ERR something else\r\n".into(), false),
+    ] {
+        let mut hand = Hand::begin("7.0.15", Settings { image_bytes_max: 0, ..Settings::default() });
+        (0..50).for_each(|_| hand.tick());
+        let client = hand.client();
+        hand.ask(client, "FLUSHALL");
+        assert_eq!(hand.sent(OLD)[1], "FLUSHALL");
+        hand.reply(OLD, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n+OK\r\n");
+        assert_eq!(hand.told(client), "+OK\r\n");
+        while !hand.sent(NEW).contains(&"FLUSHALL".to_owned()) {
+            hand.tick_with(|lane, request| if lane == NEW { String::new() } else { answer(lane, request) });
+        }
+        hand.reply(NEW, &format!("+OK\r\n+QUEUED\r\n+QUEUED\r\n{refusal}"));
+        let mirror = hand.core.status().mirror;
+        assert_eq!((mirror.state == "paused", mirror.unsynced_databases.is_empty()), (owed, owed), "{mirror:?}");
+        assert!(hand.core.explains(0, b"k0"), "the mirror has it still");
+    }
+}

@@ -650,8 +650,8 @@ impl Sequencer {
             }
             let text = String::from_utf8_lossy(error.text()).into_owned();
             self.alarm(&format!("`{}` refused a whole-database command: {text}", self.mirror_side()));
-            let databases = self.mirror.barriers.front().map(|barrier| barrier.databases.clone()).unwrap_or_default();
-            if !databases.is_empty() {
+            if let Some(barrier) = self.mirror.barriers.front().filter(|barrier| barrier.flushes || !barrier.databases.is_empty()) {
+                let databases = barrier.databases.clone();
                 self.unsync(&databases, WideCause::Barrier);
             }
         }
@@ -823,12 +823,18 @@ impl Sequencer {
     pub(super) fn side_refusal(&mut self, error: Reply<'_>) -> bool {
         const SIDE: [&[u8]; 10] =
             [b"OOM", b"READONLY", b"MISCONF", b"NOREPLICAS", b"LOADING", b"MASTERDOWN", b"BUSY", b"NOAUTH", b"NOPERM", b"CLUSTERDOWN"];
-        // A block that was refused at queue time says why in the reply that came first; EXECABORT follows.
-        let Some(word) = error.error_word().filter(|word| SIDE.contains(word)) else { return false };
+        // A block that was refused at queue time says why in the reply that came first; EXECABORT follows. Refused at EXEC it says so there
+        // (multi.c execCommandAbort).
+        let text = error.text();
+        let why = text.strip_prefix(b"EXECABORT Transaction discarded because of: ").unwrap_or(text);
+        let word = why.split(|byte| *byte == b' ').next().unwrap_or_default();
+        if !error.is_error() || !SIDE.contains(&word) {
+            return false;
+        }
         let cause = String::from_utf8_lossy(word).into_owned();
         *self.totals.refusals.entry(cause.clone()).or_default() += 1;
         if !matches!(self.mirror.mode, Mode::Paused { .. }) {
-            let text = String::from_utf8_lossy(error.text()).into_owned();
+            let text = String::from_utf8_lossy(text).into_owned();
             self.log(true, format!("`{}` refuses writes: {text}; effects become dirty keys until it accepts again", self.mirror_side()));
             self.mirror.mode = Mode::Paused { cause, trial_at: self.now.us + 1_000_000 };
         }
