@@ -284,9 +284,9 @@ pub const SHADOW_EXAMS_MAX: usize = 256;
 /// Of those, keys on the lanes at a time.
 pub const SHADOW_EXAMS_AT_ONCE: usize = 8;
 
-/// Milliseconds that effects may linger before they are written to the mirror, where no client waits for them: a write and a read a millisecond
-/// for all of them cost less than one of each with every turn.
-pub const LINGERING_MS: u64 = 1;
+/// Microseconds between two writes to the mirror, where no client waits for what is to be written: a write and a read a millisecond for all
+/// effects cost less than one of each with every turn. What comes later than that goes at once; the last ones of a burst may wait for the tick.
+pub const LINGERING_US: u64 = 1_000;
 
 /// Bytes of them with which they go at once.
 pub const LINGERING_BYTES: u64 = 32 * 1024;

@@ -107,8 +107,8 @@ fn check_side(endpoint: Endpoint, side: &Side, mistakes: &mut Vec<String>) {
     wrong(!url.tls && !side.server_name.is_empty(), "server_name: has no meaning without TLS; write rediss:// in url");
 }
 
-/// Least age at which effects may count as late: several times as long as they linger.
-const AGE_MIN_MS: u64 = 10 * twinlane_core::limits::LINGERING_MS;
+/// Least age at which effects may count as late: the last ones of a burst may linger until the next tick, 10 milliseconds.
+const AGE_MIN_MS: u64 = 50;
 
 /// Bounds that stop everything when they are zero. (`expiry_margin_ms` may be: it only brings doubt sooner.)
 fn positive(config: &Config) -> [(&'static str, u64); 11] {

@@ -48,11 +48,11 @@ fn the_reference_file_is_the_defaults_and_has_every_field() {
 
 #[test]
 fn flags_win_over_the_environment_over_the_file_over_the_defaults() {
-    let text = "[mirror]\nack_timeout_ms = 1\nqueue_age_max_ms = 10\nexpiry_margin_ms = 1\n";
-    let environment = [("TWINLANE__MIRROR__QUEUE_AGE_MAX_MS", "20"), ("TWINLANE__MIRROR__EXPIRY_MARGIN_MS", "2")];
+    let text = "[mirror]\nack_timeout_ms = 1\nqueue_age_max_ms = 100\nexpiry_margin_ms = 1\n";
+    let environment = [("TWINLANE__MIRROR__QUEUE_AGE_MAX_MS", "200"), ("TWINLANE__MIRROR__EXPIRY_MARGIN_MS", "2")];
     let config = load_with(text, &environment, &[("mirror.expiry_margin_ms", "3")]).unwrap();
     let mirror = config.mirror;
-    assert_eq!((mirror.ack_timeout_ms, mirror.queue_age_max_ms, mirror.expiry_margin_ms), (1, 20, 3));
+    assert_eq!((mirror.ack_timeout_ms, mirror.queue_age_max_ms, mirror.expiry_margin_ms), (1, 200, 3));
     assert_eq!(mirror.dirty_keys_max, 1_000_000);
 }
 

@@ -1,5 +1,5 @@
 //! Client connections: one task for all of them. Their sockets are in a poll of their own, whose file the runtime watches: a turn asks
-//! it once which of them have something, reads each of those once, and only then lets the lanes write. A task each would cost a
+//! it once which of them have something, reads each of those once, and writes the lanes behind that, or where much has come. A task each would cost a
 //! wake-up, a place in the runtime's queue and its memory with every request. Replies are written by whoever produced them.
 
 use super::Shell;
@@ -21,6 +21,9 @@ use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
 /// Sockets that one look at the poll can name, and connections that are due in one turn; the others come with the next one.
 const EVENTS: usize = 1024;
+
+/// Bytes that are read from clients before lanes are written, in one turn.
+const READ_AT_ONCE: usize = 128 * 1024;
 
 /// One connection.
 struct Client {
@@ -45,6 +48,8 @@ pub(super) struct Clients {
     /// Those with something to do that no event tells.
     due: RefCell<Vec<SessionId>>,
     waker: RefCell<Option<Waker>>,
+    /// Bytes read since lanes were last written.
+    read: Cell<usize>,
     /// Their task is at work.
     at_work: Cell<bool>,
 }
@@ -58,7 +63,7 @@ impl Clients {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let (by_slot, due, waker) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker, at_work: Cell::new(false) }, poll))
+        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker, read: Cell::new(0), at_work: Cell::new(false) }, poll))
     }
 
     /// Writes as much of a session's output as the socket takes.
@@ -141,6 +146,7 @@ impl Client {
             Ok(0) => self.readable.set(false),
             Ok(n) => {
                 self.readable.set(n == buffer.len() || self.ends.get());
+                shell.clients.read.set(shell.clients.read.get() + n);
                 core.handle_client_bytes(self.id, &buffer[..n], shell.now());
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable.set(false),
@@ -241,6 +247,7 @@ fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut C
         }
         ready.clear_ready();
     }
+    clients.read.set(0);
     shell.flush();
     more || !clients.due.borrow().is_empty()
 }
@@ -269,5 +276,10 @@ fn visit(shell: &Shell, client: &Client) {
     } else if client.readable.get() && shell.core.borrow().wants_input(client.id) {
         // More may wait; the others come first.
         shell.clients.visit_again(client);
+    }
+    if shell.clients.read.get() >= READ_AT_ONCE {
+        // A server that has this much to do need not wait for the rest of the turn.
+        shell.clients.read.set(0);
+        shell.flush();
     }
 }

@@ -1,7 +1,7 @@
 //! The data thread: sockets on one side, the sequencer on the other, nothing decided here.
 //!
 //! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn stays batched: all sockets
-//! that are ready are read first, and only then do the lanes write what was appended, once each. Async code here waits and
+//! that are ready are read first, and then the lanes write what was appended, once each. Async code here waits and
 //! hands over what came; `Shell::flush` carries out what the sequencer wants done.
 
 mod aside;
@@ -143,7 +143,6 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
         spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
     spawn_local(tick(shell.clone()));
-    spawn_local(end_lingering(shell.clone()));
     spawn_local(clients::serve(shell.clone(), poll).context("the clients' poll")?);
     spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
@@ -176,10 +175,6 @@ async fn tick(shell: Rc<Shell>) {
     }
 }
 
-async fn end_lingering(shell: Rc<Shell>) {
-    shell.lanes.end_lingering().await;
-}
-
 impl Shell {
     fn now(&self) -> Now {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
@@ -193,7 +188,7 @@ impl Shell {
         told
     }
 
-    /// Writes what sessions are owed, wakes lanes that have something to write, carries out actions.
+    /// Writes what sessions are owed and what lanes have to send, carries out actions.
     fn flush(&self) {
         if self.flushing.replace(true) {
             return;
@@ -214,8 +209,9 @@ impl Shell {
             self.sync_journal(&mut core);
             while let Some(lane) = core.poll_lane() {
                 core.handle_lane_polled(lane);
-                if core.lane_can_wait(lane) { self.lanes.linger(lane) } else { self.lanes.wake(lane) }
+                self.lanes.serve(&mut core, lane, || self.now().us);
             }
+            self.lanes.end_lingering(&mut core, || self.now().us);
             let Some(action) = core.poll_action() else { break };
             drop(core);
             self.act(action);

@@ -87,7 +87,7 @@ impl World<'_> {
     /// The lane has something to write: it will, in a moment, or in a longer one where the core lets it.
     pub fn wake_lane(&mut self, id: LaneId) {
         let lingers = self.core.lane_can_wait(id);
-        let at = self.now + self.rng.below(if lingers { 2_000 } else { 30 });
+        let at = self.now + self.rng.below(if lingers { 10_000 } else { 30 });
         let Some(socket) = self.socket(id) else { return };
         let hurries = !lingers && std::mem::take(&mut socket.lingers);
         if !std::mem::replace(&mut socket.scheduled, true) || hurries {

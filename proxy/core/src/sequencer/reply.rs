@@ -25,7 +25,7 @@ impl Sequencer {
         self.lane(lane).map_or(&[], |lane| lane.tape.unsent())
     }
 
-    /// Whether they may stay a moment ([`crate::limits::LINGERING_MS`]), so that more go with one write: effects that no client waits for.
+    /// Whether they may stay a moment ([`crate::limits::LINGERING_US`]), so that more go with one write: effects that no client waits for.
     #[must_use]
     pub fn lane_can_wait(&self, lane: LaneId) -> bool {
         self.flip.is_none() && !self.mirror_owes() && lane.side != self.primary() && self.lane(lane).is_some_and(Lane::can_wait)
