@@ -151,9 +151,11 @@ fn turn(shell: &Shell, handle: &Handle, id: LaneId, cx: &mut Context<'_>) -> Pol
         cx.waker().wake_by_ref();
         return Poll::Pending;
     }
-    if !handle.lingers.get()
-        && let Some(stream) = handle.stream.borrow_mut().as_mut()
-        && let Err(error) = write(&mut shell.core.borrow_mut(), stream, id, handle.generation, cx)
+    if let Some(stream) = handle.stream.borrow_mut().as_mut()
+        && let Err(error) = match handle.lingers.get() {
+            false => write(&mut shell.core.borrow_mut(), stream, id, handle.generation, cx),
+            true => flush(stream, cx),
+        }
     {
         return Poll::Ready(Some(format!("the connection broke while writing: {error}")));
     }
@@ -208,6 +210,11 @@ fn write(core: &mut Sequencer, stream: &mut Stream, id: LaneId, generation: u64,
             Poll::Pending => break,
         }
     }
+    flush(stream, cx)
+}
+
+/// What encryption holds back goes too.
+fn flush(stream: &mut Stream, cx: &mut Context<'_>) -> std::io::Result<()> {
     match Pin::new(stream).poll_flush(cx) {
         Poll::Ready(Err(error)) => Err(error),
         _ => Ok(()),

@@ -1016,9 +1016,20 @@ fn i4_a_refused_flushall_is_not_forgotten() {
         while !hand.sent(NEW).contains(&"FLUSHALL".to_owned()) {
             hand.tick_with(|lane, request| if lane == NEW { String::new() } else { answer(lane, request) });
         }
-        hand.reply(NEW, &format!("+OK\r\n+QUEUED\r\n+QUEUED\r\n{refusal}"));
+        let mark = if owed { format!("-{out_of_memory}\r\n") } else { "+OK\r\n".into() };
+        hand.reply(NEW, &format!("+OK\r\n+QUEUED\r\n+QUEUED\r\n{refusal}{mark}"));
         let mirror = hand.core.status().mirror;
         assert_eq!((mirror.state == "paused", mirror.unsynced_databases.is_empty()), (owed, owed), "{mirror:?}");
         assert!(hand.core.explains(0, b"k0"), "the mirror has it still");
+        if owed {
+            // A full server queues nothing, but would empty itself: it is told so alone.
+            hand.now.us += 1_000_000;
+            hand.core.handle_tick(hand.now);
+            let sent = hand.sent(NEW);
+            assert_eq!((&*sent[0], &sent[1][..22]), ("FLUSHALL", "SET __twinlane:record "), "{sent:?}");
+            hand.reply(NEW, &"+OK\r\n".repeat(sent.len()));
+            (0..50).for_each(|_| hand.tick());
+            assert_eq!((hand.core.status().mirror.state, hand.core.explains(0, b"k0")), ("following", false));
+        }
     }
 }

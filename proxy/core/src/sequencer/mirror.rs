@@ -645,7 +645,8 @@ impl Sequencer {
         let error =
             failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|element| element.is_error()));
         if let Some(error) = error {
-            if self.side_refusal(error) {
+            // Who may not do this may do the rest.
+            if error.error_word() != Some(b"NOPERM") && self.side_refusal(error) {
                 return;
             }
             let text = String::from_utf8_lossy(error.text()).into_owned();
@@ -867,8 +868,12 @@ impl Sequencer {
                     format!("`{side}` is behind ({bytes} bytes, {} ms): effects become dirty keys until it catches up", age / 1000),
                 );
             }
-            Mode::Paused { trial_at, .. } if now >= *trial_at => {
+            Mode::Paused { trial_at, cause } if now >= *trial_at => {
                 *trial_at = now + 1_000_000;
+                let full = cause == "OOM";
+                if full {
+                    self.empty_full_mirror();
+                }
                 let mark = self.mirror_mark();
                 let home = LaneId::shared(side, 0);
                 if let Some(lane) = self.lane_mut(home).filter(|lane| lane.is_open()) {
@@ -879,6 +884,38 @@ impl Sequencer {
                 self.touch_lane(home);
             }
             _ => {}
+        }
+    }
+
+    /// A full mirror takes nothing but what makes room, and queues nothing in a transaction: what is to empty it is sent alone, and its mark
+    /// behind it, as the trial.
+    fn empty_full_mirror(&mut self) {
+        let side = self.mirror_side();
+        if !self.sides[side.index()].is_idle() || self.mirror.barrier_sent {
+            return;
+        }
+        let (now, home) = (self.now.us, LaneId::shared(side, 0));
+        match self.mirror.barriers.front() {
+            Some(barrier) if barrier.flushes && self.lane(home).is_some_and(super::lane::Lane::is_open) => {
+                self.mirror.barrier_sent = true;
+                (0..limits::DATABASES_MAX as Db).for_each(|db| self.note_sent(db, None));
+                if let Some(lane) = self.lane_mut(home) {
+                    lane.push(&[b"*1\r\n$8\r\nFLUSHALL\r\n"], What::Barrier, 1, now);
+                }
+            }
+            Some(_) => {}
+            None => {
+                let open = |db: &Db| self.lane(LaneId::shared(side, *db)).is_some_and(super::lane::Lane::is_open);
+                let Some(db) = self.mirror.owed_flush.iter().copied().find(open) else { return };
+                self.mirror.owed_flush.remove(&db);
+                let (position, id) = (self.next_position(), LaneId::shared(side, db));
+                self.note_sent(db, None);
+                let flight = EffectFlight { position, expect: Expect::Any, total: true, sourced: false, ack: None };
+                if let Some(lane) = self.lane_mut(id) {
+                    lane.push(&[b"*1\r\n$7\r\nFLUSHDB\r\n"], What::Effect(flight), 1, now);
+                }
+                self.touch_lane(id);
+            }
         }
     }
 
