@@ -15,13 +15,13 @@ fn clap_agrees_with_itself() {
 #[test]
 fn the_line_of_the_readme_is_enough_to_serve() {
     let line = "twinlane serve --listen 127.0.0.1:6400 --admin 127.0.0.1:6401 --old redis://a:1 --new rediss://u:p@b:2 --state-dir /s \
-                --new-data keep --on-primary-loss follow --ack both --set mirror.queue_age_max_ms=9";
+                --new-data keep --on-primary-loss follow --ack both --set mirror.queue_age_max_ms=90";
     let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
     let Verb::Serve(args) = parse(&line).unwrap().verb else { panic!() };
     let config = args.config().unwrap();
     assert_eq!((config.old.url.host.as_str(), config.new.url.port, config.new.url.tls), ("a", 2, true));
     assert_eq!(config.primary.on_loss, crate::config::OnLoss::Follow);
-    assert_eq!((config.mirror.ack, config.mirror.queue_age_max_ms), (crate::config::Ack::Both, 9));
+    assert_eq!((config.mirror.ack, config.mirror.queue_age_max_ms), (crate::config::Ack::Both, 90));
     assert_eq!(config.state_dir.to_str(), Some("/s"));
 }
 
