@@ -921,6 +921,7 @@ fn h52_both_protocols_share_the_lanes() {
     let mut client = proxy.client().unwrap();
     let expect = old.client().unwrap().cmd("HELLO 3").unwrap();
     assert_eq!(client.cmd("HELLO 3").unwrap(), expect);
+    proxy.wait_until_synced(Duration::from_secs(30)).unwrap();
     assert_eq!(proxy.post("/v1/cutover", &json!({"dry_run": true})).unwrap().status / 100, 2);
 }
 
