@@ -8,9 +8,10 @@
 use super::Sequencer;
 use super::mirror::{Mode, unmirrorable};
 use super::pace::Rate;
-use super::scan::Told;
+use super::scan::{Told, share};
 use crate::doubt::Cause;
 use crate::endpoint::{Db, Endpoint};
+use crate::journal::Known;
 use crate::limits;
 use crate::status::{BackfillCounters, BackfillRates, BackfillStatus, Outcome, WalkStatus};
 use std::sync::Arc;
@@ -206,6 +207,22 @@ impl Sequencer {
         (ended + walked).saturating_sub(self.backfilling() as u64)
     }
 
+    /// Keys that are done, and of how many, until both sides are connected and the databases are listed: what an earlier process
+    /// walked is gone on with then.
+    fn unlisted_keys(&self) -> (u64, u64) {
+        let databases = self.sides[self.primary().index()].keys.keys();
+        let keys_of = |db: &Db| {
+            let keys = self.keys_of_primary(*db);
+            match self.left_known(*db) {
+                Known::Equal | Known::Unaligned => (0, 0),
+                Known::Walked { on_mirror: true, .. } => (keys, keys),
+                Known::Walked { on_mirror: false, cursor } => ((share(cursor) * keys as f64) as u64, keys),
+                Known::Nothing => (0, keys),
+            }
+        };
+        databases.map(keys_of).fold((0, 0), |(done, all), (walked, keys)| (done + walked, all + keys))
+    }
+
     /// Keys of the primary in a database, without the reserved one, at the last look.
     fn keys_of_primary(&self, db: Db) -> u64 {
         let side = &self.sides[self.primary().index()];
@@ -289,8 +306,7 @@ impl Sequencer {
         status.keys_done = self.backfilled_keys();
         status.keys_estimate = ended + status.databases.iter().map(|walk| walk.keys_estimate).sum::<u64>();
         if self.scans.is_unlisted() {
-            let primary = &self.sides[self.primary().index()];
-            status.keys_estimate = primary.keys.keys().map(|db| self.keys_of_primary(*db)).sum();
+            (status.keys_done, status.keys_estimate) = self.unlisted_keys();
         }
         if let Some(run) = run {
             status.bytes_done = run.bytes;

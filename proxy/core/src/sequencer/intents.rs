@@ -390,6 +390,12 @@ impl Sequencer {
         }
     }
 
+    /// What an earlier process left written of a database, until it is taken.
+    pub(super) fn left_known(&self, db: Db) -> Known {
+        let facts = self.intents.known.as_ref();
+        facts.and_then(|facts| facts.databases.get(usize::from(db))).copied().unwrap_or_default()
+    }
+
     /// Both sides are connected and every database would be walked: what the journal knows is taken instead. None: it knows nothing.
     pub(super) fn take_known(&mut self) -> Option<Facts> {
         let facts = self.intents.known.take()?;

@@ -426,7 +426,7 @@ impl Sequencer {
 
 /// How much of a table a walk has behind it: SCAN counts in the bits of its cursor from the highest to the lowest (redis 7.0.15 dict.c
 /// dictScan), whatever the size of the table.
-fn share(cursor: u64) -> f64 {
+pub(super) fn share(cursor: u64) -> f64 {
     cursor.reverse_bits() as f64 / 2f64.powi(64)
 }
 
