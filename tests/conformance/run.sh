@@ -100,14 +100,14 @@ start() {
             --daemonize no >"$dir/$side.log" &
         pids+=($!)
     done
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         if "$suite/src/redis-cli" -p "$old" ping >/dev/null 2>&1 && "$suite/src/redis-cli" -p "$new" ping >/dev/null 2>&1; then break; fi
         sleep 0.1
     done
     TWINLANE__COMMANDS__ALLOW=$allow "$target/$profile/twinlane" serve --listen "127.0.0.1:$port" --admin "127.0.0.1:$admin" \
         --old "redis://127.0.0.1:$old" --new "redis://127.0.0.1:$new" --state-dir "$dir/state" >"$dir/proxy.log" 2>&1 &
     pids+=($!)
-    for _ in $(seq 100); do
+    for _ in $(seq 600); do
         if curl -sf "http://127.0.0.1:$admin/readyz" >/dev/null; then return; fi
         sleep 0.1
     done

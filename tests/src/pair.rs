@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value as Json, json};
 
 use crate::compare::{self, Report, compare};
@@ -113,8 +113,10 @@ impl Pair {
     pub fn wait_status(&self, what: &str, mut holds: impl FnMut(&Json) -> bool) -> Result<Json> {
         let mut last = Json::Null;
         until(what, PATIENCE, || {
-            last = self.proxy.status()?;
-            Ok(holds(&last))
+            let answer = self.proxy.get("/v1/status")?;
+            // Another status than 200: it is too busy to tell just now.
+            last = answer.body;
+            Ok(answer.status == 200 && holds(&last))
         })
         .with_context(|| format!("status: {last}\n{}", self.proxy.log_tail()))?;
         Ok(last)
@@ -142,33 +144,28 @@ impl Pair {
 
     /// Moves the primary role to `new`, asking again while the gate is shut for something that passes.
     pub fn cutover(&self) -> Result<Answer> {
-        self.flip("/v1/cutover")
+        self.proxy.flip("/v1/cutover", &json!({}))
+    }
+
+    /// Moves it to `new` although the old primary lost its data.
+    pub fn leave_lost_primary(&self) -> Result<Answer> {
+        self.proxy.flip("/v1/cutover", &json!({"force": ["primary-lost"]}))
     }
 
     /// Moves the primary role back to `old`.
     pub fn rollback(&self) -> Result<Answer> {
-        self.flip("/v1/rollback")
-    }
-
-    fn flip(&self, path: &str) -> Result<Answer> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.proxy.post(path, &json!({}))?;
-            if answer.status == 200 {
-                ensure!(answer.body["done"] == true, "{path} answers {}", answer.body);
-                return Ok(answer);
-            }
-            ensure!(answer.status == 409, "{path} answers {}: {}", answer.status, answer.body);
-            if Instant::now() > deadline {
-                bail!("{path} is still refused: {}\n{}", answer.body, self.proxy.log_tail());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        self.proxy.flip("/v1/rollback", &json!({}))
     }
 
     /// The sum of all samples of a metric whose name begins so and whose labels contain `label`.
     pub fn metric(&self, name: &str, label: &str) -> Result<f64> {
-        let Json::String(text) = self.proxy.get("/metrics")?.body else { bail!("no metrics") };
+        let mut text = String::new();
+        // What is too busy to tell them leaves most of them out.
+        until("metrics", PATIENCE, || {
+            let Json::String(told) = self.proxy.get("/metrics")?.body else { bail!("no metrics") };
+            text = told;
+            Ok(text.contains("\ntwinlane_client_bytes_total"))
+        })?;
         let samples = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
         Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }

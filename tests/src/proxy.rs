@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use crate::pair::until;
+use crate::pair::{PATIENCE, in_step, until};
 use crate::resp::Client;
 use crate::servers::{free_port, root};
 
@@ -231,15 +231,30 @@ impl Proxy {
         self.post("/v1/rollback", &json!({}))
     }
 
-    /// Waits until status shows a queue without effects and no dirty key, twice in a row.
+    /// Moves the primary role: asks `path` with a body again while it is refused, which it is for anything that passes, as a side that is slow for a moment.
+    pub fn flip(&self, path: &str, body: &Json) -> Result<Answer> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.post(path, body)?;
+            if answer.status == 200 {
+                ensure!(answer.body["done"] == true, "{path} answers {}", answer.body);
+                return Ok(answer);
+            }
+            ensure!(answer.status == 409, "{path} answers {}: {}", answer.status, answer.body);
+            if Instant::now() > deadline {
+                bail!("{path} is still refused: {}\n{}", answer.body, self.log_tail());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until status says that both sides are in step, twice in a row.
     pub fn wait_until_synced(&self, timeout: Duration) -> Result<Json> {
         let deadline = Instant::now() + timeout;
         let mut calm = 0;
         loop {
             let status = self.status()?;
-            let mirror = &status["mirror"];
-            let behind = mirror["queued_effects"].as_u64().zip(mirror["dirty_keys"].as_u64());
-            calm = if behind == Some((0, 0)) { calm + 1 } else { 0 };
+            calm = if in_step(&status) { calm + 1 } else { 0 };
             if calm == 2 {
                 return Ok(status);
             }

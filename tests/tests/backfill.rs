@@ -89,8 +89,9 @@ const FAST: u64 = 1_000_000;
 #[test]
 fn it_is_slowed_down_paused_and_ended() {
     let pair = warm(3_000, plain(), &["backfill.rate_max=400"]);
-    let now = wait(&pair, "some keys", |now| now["keys_done"].as_u64() > Some(0) && now["keys_estimate"] == 3_000);
-    assert!(now["state"] == "running" && now["rate_limit"] == 400 && now["waits_for"].is_null(), "{now}");
+    let going = |now: &Json| now["keys_done"].as_u64() > Some(0) && now["keys_estimate"] == 3_000 && now["waits_for"].is_null();
+    let now = wait(&pair, "some keys", going);
+    assert!(now["state"] == "running" && now["rate_limit"] == 400, "{now}");
     refused(&tell(&pair, "/v1/backfill", &json!({})), "a backfill is under way");
     refused(&tell(&pair, "/v1/backfill/resume", &json!({})), "not paused");
     wait(&pair, "a rate", |now| now["rate"].as_u64() > Some(0) && now["eta_s"].is_u64() && now["bytes_per_second"].as_u64() > Some(0));
@@ -129,9 +130,9 @@ fn a_thin_line_bounds_the_bytes() {
     let _ = direct.call(&[b"EVAL", noise.as_bytes(), b"0"]).unwrap();
     let mut setup = plain();
     setup.proxy.args = ["--set", "backfill.bytes_rate_max=200000"].map(str::to_owned).into();
+    let began = std::time::Instant::now();
     let proxy = Proxy::start(&old.address(), &new.address(), setup.proxy).unwrap();
     let pair = Pair { old, new, proxy };
-    let began = std::time::Instant::now();
     wait_done(&pair);
     let took = began.elapsed().as_secs_f64();
     // 600 kB at 200 kB a second; eight keys are in hand when the bound is met, and a tenth of a second is kept.
@@ -169,6 +170,7 @@ fn what_does_not_begin_by_itself_begins_when_asked() {
 fn h43_a_primary_that_was_started_anew_is_walked_from_the_beginning() {
     let mut pair = warm(4_000, plain().old_persists(), &["backfill.rate_max=1500"]);
     wait_keys(&pair, 1_500);
+    done(tell(&pair, "/v1/backfill/rate", &json!({"rate": 300})));
     pair.old.restart_with_data().unwrap();
     wait(&pair, "the walk to begin anew", |now| now["keys_done"].as_u64() < Some(1_500));
     done(tell(&pair, "/v1/backfill/rate", &json!({"rate": FAST})));
@@ -176,8 +178,8 @@ fn h43_a_primary_that_was_started_anew_is_walked_from_the_beginning() {
     pair.assert_equal().unwrap();
 
     // The same with the proxy away meanwhile, whose journal has the cursor.
+    done(tell(&pair, "/v1/backfill/rate", &json!({"rate": 1_000})));
     pair.new.restart_empty().unwrap();
-    done(tell(&pair, "/v1/backfill/rate", &json!({"rate": 1_500})));
     wait(&pair, "the mirror to be copied anew", |now| {
         now["state"] == "running" && (500..3_000).contains(&now["keys_done"].as_u64().unwrap())
     });
@@ -259,7 +261,7 @@ fn what_clients_do_meanwhile_comes_out_right() {
             })
         })
         .collect();
-    wait_keys(&pair, 3_000);
+    wait_keys(&pair, 1_000);
     done(tell(&pair, "/v1/backfill/pause", &json!({})));
     wait(&pair, "the pause", |now| now["state"] == "paused");
     done(tell(&pair, "/v1/backfill/resume", &json!({})));

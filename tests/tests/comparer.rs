@@ -108,7 +108,7 @@ fn plant_all(pair: &mut Pair) {
     pair.plant(each, &["PERSIST volatile"], "ttl volatile");
     pair.plant(each, &["PEXPIRE string 100000"], "ttl string");
     pair.plant(each, &["PEXPIRE volatile 103000"], "ttl volatile");
-    pair.plant(each, &["PEXPIRE volatile 97000", "APPEND volatile w"], "ttl volatile, value volatile");
+    pair.plant(each, &["PEXPIRE volatile 90000", "APPEND volatile w"], "ttl volatile, value volatile");
     pair.plant(each, &["DEL volatile"], "missing volatile");
     pair.plant(each, &["SELECT 3", "SET string value"], "extra 3/string");
     pair.plant(&["SELECT 5", "SET k v"], &["SET k w"], "value 5/k");
@@ -191,7 +191,7 @@ fn equal_shapes(pair: &mut Pair) {
     pair.check(&[], &["SET k v PX 50000"], &["SET k v PX 51000"], "");
     pair.check(&[], &["SET k v PX 1500"], &[], "");
     pair.check(&[], &[], &["XADD k 1-1 a b", "PEXPIRE k 1500"], "");
-    pair.check(&[], &["SET k v PX 5000"], &[], "missing k");
+    pair.check(&[], &["SET k v PX 60000"], &[], "missing k");
     // The proxy's own keys.
     pair.check(&[], &["SET __twinlane:a 1"], &["SET __twinlane:a 2", "SET __twinlane:b 1"], "");
 }
@@ -206,7 +206,7 @@ fn ttls_of_hash_fields_are_compared() {
     for hash in [small, big] {
         let expire = "HPEXPIRE h 100000 FIELDS 1 a";
         pair.check(&[&hash, expire], &[], &[], "");
-        pair.check(&[&hash, expire], &[], &["HPEXPIRE h 101000 FIELDS 1 a"], "");
+        pair.check(&[&hash, expire], &[], &["HPEXPIRE h 100500 FIELDS 1 a"], "");
         pair.check(&[&hash, expire], &[], &["HPEXPIRE h 110000 FIELDS 1 a"], "ttl h");
         pair.check(&[&hash, expire], &[], &["HPERSIST h FIELDS 1 a"], "ttl h");
         pair.check(&[&hash], &[expire], &[], "ttl h");

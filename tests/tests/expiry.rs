@@ -175,8 +175,7 @@ fn evicts(status: &Json) -> bool {
 #[test]
 fn h29_compared_evictions_end_what_a_verify_has_proved() {
     let pair = proven(Setup::of(Version::Redis70, Version::Redis70));
-    let status = pair.proxy.status().unwrap();
-    assert!(status["gate"].as_array().unwrap().is_empty() && status["stage"] == "SYNCED", "{status}");
+    pair.wait_status("the gate to open", |status| status["gate"] == json!([]) && status["stage"] == "SYNCED").unwrap();
     assert!(pair.metric("twinlane_verify_proven", "").unwrap() > 0.0);
     let mut direct = pair.old.client().unwrap();
     evict(&mut direct, |_| ());

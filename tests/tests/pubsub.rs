@@ -135,8 +135,7 @@ fn h30_no_message_is_lost_or_doubled_across_flips() {
     };
     for flip in 0..10 {
         until("messages to flow", PATIENCE, || Ok(published.load(std::sync::atomic::Ordering::Relaxed) >= flip * total / 12)).unwrap();
-        let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        if flip % 2 == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
     }
     publisher.join().unwrap();
     for reader in readers {
@@ -179,8 +178,7 @@ fn keyspace_events_follow_the_primary() {
         assert_eq!(subscriber.receive().unwrap().items()[2].text(), format!("__keyspace@0__:k{turn}"));
         assert_eq!(subscriber.receive().unwrap().items()[2].text(), "__keyevent@0__:set");
         if turn == 0 {
-            let answer = pair.proxy.cutover().unwrap();
-            assert_eq!(answer.status, 200, "{}", answer.body);
+            pair.cutover().unwrap();
         }
     }
 }
@@ -207,8 +205,7 @@ fn monitor_shows_the_primary() {
     assert!(writer.cmd("SET monitored yes").unwrap().is_ok());
     let line = watcher.receive().unwrap().text();
     assert!(line.ends_with("\"SET\" \"monitored\" \"yes\""), "{line}");
-    let answer = pair.proxy.cutover().unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.cutover().unwrap();
     assert!(writer.cmd("SET monitored again").unwrap().is_ok());
     until("the line of the new primary", PATIENCE, || Ok(watcher.receive()?.text().ends_with("\"again\""))).unwrap();
 }
@@ -304,8 +301,7 @@ fn a_tracking_client_that_waits_for_a_stream_holds_no_cutover_up() {
     assert!(reader.cmd("CLIENT TRACKING ON").unwrap().is_ok());
     reader.send(&["XREAD", "BLOCK", "0", "STREAMS", "s", "$"]).unwrap();
     until("the client to wait", PATIENCE, || Ok(writer.cmd("CLIENT LIST")?.text().contains("cmd=xread"))).unwrap();
-    let answer = pair.proxy.cutover().unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.cutover().unwrap();
     assert_eq!(writer.cmd("XADD s 1-1 f v").unwrap().text(), "1-1");
     assert!(reader.reply().unwrap().to_string().contains("1-1"));
 }

@@ -338,7 +338,8 @@ impl Run<'_> {
 /// PUBLISH reaches subscribers of the mirror once.
 #[test]
 fn published_messages_reach_the_mirror() {
-    let pair = Pair::plain().unwrap();
+    // A mirror that is behind its bounds gets no messages.
+    let pair = Pair::start(Setup::with_args(&["--set", "mirror.queue_age_max_ms=60000"])).unwrap();
     let mut subscriber = pair.new.client().unwrap();
     subscriber.cmd("SUBSCRIBE news").unwrap();
     let mut client = pair.client().unwrap();

@@ -189,7 +189,8 @@ fn h15_scripts_that_cannot_be_known_block_readiness() {
 fn h15_a_script_named_deterministic_is_replayed() {
     let body = "redis.call('INCRBY', ARGV[1] .. ':n', ARGV[2]) return redis.call('RPUSH', ARGV[1] .. ':l', ARGV[2])";
     let sha = ok(&mut Pair::plain().unwrap().client().unwrap(), &[b"SCRIPT", b"LOAD", body.as_bytes()]).text();
-    let pair = Pair::start(Setup::with_args(&["--set", &format!("scripts.replay={sha}")])).unwrap();
+    let pair =
+        Pair::start(Setup::with_args(&["--set", &format!("scripts.replay={sha}"), "--set", "mirror.queue_age_max_ms=60000"])).unwrap();
     let mut client = pair.client().unwrap();
     ok(&mut client, &[b"EVAL", body.as_bytes(), b"0", b"p", b"1"]);
     let mut mirror = pair.new.client().unwrap();

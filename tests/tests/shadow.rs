@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 use twinlane_tests::asking::ok;
@@ -30,14 +31,40 @@ fn count(of: &Json, name: &str) -> u64 {
 
 /// Waits until every read has been compared and every key examined.
 fn judged(pair: &Pair) -> Json {
+    // It comes behind all reads that were sent to the mirror before, and is there when they are answered.
+    ok(&mut pair.client().unwrap(), "SET judged x");
     pair.settle().unwrap();
     let mut last = Json::Null;
     until("the last exam to end", PATIENCE, || {
-        let before = std::mem::replace(&mut last, look(pair));
-        Ok(count(&last, "examining") == 0 && before == last)
+        last = look(pair);
+        Ok(count(&last, "examining") == 0)
     })
     .unwrap_or_else(|error| panic!("{error:#}: {last}"));
     last
+}
+
+/// Reads that were drawn and not compared because of the mirror: it was slow just then.
+fn missed(told: &Json) -> u64 {
+    ["behind", "doubt"].iter().map(|why| told["skipped"][why].as_u64().unwrap_or(0)).sum()
+}
+
+/// Has each of these reads compared, in few turns as long as none is missed.
+fn compare_each(pair: &Pair, client: &mut Client, lines: impl Iterator<Item = String>) -> Json {
+    let lines: Vec<String> = lines.collect();
+    let deadline = Instant::now() + PATIENCE;
+    let mut told = judged(pair);
+    for part in lines.chunks(20) {
+        loop {
+            let before = missed(&told);
+            run(client, part.iter().cloned());
+            told = judged(pair);
+            if missed(&told) == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "reads are missed again and again: {told}");
+        }
+    }
+    told
 }
 
 /// Database, key, kind, command.
@@ -147,15 +174,13 @@ fn every_read_family_finds_what_differs_and_nothing_else() {
         pair.settle().unwrap();
         change(&pair, json!({"share": 1.0}));
         let reads = || CASES.iter().enumerate().map(|(at, case)| of(at, case.2));
-        run(&mut client, reads());
-        run(&mut client, ["XPENDING pending g".to_owned()].into_iter());
+        compare_each(&pair, &mut client, reads().chain(["XPENDING pending g".to_owned()]));
         let told = assert_none(&pair);
-        assert_eq!((count(&told, "equal"), count(&told, "compared")), (CASES.len() as u64 + 1, CASES.len() as u64 + 1), "{told}");
+        assert!(count(&told, "equal") == count(&told, "compared") && count(&told, "equal") > CASES.len() as u64, "{told}");
         let mut mirror = pair.new.client().unwrap();
         run(&mut mirror, CASES.iter().enumerate().map(|(at, case)| of(at, case.1)));
         run(&mut mirror, ["SET extra x", "XGROUP DESTROY pending g", "XGROUP CREATE pending g 1-1"].map(str::to_owned).into_iter());
-        run(&mut client, reads().chain(["GET extra".to_owned()]));
-        let told = judged(&pair);
+        let told = compare_each(&pair, &mut client, reads().chain(["GET extra".to_owned()]));
         let mut expect: Found = CASES
             .iter()
             .enumerate()
@@ -166,11 +191,10 @@ fn every_read_family_finds_what_differs_and_nothing_else() {
         assert_eq!(found, expect, "missing {:?}, more {:?}", expect.difference(&found), found.difference(&expect));
         assert_eq!((count(&told, "differing"), count(&told, "unexplained")), (expect.len() as u64, 0), "{told}");
         // What is not extra has been healed by now, and what is extra stays until the operator says otherwise.
-        run(&mut client, reads());
-        assert_eq!(count(&judged(&pair), "differing"), expect.len() as u64);
+        assert_eq!(count(&compare_each(&pair, &mut client, reads()), "differing"), expect.len() as u64);
         assert!(!ok(&mut mirror, "GET extra").is_nil());
-        run(&mut client, ["GET extra".to_owned()].into_iter());
-        assert_eq!(count(&judged(&pair), "explained"), count(&told, "explained") + 1, "it was reported already");
+        let again = compare_each(&pair, &mut client, ["GET extra".to_owned()].into_iter());
+        assert_eq!(count(&again, "explained"), count(&told, "explained") + 1, "it was reported already");
         let answer = pair.proxy.post("/v1/repair", &json!({"delete_extra": true, "confirm": 1})).unwrap();
         assert_eq!(answer.body, json!({"done": true}));
         pair.settle().unwrap();
@@ -189,12 +213,15 @@ fn share_commands_and_prefixes_are_chosen_while_it_runs() {
     reads(&mut client);
     let told = assert_none(&pair);
     assert_eq!((told["share"].as_f64(), &told["commands"]), (Some(0.5), &json!(["GET"])));
-    assert!((990..=1010).contains(&compared(&told, "GET")) && compared(&told, "HGET") == 0, "{told}");
+    assert!((990..=1010).contains(&(compared(&told, "GET") + missed(&told))) && compared(&told, "HGET") == 0, "{told}");
+    let before = missed(&told);
     change(&pair, json!({"share": 1.0, "commands": [], "prefixes": ["user:", "nobody:"]}));
     reads(&mut client);
     let told = assert_none(&pair);
-    assert_eq!((count(&told["by_prefix"]["user:"], "equal"), count(&told["by_prefix"]["nobody:"], "equal")), (2000, 0), "{told}");
-    assert_eq!(compared(&told, "HGET"), 1000);
+    let missed = missed(&told) - before;
+    let equal = |prefix: &str| count(&told["by_prefix"][prefix], "equal");
+    assert_eq!((equal("user:") + missed, equal("nobody:")), (2000, 0), "{told}");
+    assert!((1000 - missed..=1000).contains(&compared(&told, "HGET")), "{told}");
     // What no two servers need answer alike is skipped, and said so; transactions and cursors are left out.
     change(&pair, json!({"prefixes": []}));
     run(
@@ -215,7 +242,7 @@ fn share_commands_and_prefixes_are_chosen_while_it_runs() {
     );
     let last = assert_none(&pair);
     assert_eq!(count(&last, "compared"), count(&told, "compared"));
-    assert_eq!(last["skipped"], json!({"kind": 4}), "{last}");
+    assert_eq!(last["skipped"]["kind"], 4, "{last}");
     for (body, status) in [(json!({"share": 1.5}), 400), (json!({"commands": ["RANDOMKEY"]}), 409), (json!({"shares": 1}), 400)] {
         assert_eq!(pair.proxy.post("/v1/shadow", &body).unwrap().status, status, "{body}");
     }
@@ -251,8 +278,8 @@ fn i6_a_mirror_that_is_frozen_or_dead_holds_nobody_up() {
     pair.wait_reconnected("new", connects).unwrap();
     pair.settle().unwrap();
     let before = count(&look(&pair), "equal");
-    run(&mut client, (0..100).map(|_| "GET k".to_owned()));
-    assert_eq!(count(&assert_none(&pair), "equal"), before + 100);
+    compare_each(&pair, &mut client, (0..100).map(|_| "GET k".to_owned()));
+    assert!(count(&assert_none(&pair), "equal") >= before + 100);
 }
 
 /// Reads whatever there is, by its type, until it is told to stop.
@@ -337,7 +364,7 @@ fn i7_versions_that_answer_differently_are_equal() {
         pair.settle().unwrap();
         change(&pair, json!({"share": 1.0}));
         let doubles = ["ZRANGE doubles 0 -1 WITHSCORES", "ZSCORE doubles a", "ZSCORE doubles d"];
-        run(&mut client, cases.iter().map(|(at, case)| of(*at, case.2)).chain(doubles.map(str::to_owned)));
+        compare_each(&pair, &mut client, cases.iter().map(|(at, case)| of(*at, case.2)).chain(doubles.map(str::to_owned)));
         let told = assert_none(&pair);
         assert_eq!((count(&told, "unexplained"), count(&told, "explained")), (0, 0), "{old:?} {new:?} {told}");
         assert!(count(&told, "equal") > 30, "{told}");
@@ -350,11 +377,11 @@ fn i7_versions_that_answer_differently_are_equal() {
 fn h25_a_read_beside_a_watching_exec_is_no_difference() {
     let pair = Pair::plain().unwrap();
     change(&pair, json!({"share": 1.0}));
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let watchers = [0, 1, 2].map(|at| {
-        let (mut client, stop) = (pair.client().unwrap(), stop.clone());
+        let (mut client, stop, done) = (pair.client().unwrap(), stop.clone(), done.clone());
         std::thread::spawn(move || {
-            let (mut done, key) = (0, format!("counter:{}", at % 2));
+            let key = format!("counter:{}", at % 2);
             while !stop.load(Ordering::Relaxed) {
                 client.cmd(&format!("WATCH {key}")).unwrap();
                 let value: i64 = client.cmd(&format!("GET {key}")).unwrap().text().parse().unwrap_or(0);
@@ -365,20 +392,18 @@ fn h25_a_read_beside_a_watching_exec_is_no_difference() {
                     command("LTRIM log 0 9"),
                     command("EXEC"),
                 ];
-                done += u64::from(!client.pipeline(&block).unwrap()[4].is_nil());
+                done.fetch_add(u64::from(!client.pipeline(&block).unwrap()[4].is_nil()), Ordering::Relaxed);
             }
-            done
         })
     });
     let mut client = pair.client().unwrap();
     until("reads beside transactions", PATIENCE, || {
         run(&mut client, (0..100).map(|n| ["GET counter:0", "MGET counter:0 counter:1", "LRANGE log 0 -1", "LLEN log"][n % 4].to_owned()));
-        Ok(count(&look(&pair), "equal") > 20_000)
+        Ok(count(&look(&pair), "equal") > 2_000 && done.load(Ordering::Relaxed) > 20)
     })
     .unwrap();
     stop.store(true, Ordering::Relaxed);
-    let done: u64 = watchers.into_iter().map(|watcher| watcher.join().unwrap()).sum();
-    let told = assert_none(&pair);
-    assert!(done > 20 && count(&told, "unexplained") == 0, "{done} transactions, {told}");
+    watchers.into_iter().for_each(|watcher| watcher.join().unwrap());
+    assert_eq!(count(&assert_none(&pair), "unexplained"), 0);
     pair.assert_equal().unwrap();
 }

@@ -24,7 +24,10 @@ fn count(lines: &[String], name: &str) -> usize {
 fn h60_a_write_brings_nothing_along_but_the_length_of_an_approximate_trim() {
     const ROUNDS: usize = 50;
     for version in [Version::Redis62, Version::Redis70, Version::Valkey91] {
-        let pair = Pair::start(Setup::of(version, version)).unwrap();
+        let mut setup = Setup::of(version, version);
+        // Effects that wait for longer become images, which bring more along.
+        setup.proxy.args = ["--set", "mirror.queue_age_max_ms=60000"].map(String::from).into();
+        let pair = Pair::start(setup).unwrap();
         // What is tried once, behind the start, is no part of a write.
         pair.wait_status("both ways to be tried", |status| status["images"]["to_new"] != "unknown").unwrap();
         let mut client = pair.client().unwrap();

@@ -100,8 +100,7 @@ fn h41_a_flip_declares_everything_invalid() {
     let (mut client, mut writer) = (tracking(&pair, ""), pair.client().unwrap());
     for flip in 0..4 {
         client.cmd("GET k").unwrap();
-        let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        if flip % 2 == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
         assert_eq!(pushed(&mut client), r#">["invalidate", (null)]"#);
         client.cmd("GET k").unwrap();
         writer.cmd(&format!("SET k {flip}")).unwrap();
@@ -163,8 +162,7 @@ fn no_cache_is_stale() {
         let before: Vec<u64> = turns.iter().map(|turns| turns.load(Ordering::Relaxed)).collect();
         let moved = || turns.iter().zip(&before).all(|(turns, before)| turns.load(Ordering::Relaxed) >= before + 200);
         until("everybody to have written and read", PATIENCE, || Ok(moved())).unwrap();
-        let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        if flip % 2 == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
     writers.into_iter().for_each(|writer| writer.join().unwrap());

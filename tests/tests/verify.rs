@@ -248,7 +248,7 @@ fn h31_what_is_planted_is_hidden_and_taken_away() {
     let pair = filled(Setup::of(Version::Redis70, Version::Redis70));
     let mut client = pair.client().unwrap();
     let size = ok(&mut client, "DBSIZE").int();
-    assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 200})).unwrap().status, 200);
+    assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 20})).unwrap().status, 200);
     let mut direct = pair.old.client().unwrap();
     until("differences to be planted", PATIENCE, || Ok(direct.cmd("EXISTS __twinlane:verify:value")?.int() == Some(1))).unwrap();
     assert_eq!(ok(&mut client, "DBSIZE").int(), size);
@@ -313,7 +313,7 @@ fn h43_a_mirror_that_is_killed_in_the_middle_begins_the_pass_anew() {
     let mut pair = filled(Setup::of(Version::Redis70, Version::Redis70));
     assert_clean(&pair, &verify(&pair));
     let connects = pair.connects("new");
-    assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 200})).unwrap().status, 200);
+    assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 80})).unwrap().status, 200);
     until("some keys to be compared", PATIENCE, || Ok(look(&pair)["keys_compared"].as_u64() > Some(50))).unwrap();
     pair.new.kill();
     until("the pass to wait", PATIENCE, || Ok(look(&pair)["state"] == "waiting")).unwrap();
@@ -331,7 +331,7 @@ fn a_flip_in_the_middle_begins_the_pass_anew_and_is_not_held_up() {
     let pair = filled(Setup::of(Version::Redis70, Version::Redis70));
     let workload = Workload::start(&pair.proxy.address(), &Options { clients: 4, ..Options::default() }).unwrap();
     for flip in [Pair::cutover, Pair::rollback] {
-        assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 300})).unwrap().status, 200);
+        assert_eq!(pair.proxy.post("/v1/verify", &json!({"rate": 80})).unwrap().status, 200);
         until("some keys to be compared", PATIENCE, || Ok(look(&pair)["keys_compared"].as_u64() > Some(30))).unwrap();
         flip(&pair).unwrap();
         assert!(look(&pair)["restarts"].as_u64() >= Some(1));

@@ -12,6 +12,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use twinlane_tests::asking::ok;
 use twinlane_tests::compare;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
@@ -256,15 +258,22 @@ fn h34_an_image_for_an_older_server_is_read_in_one_block() {
     let mut writer = pair.client().unwrap();
     let mut client = pair.client().unwrap();
     ok(&mut client, "HSET key a 1 b 2");
-    let rounds = 200;
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = stop.clone();
     let writing = std::thread::spawn(move || {
-        for n in 0..2000 {
+        for n in 0.. {
             ok(&mut writer, &format!("HSET key a {n} b {n}"));
+            if ended.load(Ordering::Relaxed) {
+                break;
+            }
         }
     });
-    for _ in 0..rounds {
-        ok(&mut client, "EVAL return(1) 1 key");
-    }
+    until("images to be made", PATIENCE, || {
+        (0..10).for_each(|_| _ = ok(&mut client, "EVAL return(1) 1 key"));
+        Ok(pair.metric("twinlane_images_total", "")? > 20.0)
+    })
+    .unwrap();
+    stop.store(true, Ordering::Relaxed);
     writing.join().unwrap();
     // What is read behind this is the comparer's.
     ok(&mut client, "SET the-end 1");

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::resp::{Client, Value, command};
@@ -100,8 +101,7 @@ fn optimistic_increments_add_up_across_flips() {
             // Each flip waits until the workers have got somewhere since the last one.
             let before = pair.client().unwrap().cmd("LLEN log").unwrap().int().unwrap();
             until("the counters to grow", PATIENCE, || Ok(pair.client()?.cmd("LLEN log")?.int().unwrap_or(0) > before + 100)).unwrap();
-            let answer = if flip % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
-            assert_eq!(answer.status, 200, "{}", answer.body);
+            if flip % 2 == 0 { pair.cutover() } else { pair.rollback() }.unwrap();
         }
         stop.store(true, Ordering::Relaxed);
         noise.join().unwrap();
@@ -127,7 +127,8 @@ fn h37_a_watch_lives_on_behind_a_flip() {
     for (old, new) in [(Version::Redis70, Version::Redis70), (Version::Redis50, Version::Redis62)] {
         let pair = Pair::start(Setup::of(old, new)).unwrap();
         let mut writer = pair.client().unwrap();
-        for turn in 0..6 {
+        let (mut turn, deadline) = (0, Instant::now() + PATIENCE);
+        while turn < 6 {
             let mut clients: Vec<Client> = (0..64).map(|_| pair.client().unwrap()).collect();
             for (at, client) in clients.iter_mut().enumerate() {
                 let watch = [format!("WATCH a:{at} k:{at}"), "SELECT 3".into(), format!("WATCH k:{at}"), format!("SELECT {}", at % 2 * 3)];
@@ -158,6 +159,10 @@ fn h37_a_watch_lives_on_behind_a_flip() {
             assert!(gone.cmd("WATCH k:0").unwrap().is_ok());
             drop(gone);
             let answer = if turn % 2 == 0 { pair.proxy.cutover() } else { pair.proxy.rollback() }.unwrap();
+            if answer.status == 409 && Instant::now() < deadline {
+                // A server was slow just then. A flip that is undone may end watches, so that the turn begins anew.
+                continue;
+            }
             assert_eq!(answer.status, 200, "{}", answer.body);
             written(true);
             for (at, client) in clients.iter_mut().enumerate() {
@@ -170,6 +175,7 @@ fn h37_a_watch_lives_on_behind_a_flip() {
                 let block = lines(client, &["WATCH other", "MULTI", "PING", "EXEC"]);
                 assert_eq!(block[3], "[+PONG]", "{at} in turn {turn}");
             }
+            turn += 1;
         }
         let mut direct = pair.old.client().unwrap();
         assert_eq!(direct.cmd("GET ran:0").unwrap().text(), "6");
@@ -188,8 +194,7 @@ fn h25_a_script_of_a_watcher_in_another_database_holds_nobody_up() {
     assert_eq!(block[5], "[[1]]");
     assert!(other.cmd("FLUSHALL").unwrap().is_ok());
     pair.assert_equal().unwrap();
-    let answer = pair.proxy.cutover().unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.cutover().unwrap();
 }
 
 /// H25: EXEC of a watcher runs beside the lane. Without the fence its effect crosses those of other clients on the same keys.
@@ -273,24 +278,23 @@ fn wait_is_truthful_and_alone() {
     let replica = Server::plain(Version::Redis70).unwrap();
     let (host, port) = ("127.0.0.1", pair.old.port());
     assert!(replica.client().unwrap().cmd(&format!("REPLICAOF {host} {port}")).unwrap().is_ok());
+    let mut direct = pair.old.client().unwrap();
+    until("the replica to have a copy", PATIENCE, || Ok(direct.cmd("INFO replication")?.text().contains("state=online"))).unwrap();
     assert!(waiting.cmd("SET k 2").unwrap().is_ok());
     assert_eq!(waiting.cmd("WAIT 1 30000").unwrap().int(), Some(1));
     assert_eq!(replica.client().unwrap().cmd("GET k").unwrap().text(), "2");
     // One that a flip meets is answered by the server that it asked.
     waiting.send(&["WAIT", "3", "1500"]).unwrap();
-    until("the wait to be asked", PATIENCE, || Ok(pair.old.client()?.cmd("CLIENT LIST")?.text().contains("cmd=wait"))).unwrap();
-    for turn in [pair.proxy.cutover(), pair.proxy.rollback()] {
-        let answer = turn.unwrap();
-        assert_eq!(answer.status, 200, "{}", answer.body);
-    }
+    until("the wait to be asked", PATIENCE, || Ok(direct.cmd("INFO clients")?.text().contains("blocked_clients:1"))).unwrap();
+    pair.cutover().unwrap();
+    pair.rollback().unwrap();
     assert_eq!(waiting.reply().unwrap().int(), Some(1));
     assert!(waiting.cmd("SET k 3").unwrap().is_ok());
     // A wait without end ends with its client.
     waiting.send(&["WAIT", "5", "0"]).unwrap();
     drop(waiting);
     pair.assert_equal().unwrap();
-    let answer = pair.proxy.cutover().unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.cutover().unwrap();
 }
 
 /// A WAIT that is unanswered when the roles move gets the answer of the server that was asked.
@@ -302,8 +306,7 @@ fn a_wait_outlives_a_cutover() {
     waiting.send(&["WAIT", "1", "3000"]).unwrap();
     let mut direct = pair.old.client().unwrap();
     until("the server to wait", PATIENCE, || Ok(direct.cmd("CLIENT LIST")?.text().contains("cmd=wait"))).unwrap();
-    let answer = pair.proxy.cutover().unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    pair.cutover().unwrap();
     assert!(other.cmd("SET k 2").unwrap().is_ok());
     assert_eq!(waiting.reply().unwrap().int(), Some(0));
     assert_eq!(waiting.cmd("GET k").unwrap().text(), "2");

@@ -155,7 +155,8 @@ def pubsub():
     with working(publish, listen) as workers:
         workers.across_flips(lambda: min(len(got), len(by_pattern)), 100)
         workers.stopped.set()
-        workers.threads[0].join()
+        for thread in workers.threads:
+            thread.join()
     while len(got) < len(sent) or len(by_pattern) < len(sent):
         before = len(got) + len(by_pattern)
         message = subscription.get_message(timeout=5)

@@ -17,9 +17,12 @@ fn client(db: u8) -> Result<Client> {
     Ok(Client::open(format!("{}?protocol=resp{}", place.url(db), place.protocol))?)
 }
 
+/// How long a connection may take; the library's own second is short for a busy machine.
+const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
+
 /// A connection that may wait for a blocking command.
 async fn connect(db: u8) -> Result<MultiplexedConnection> {
-    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(PATIENCE);
     Ok(client(db)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
@@ -249,7 +252,8 @@ async fn scan() -> Result<()> {
 }
 
 async fn reconnect() -> Result<()> {
-    let config = ConnectionManagerConfig::new().set_min_delay(Duration::from_millis(5)).set_response_timeout(None);
+    let config =
+        ConnectionManagerConfig::new().set_min_delay(Duration::from_millis(5)).set_response_timeout(None).set_connection_timeout(PATIENCE);
     let (mut one, mut killer, count) = (ConnectionManager::new_with_config(client(7)?, config).await?, connect(7).await?, Count::default());
     let mut workers = Workers::default();
     let counted = count.clone();
@@ -270,7 +274,8 @@ async fn reconnect() -> Result<()> {
 
 /// Client-side caching as the library has it: what others change must not be read from the cache for ever.
 async fn tracking() -> Result<()> {
-    let config = AsyncConnectionConfig::new().set_cache_config(redis::caching::CacheConfig::new());
+    let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(PATIENCE);
+    let config = config.set_cache_config(redis::caching::CacheConfig::new());
     let (mut one, mut other, count) =
         (client(0)?.get_multiplexed_async_connection_with_config(&config).await?, connect(0).await?, Count::default());
     let mut workers = Workers::default();
