@@ -85,6 +85,9 @@ impl Standing {
 /// Bytes read from a socket at a time.
 const READ_BUFFER: usize = 128 * 1024;
 
+/// Bytes for a client past which the others are written to first: the kernel needs its time to copy them.
+const LARGE_OUTPUT: usize = 64 * 1024;
+
 /// Serves until the process is told to stop. To be run on a `LocalRuntime`.
 ///
 /// # Errors
@@ -195,10 +198,16 @@ impl Shell {
         }
         loop {
             let mut core = self.core.borrow_mut();
+            let mut large = Vec::new();
             while let Some(id) = core.poll_session() {
                 core.handle_session_polled(id);
-                self.clients.write(&mut core, id);
+                if core.output(id).len() > LARGE_OUTPUT {
+                    large.push(id);
+                } else {
+                    self.clients.write(&mut core, id);
+                }
             }
+            large.into_iter().for_each(|id| self.clients.write(&mut core, id));
             if core.has_output_room() {
                 core.handle_output_room(self.now());
             }

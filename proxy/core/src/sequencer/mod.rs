@@ -471,7 +471,7 @@ pub struct Sequencer {
     /// Of those, the ones that track under NOLOOP.
     no_loop: std::collections::BTreeSet<SessionId>,
     touched_lanes: VecDeque<LaneId>,
-    touched_sessions: Vec<SessionId>,
+    touched_sessions: VecDeque<SessionId>,
     alarms: Vec<String>,
     totals: Totals,
     scratch: Scratch,
@@ -554,7 +554,7 @@ impl Sequencer {
             feeds: std::collections::BTreeSet::new(),
             no_loop: std::collections::BTreeSet::new(),
             touched_lanes: VecDeque::new(),
-            touched_sessions: Vec::new(),
+            touched_sessions: VecDeque::new(),
             alarms: Vec::new(),
             totals: Totals { commands: vec![(0, 0); table.rows().len()], mismatches: vec![0; table.rows().len()], ..Totals::default() },
             scratch: Scratch::default(),
@@ -603,10 +603,9 @@ impl Sequencer {
         self.touched_lanes.pop_front()
     }
 
-    /// Sessions that have bytes to write, or are to be closed, since the last call. Who was answered last comes first: a small reply
-    /// behind a large one does not wait until that is written.
+    /// Sessions that have bytes to write, or are to be closed, since the last call, in the order in which they were answered.
     pub fn poll_session(&mut self) -> Option<SessionId> {
-        self.touched_sessions.pop()
+        self.touched_sessions.pop_front()
     }
 
     /// Whether [`Sequencer::poll_session`] has something to tell.

@@ -583,7 +583,7 @@ impl Sequencer {
         if let Some(session) = self.sessions.get_mut(id)
             && !std::mem::replace(&mut session.touched, true)
         {
-            self.touched_sessions.push(id);
+            self.touched_sessions.push_back(id);
         }
     }
 
@@ -672,7 +672,7 @@ impl Sequencer {
         };
         let over = session.unread_bytes() > self.settings.client_output_max;
         if !std::mem::replace(&mut session.touched, true) {
-            self.touched_sessions.push(id);
+            self.touched_sessions.push_back(id);
         }
         if resume {
             self.sessions.ready.push(id);
