@@ -404,7 +404,7 @@ fn h27_a_mirror_that_is_a_replica_for_a_while_is_not_noticed() {
 #[test]
 fn h11_a_mirror_that_is_loading_is_waited_for() {
     let mut pair =
-        Pair::start(Setup::with_args(&[]).new_args(&["--key-load-delay", "1500", "--loading-process-events-interval-bytes", "1024"]))
+        Pair::start(Setup::with_args(&[]).new_args(&["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024"]))
             .unwrap();
     let mut client = pair.client().unwrap();
     for at in 0..1_500 {
@@ -413,6 +413,7 @@ fn h11_a_mirror_that_is_loading_is_waited_for() {
     pair.settle().unwrap();
     pair.new.client().unwrap().cmd("SAVE").unwrap();
     let connects = pair.connects("new");
+    let address = pair.new.address();
     let Pair { new, proxy, .. } = &mut pair;
     std::thread::scope(|scope| {
         let restarted = scope.spawn(|| new.restart_with_snapshot());
@@ -421,6 +422,8 @@ fn h11_a_mirror_that_is_loading_is_waited_for() {
             Ok(proxy.status()?["new"]["error"].to_string().contains("loading"))
         })
         .unwrap_or_else(|error| panic!("{error}\n{}", proxy.log_tail()));
+        // It has lasted long enough.
+        Client::connect(&address).unwrap().cmd("CONFIG SET key-load-delay 0").unwrap();
         restarted.join().unwrap().unwrap();
     });
     pair.wait_reconnected("new", connects).unwrap();
