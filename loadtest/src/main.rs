@@ -194,7 +194,7 @@ struct ContendedArgs {
     /// No MULTI blocks.
     #[arg(long)]
     no_multi: bool,
-    /// SWAPDB and FLUSHDB: one in so many of one per cent of the commands.
+    /// SWAPDB and FLUSHDB, which belong to the family `databases`: one in so many of one per cent of the commands.
     #[arg(long, default_value_t = 20)]
     flush_one_in: u64,
     /// Only these families (comma separated), as named in commands.table; `watch` is an optimistic lock beside them.

@@ -185,7 +185,7 @@ impl Player {
                 70..84 => self.own(),
                 84..88 => self.mark(),
                 88..96 if self.options.multi => self.block(),
-                96 if self.rng.one_in(self.options.flush_one_in) => self.flush(),
+                96 if self.options.selection.has("databases") && self.rng.one_in(self.options.flush_one_in) => self.flush(),
                 _ => self.contended(),
             }
         }
