@@ -110,25 +110,13 @@ impl Pair {
     }
 
     /// Waits until status satisfies the condition, and returns it.
-    pub fn wait_status(&self, what: &str, mut holds: impl FnMut(&Json) -> bool) -> Result<Json> {
-        let mut last = Json::Null;
-        until(what, PATIENCE, || {
-            let answer = self.proxy.get("/v1/status")?;
-            // Another status than 200: it is too busy to tell just now.
-            last = answer.body;
-            Ok(answer.status == 200 && holds(&last))
-        })
-        .with_context(|| format!("status: {last}\n{}", self.proxy.log_tail()))?;
-        Ok(last)
+    pub fn wait_status(&self, what: &str, holds: impl FnMut(&Json) -> bool) -> Result<Json> {
+        self.proxy.wait_status(what, PATIENCE, holds)
     }
 
     /// Waits until nothing is queued, in doubt or unsynced, twice in a row.
     pub fn settle(&self) -> Result<Json> {
-        let mut calm = 0;
-        self.wait_status("the mirror to be in step", |status| {
-            calm = if in_step(status) { calm + 1 } else { 0 };
-            calm == 2
-        })
+        self.proxy.wait_until_synced(PATIENCE)
     }
 
     /// Waits until the proxy says that both sides are in step, and compares them.

@@ -231,38 +231,40 @@ impl Proxy {
         self.post("/v1/rollback", &json!({}))
     }
 
-    /// Moves the primary role: asks `path` with a body again while it is refused, which it is for anything that passes, as a side that is slow for a moment.
+    /// Moves the primary role: asks `path` with a body until it is done. It is refused for what passes, as a side that is slow for a moment.
     pub fn flip(&self, path: &str, body: &Json) -> Result<Answer> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        let mut last = None;
+        let asked = until(&format!("{path} to be done"), PATIENCE, || {
             let answer = self.post(path, body)?;
-            if answer.status == 200 {
-                ensure!(answer.body["done"] == true, "{path} answers {}", answer.body);
-                return Ok(answer);
-            }
-            ensure!(answer.status == 409, "{path} answers {}: {}", answer.status, answer.body);
-            if Instant::now() > deadline {
-                bail!("{path} is still refused: {}\n{}", answer.body, self.log_tail());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            ensure!([200, 409].contains(&answer.status), "{path} answers {}: {}", answer.status, answer.body);
+            Ok(last.insert(answer).status == 200)
+        });
+        asked.with_context(|| format!("{last:?}\n{}", self.log_tail()))?;
+        let answer = last.context("it was not asked for")?;
+        ensure!(answer.body["done"] == true, "{path} answers {}", answer.body);
+        Ok(answer)
     }
 
-    /// Waits until status says that both sides are in step, twice in a row.
-    pub fn wait_until_synced(&self, timeout: Duration) -> Result<Json> {
-        let deadline = Instant::now() + timeout;
+    /// Waits until status satisfies the condition, and returns it.
+    pub fn wait_status(&self, what: &str, limit: Duration, mut holds: impl FnMut(&Json) -> bool) -> Result<Json> {
+        let mut last = Json::Null;
+        until(what, limit, || {
+            let answer = self.get("/v1/status")?;
+            // Another status than 200: it is too busy to tell just now.
+            last = answer.body;
+            Ok(answer.status == 200 && holds(&last))
+        })
+        .with_context(|| format!("status: {last}\n{}", self.log_tail()))?;
+        Ok(last)
+    }
+
+    /// Waits until nothing is queued, in doubt or unsynced, twice in a row.
+    pub fn wait_until_synced(&self, limit: Duration) -> Result<Json> {
         let mut calm = 0;
-        loop {
-            let status = self.status()?;
-            calm = if in_step(&status) { calm + 1 } else { 0 };
-            if calm == 2 {
-                return Ok(status);
-            }
-            if Instant::now() > deadline {
-                bail!("the mirror has not caught up after {timeout:?}: {status}\n{}", self.log_tail());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.wait_status("the mirror to be in step", limit, |status| {
+            calm = if in_step(status) { calm + 1 } else { 0 };
+            calm == 2
+        })
     }
 
     /// A whole verify: begins one, waits for its end, and gives what it found.

@@ -6,7 +6,7 @@
 use serde_json::{Value as Json, json};
 use std::process::Command;
 use twinlane_tests::asking::ok;
-use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
+use twinlane_tests::pair::{PATIENCE, Pair, Setup, in_step, until};
 use twinlane_tests::proxy::binary;
 use twinlane_tests::resp::{Client, Value, command};
 
@@ -387,7 +387,7 @@ fn the_command_line_answers_scripts() {
 fn what_operators_did_is_written_down() {
     let mut pair = Pair::plain().unwrap();
     ok(&mut pair.client().unwrap(), "SET k v");
-    pair.settle().unwrap();
+    pair.wait_status("the gate to open", |status| in_step(status) && status["gate"] == json!([])).unwrap();
     pair.cutover().unwrap();
     let refused = pair.proxy.post("/v1/mirror/stop", &json!({})).unwrap();
     assert_eq!(refused.status, 409);

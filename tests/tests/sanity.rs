@@ -4,13 +4,12 @@
 
 use serde_json::json;
 use std::process::Command;
-use std::time::Duration;
 
 use twinlane_tests::asking::ok;
 use twinlane_tests::forward::{Disguise, Forwarder};
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::{Options, Proxy, binary};
-use twinlane_tests::resp::command;
+use twinlane_tests::resp::{command, is_timeout};
 use twinlane_tests::servers::{Server, Version};
 
 fn server() -> Server {
@@ -347,8 +346,14 @@ fn idle_connections_are_kept_alive() {
     ok(&mut listener, "SUBSCRIBE news");
     pair.settle().unwrap();
     let connects = [pair.connects("old"), pair.connects("new")];
-    // The length of the fault: more than twice what the servers bear.
-    std::thread::sleep(Duration::from_secs(12));
+    // Twice as long as the servers bear: that they have closed one who says nothing, and another one behind it, shows it.
+    for _ in 0..2 {
+        let silent = [&pair.old, &pair.new].map(|server| server.client().unwrap());
+        for mut client in silent {
+            client.set_timeout(PATIENCE).unwrap();
+            assert!(client.receive().is_err_and(|error| !is_timeout(&error)));
+        }
+    }
     ok(&mut watcher, "MULTI");
     ok(&mut watcher, "SET k 2");
     assert!(!ok(&mut watcher, "EXEC").is_nil(), "the watcher's connection was closed");

@@ -1033,3 +1033,18 @@ fn i4_a_refused_flushall_is_not_forgotten() {
         }
     }
 }
+
+/// A late reply that comes with an earlier one is not written before it: a client's wait does not grow with what came behind.
+#[test]
+fn clients_are_told_in_the_order_in_which_they_were_answered() {
+    let mut hand = Hand::begin("7.0.15", Settings::default());
+    let clients = [0; 3].map(|_| hand.client());
+    clients.iter().for_each(|client| hand.ask(*client, "GET k"));
+    assert_eq!(hand.sent(OLD), ["GET k"; 3]);
+    while let Some(id) = hand.core.poll_session() {
+        hand.core.handle_session_polled(id);
+    }
+    hand.reply(OLD, "$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n");
+    let told: Vec<SessionId> = std::iter::from_fn(|| hand.core.poll_session()).collect();
+    assert_eq!(told, clients);
+}
