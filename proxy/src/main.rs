@@ -2,7 +2,6 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use tokio::runtime::LocalOptions;
 use tokio::signal::unix::{SignalKind, signal};
 use twinlane::cli::{self, Cli, ServeArgs, Verb};
 use twinlane::{admin, control, driver, net, store, telemetry};
@@ -31,10 +30,6 @@ fn serve(args: &ServeArgs) -> ExitCode {
 }
 
 /// The process: the record, the operator's port on a thread of its own, and the data path on this one.
-/// Turns of tasks behind which the runtime asks what else is ready. One is of all clients: with tokio's 61 replies would wait behind all that
-/// clients send.
-const EVENT_INTERVAL: u32 = 8;
-
 fn run(config: twinlane::config::Config) -> anyhow::Result<()> {
     raise_file_limit(config.listen.max_clients);
     let store = store::Store::open(&config.state_dir)?;
@@ -45,23 +40,19 @@ fn run(config: twinlane::config::Config) -> anyhow::Result<()> {
     audit.note(&store::Entry::now("process", "start", &version, &format!("the record is of epoch {epoch}")));
     let bound = admin::spawn(config.admin.address, control, audit)?;
     tracing::info!("twinlane {}, admin port on {bound}", env!("CARGO_PKG_VERSION"));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().event_interval(EVENT_INTERVAL).build_local(LocalOptions::default())?;
-    runtime.block_on(async {
-        tokio::select! {
-            ended = driver::run(config, store, receiver) => ended,
-            stopped = told_to_stop() => stopped,
-        }
-    })
+    driver::run(config, store, receiver, told_to_stop())
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+/// Ends with the first signal that asks for it. Where none can be heard, they end the process as the system does.
+async fn told_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be heard: SIGTERM ends the process at once");
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
     }
-    Ok(())
 }
 
 /// As Redis does: take all the files the system allows us, and say when they are fewer than `max_clients` needs.

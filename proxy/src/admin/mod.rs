@@ -42,7 +42,7 @@ pub fn spawn(address: SocketAddr, control: Control, audit: Arc<Audit>) -> io::Re
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _inside = runtime.enter();
-        crate::net::listen(address)?
+        tokio::net::TcpListener::from_std(crate::net::listen(address)?)?
     };
     let bound = listener.local_addr()?;
     let service = router(control, audit)?.into_make_service_with_connect_info::<SocketAddr>();

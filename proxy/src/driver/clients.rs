@@ -1,29 +1,29 @@
-//! Client connections: one task for all of them. Their sockets are in a poll of their own, whose file the runtime watches: a turn asks
-//! it once which of them have something, reads each of those once, and writes the lanes behind that, or where much has come. A task each would cost a
-//! wake-up, a place in the runtime's queue and its memory with every request. Replies are written by whoever produced them.
+//! Client connections: a turn reads each that has something once, and what follows is carried out behind that, or where much has come. Replies are
+//! written by whoever produced them.
 
 use super::Shell;
 use crate::net;
 use mio::event::Event;
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Interest, Registry, Token};
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll as Turn, Waker};
-use std::time::Duration;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
 use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
-/// Sockets that one look at the poll can name, and connections that are due in one turn; the others come with the next one.
-const EVENTS: usize = 1024;
-
-/// Bytes that are read from clients before lanes are written, in one turn.
+/// Bytes that are read from clients before what follows is carried out.
 const READ_AT_ONCE: usize = 128 * 1024;
+
+/// Bytes that are read from clients in one turn; the others come behind the servers.
+const READ_IN_A_TURN: usize = 1 << 20;
+
+/// Connections that are taken in one turn.
+const ACCEPTED_AT_ONCE: usize = 128;
+
+/// Microseconds before the next is taken where the system refused one: out of files, those that are connected go on.
+const ACCEPT_AGAIN_US: u64 = 100_000;
 
 /// One connection.
 struct Client {
@@ -42,28 +42,32 @@ struct Client {
 /// All connections.
 pub(super) struct Clients {
     registry: Registry,
+    listener: TcpListener,
+    /// When connections that wait are taken, microseconds; none waits otherwise.
+    accept_at: Cell<Option<u64>>,
+    most: usize,
     /// Each at the slot of its session.
     by_slot: RefCell<Vec<Option<Rc<Client>>>>,
     count: Cell<usize>,
-    /// Those with something to do that no event tells.
-    due: RefCell<Vec<SessionId>>,
-    waker: RefCell<Option<Waker>>,
-    /// Bytes read since lanes were last written.
+    /// Those that are to be visited, in the order in which they came to be.
+    due: RefCell<VecDeque<Rc<Client>>>,
+    /// Bytes read since what follows was last carried out.
     read: Cell<usize>,
-    /// Their task is at work.
-    at_work: Cell<bool>,
 }
 
 impl Clients {
-    /// No connections yet, and the poll that is to be given to [`serve`].
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn new() -> io::Result<(Clients, Poll)> {
-        let poll = Poll::new()?;
-        let registry = poll.registry().try_clone()?;
-        let (by_slot, due, waker) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Ok((Clients { registry, by_slot, count: Cell::new(0), due, waker, read: Cell::new(0), at_work: Cell::new(false) }, poll))
+    /// No connections yet, and at most so many.
+    pub fn new(registry: Registry, listener: TcpListener, most: usize) -> Clients {
+        Clients {
+            registry,
+            listener,
+            accept_at: Cell::new(None),
+            most,
+            by_slot: RefCell::default(),
+            count: Cell::new(0),
+            due: RefCell::default(),
+            read: Cell::new(0),
+        }
     }
 
     /// Writes as much of a session's output as the socket takes.
@@ -76,18 +80,39 @@ impl Clients {
         }
     }
 
-    /// Has it visited in the next turn, whether or not an event comes.
-    fn visit_again(&self, client: &Client) {
+    /// Has it visited, whether or not an event comes.
+    fn visit_again(&self, client: &Rc<Client>) {
         if !client.due.replace(true) {
-            self.due.borrow_mut().push(client.id);
-            if let Some(waker) = self.waker.borrow().as_ref().filter(|_| !self.at_work.get()) {
-                waker.wake_by_ref();
-            }
+            self.due.borrow_mut().push_back(client.clone());
         }
     }
 
-    fn at(&self, slot: usize) -> Option<Rc<Client>> {
-        self.by_slot.borrow().get(slot)?.clone()
+    /// Whether some are to be visited.
+    pub fn are_due(&self) -> bool {
+        !self.due.borrow().is_empty()
+    }
+
+    /// The socket of a session has something. What was waiting for room is written, what is to be read waits for its visit.
+    pub fn meet(&self, slot: usize, event: &Event, core: &RefCell<Sequencer>) {
+        let by_slot = self.by_slot.borrow();
+        let Some(client) = by_slot.get(slot).and_then(Option::as_ref) else { return };
+        let ends = event.is_read_closed() || event.is_error();
+        client.ends.set(client.ends.get() || ends);
+        client.readable.set(client.readable.get() || ends || event.is_readable());
+        if event.is_writable() {
+            let mut core = core.borrow_mut();
+            if !core.output(client.id).is_empty() {
+                client.write(&mut core);
+            }
+        }
+        if client.readable.get() || client.over.get() {
+            self.visit_again(client);
+        }
+    }
+
+    /// Somebody wants to connect.
+    pub fn knock(&self) {
+        self.accept_at.set(Some(0));
     }
 
     fn insert(&self, id: SessionId, mut stream: TcpStream) -> io::Result<()> {
@@ -156,117 +181,70 @@ impl Client {
     }
 }
 
-/// Takes connections.
-pub(super) async fn accept(shell: Rc<Shell>, listener: TcpListener, max_clients: usize) {
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                // Out of files: those that are connected go on.
-                tracing::warn!("a client could not be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if let Err(error) = net::prepare_client(&stream) {
-            tracing::debug!("a client's socket: {error}");
-        }
-        let text = |address: io::Result<SocketAddr>| address.map_or_else(|_| "?:0".into(), |address| address.to_string().into_boxed_str());
-        let addresses = Addresses { peer: text(stream.peer_addr()), local: text(stream.local_addr()) };
-        let stream = match stream.into_std() {
-            Ok(stream) => TcpStream::from_std(stream),
-            Err(error) => {
-                tracing::warn!("a client could not be accepted: {error}");
-                continue;
-            }
-        };
-        if shell.clients.count.get() >= max_clients {
-            let _ = (&stream).write(b"-ERR max number of clients reached\r\n");
-            continue;
-        }
-        let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
-        if let Err(error) = shell.clients.insert(id, stream) {
-            tracing::warn!("a client could not be accepted: {error}");
-            shell.with(|core, now| core.handle_client_closed(id, now));
-        }
-    }
-}
-
-/// Serves all connections, for ever.
-///
-/// # Errors
-/// The system's, when their poll cannot be watched.
-pub(super) fn serve(shell: Rc<Shell>, poll: Poll) -> io::Result<impl Future<Output = ()>> {
-    let mut poll = watch(poll)?;
-    let mut events = Events::with_capacity(EVENTS);
-    Ok(poll_fn(move |cx| {
-        shell.clients.at_work.set(true);
-        let more = turn(&shell, &mut poll, &mut events, cx);
-        shell.clients.at_work.set(false);
-        if more {
-            // Behind a look at all sockets: woken by itself the task would be run again before it, with what it has read left unanswered.
-            let _ = pin!(tokio::task::yield_now()).poll(cx);
-        }
-        Turn::Pending
-    }))
-}
-
-/// tokio deprecates this for descriptors that could be closed while they are registered, and its replacement is `unsafe`.
-#[expect(deprecated, reason = "the replacement is unsafe; a Poll keeps the promise it asks for: nobody else closes its descriptor")]
-fn watch(poll: Poll) -> io::Result<AsyncFd<Poll>> {
-    AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
-}
-
-/// Visits those that are due and those that have something, each once, and carries out what follows. True when there is more to do.
-fn turn(shell: &Shell, poll: &mut AsyncFd<Poll>, events: &mut Events, cx: &mut Context<'_>) -> bool {
+/// Takes those that want to connect. True when more may wait.
+pub(super) fn accept(shell: &Shell) -> bool {
     let clients = &shell.clients;
-    if !clients.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *clients.waker.borrow_mut() = Some(cx.waker().clone());
+    if clients.accept_at.get().is_none_or(|at| shell.now().us < at) {
+        return false;
     }
-    let mut due = clients.due.take();
-    let rest = due.split_off(due.len().min(EVENTS));
-    clients.due.borrow_mut().extend(rest);
-    let mut more = false;
-    for id in due {
-        if let Some(client) = clients.at(id.slot()).filter(|client| client.id == id) {
-            client.due.set(false);
-            visit(shell, &client);
-        }
-    }
-    while let Turn::Ready(Ok(mut ready)) = poll.poll_read_ready_mut(cx) {
-        let asked = ready.get_inner_mut().poll(events, Some(Duration::ZERO));
-        for event in events.iter() {
-            if let Some(client) = clients.at(event.token().0) {
-                meet(shell, &client, event);
+    for _ in 0..ACCEPTED_AT_ONCE {
+        match clients.listener.accept() {
+            Ok((stream, peer)) => take(shell, stream, peer),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                clients.accept_at.set(None);
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!("a client could not be accepted: {error}");
+                clients.accept_at.set(Some(shell.now().us + ACCEPT_AGAIN_US));
+                return false;
             }
         }
-        if asked.is_err() || events.iter().count() == EVENTS {
-            // A signal came in between, or there are more than fit: the lanes come first.
-            more = true;
-            break;
-        }
-        ready.clear_ready();
     }
-    clients.read.set(0);
-    shell.flush();
-    more || !clients.due.borrow().is_empty()
+    true
 }
 
-/// The socket has something.
-fn meet(shell: &Shell, client: &Client, event: &Event) {
-    let ends = event.is_read_closed() || event.is_error();
-    client.ends.set(client.ends.get() || ends);
-    client.readable.set(client.readable.get() || ends || event.is_readable());
-    if event.is_writable() {
-        let mut core = shell.core.borrow_mut();
-        if !core.output(client.id).is_empty() {
-            client.write(&mut core);
-        }
+fn take(shell: &Shell, stream: TcpStream, peer: SocketAddr) {
+    if let Err(error) = net::prepare_client(&stream) {
+        tracing::debug!("a client's socket: {error}");
     }
-    visit(shell, client);
+    if shell.clients.count.get() >= shell.clients.most {
+        let _ = (&stream).write(b"-ERR max number of clients reached\r\n");
+        return;
+    }
+    let local = stream.local_addr().map_or_else(|_| "?:0".to_owned(), |address| address.to_string());
+    let addresses = Addresses { peer: peer.to_string().into_boxed_str(), local: local.into_boxed_str() };
+    let id = shell.core.borrow_mut().handle_client_open(addresses, shell.now());
+    if let Err(error) = shell.clients.insert(id, stream) {
+        tracing::warn!("a client could not be accepted: {error}");
+        shell.with(|core, now| core.handle_client_closed(id, now));
+    }
 }
 
-fn visit(shell: &Shell, client: &Client) {
+/// Visits those that are due, each once, and carries out what follows.
+pub(super) fn visit_due(shell: &Shell) {
+    let clients = &shell.clients;
+    let (waiting, mut read) = (clients.due.borrow().len(), 0);
+    for _ in 0..waiting {
+        let Some(client) = clients.due.borrow_mut().pop_front() else { break };
+        client.due.set(false);
+        visit(shell, &client);
+        if clients.read.get() >= READ_AT_ONCE {
+            // A server that has this much to do need not wait for the others.
+            read += clients.read.take();
+            shell.flush();
+            if read >= READ_IN_A_TURN {
+                break;
+            }
+        }
+    }
+    if waiting > 0 {
+        clients.read.set(0);
+        shell.flush();
+    }
+}
+
+fn visit(shell: &Shell, client: &Rc<Client>) {
     if !client.over.get() {
         client.read(shell);
     }
@@ -276,10 +254,5 @@ fn visit(shell: &Shell, client: &Client) {
     } else if client.readable.get() && shell.core.borrow().wants_input(client.id) {
         // More may wait; the others come first.
         shell.clients.visit_again(client);
-    }
-    if shell.clients.read.get() >= READ_AT_ONCE {
-        // A server that has this much to do need not wait for the rest of the turn.
-        shell.clients.read.set(0);
-        shell.flush();
     }
 }

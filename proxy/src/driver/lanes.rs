@@ -1,64 +1,140 @@
-//! Lanes' sockets. What was appended is written by the turn that appended it; a task each hands over what came, and writes what the socket
-//! did not take at once.
+//! Lanes' sockets. What was appended is written by the turn that appended it; what came is read once in a turn.
 
-use super::Shell;
-use crate::net::Stream;
+use super::{READ_BUFFER, Shell};
+use crate::net::{Socket, Stream};
+use ahash::RandomState;
+use mio::event::Event;
+use mio::{Registry, Token};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::limits;
 use twinlane_core::sequencer::{LaneId, Sequencer};
 
-/// One lane's connection and its task.
+/// One lane's connection.
 struct Handle {
+    id: LaneId,
     generation: u64,
-    /// None behind its end. Nothing that could come back here is called while it is borrowed.
-    stream: RefCell<Option<Stream>>,
-    waker: RefCell<Option<Waker>>,
-    /// Its turn is behind everything that was ready when it was woken.
-    behind: Cell<bool>,
+    /// Its place among the open ones, which is its token.
+    place: usize,
+    /// None behind its end.
+    socket: RefCell<Option<Socket>>,
+    /// There may be something to read that no event will tell again.
+    readable: Cell<bool>,
+    /// The other end has closed, or the socket is broken: what there is to read ends.
+    ends: Cell<bool>,
+    /// Why it is broken: its side learns of it at its next visit.
+    broken: RefCell<Option<String>>,
+    /// It is in the list of those to be visited.
+    due: Cell<bool>,
     /// What it has to write stays a moment, so that more goes with it.
     lingers: Cell<bool>,
     /// When effects were last written, microseconds.
     written_at: Cell<u64>,
-    /// The side was given up: the connection is reset.
-    over: Cell<bool>,
 }
 
 /// All lanes.
-#[derive(Default)]
 pub(super) struct Lanes {
-    by_id: RefCell<HashMap<LaneId, Rc<Handle>>>,
+    registry: Registry,
+    /// The token of the first place.
+    first_token: usize,
+    /// Their names are ours: no attacker chooses them.
+    by_id: RefCell<HashMap<LaneId, Rc<Handle>, RandomState>>,
+    by_place: RefCell<Vec<Option<Rc<Handle>>>>,
+    free: RefCell<Vec<usize>>,
+    /// Those that are to be visited, of each side.
+    due: [RefCell<Vec<Rc<Handle>>>; 2],
     /// Those whose output lingers.
-    lingering: RefCell<Vec<LaneId>>,
-    /// The shell itself, for tasks that are spawned from within it.
-    pub shell: RefCell<Weak<Shell>>,
+    lingering: RefCell<Vec<Rc<Handle>>>,
 }
 
 impl Lanes {
+    /// None yet; their tokens begin here.
+    pub fn new(registry: Registry, first_token: usize) -> Lanes {
+        let by_id = RefCell::new(HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4)));
+        let (by_place, free, lingering) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Lanes { registry, first_token, by_id, by_place, free, due: Default::default(), lingering }
+    }
+
+    /// A lane has a connection. To be told in the same turn in which the sequencer learns of it.
+    ///
+    /// # Errors
+    /// The system's, when it cannot be watched.
+    pub fn open(&self, id: LaneId, generation: u64, stream: Stream) -> io::Result<()> {
+        let mut socket = stream.into_socket()?;
+        let place = self.free.borrow().last().copied().unwrap_or(self.by_place.borrow().len());
+        socket.register(&self.registry, Token(self.first_token + place))?;
+        let no = || Cell::new(false);
+        let handle = Rc::new(Handle {
+            id,
+            generation,
+            place,
+            socket: RefCell::new(Some(socket)),
+            // With the handshake of TLS something may have been read already.
+            readable: Cell::new(true),
+            ends: no(),
+            broken: RefCell::default(),
+            due: no(),
+            lingers: no(),
+            written_at: Cell::new(0),
+        });
+        match self.free.borrow_mut().pop() {
+            Some(free) => self.by_place.borrow_mut()[free] = Some(handle.clone()),
+            None => self.by_place.borrow_mut().push(Some(handle.clone())),
+        }
+        self.visit_again(&handle);
+        if let Some(earlier) = self.by_id.borrow_mut().insert(id, handle) {
+            self.close(&earlier);
+        }
+        Ok(())
+    }
+
+    /// The socket of a lane has something. What was waiting for room is written, what is to be read waits for its visit.
+    pub fn meet(&self, token: usize, event: &Event, core: &RefCell<Sequencer>) {
+        let by_place = self.by_place.borrow();
+        let Some(handle) = by_place.get(token - self.first_token).and_then(Option::as_ref) else { return };
+        let ends = event.is_read_closed() || event.is_error();
+        handle.ends.set(handle.ends.get() || ends);
+        handle.readable.set(handle.readable.get() || ends || event.is_readable());
+        if event.is_writable() {
+            self.write(handle, &mut core.borrow_mut(), handle.lingers.get());
+        }
+        if handle.readable.get() {
+            self.visit_again(handle);
+        }
+    }
+
+    /// Whether some are to be visited.
+    pub fn are_due(&self) -> bool {
+        self.due.iter().any(|due| !due.borrow().is_empty())
+    }
+
+    fn visit_again(&self, handle: &Rc<Handle>) {
+        if !handle.due.replace(true) {
+            self.due[handle.id.side.index()].borrow_mut().push(handle.clone());
+        }
+    }
+
     /// The lane has something to write; or something that can wait, when it was written a moment ago.
     pub fn serve(&self, core: &mut Sequencer, id: LaneId, now: impl FnOnce() -> u64) {
         let by_id = self.by_id.borrow();
         let Some(handle) = by_id.get(&id) else { return };
         if core.primary() == id.side {
             handle.lingers.set(false);
-            return handle.write_now(core, id);
+            return self.write(handle, core, false);
         }
         let now = now();
         if core.lane_can_wait(id) && now.saturating_sub(handle.written_at.get()) < limits::LINGERING_US {
             if !handle.lingers.replace(true) {
-                self.lingering.borrow_mut().push(id);
+                self.lingering.borrow_mut().push(handle.clone());
             }
             return;
         }
         handle.lingers.set(false);
         handle.written_at.set(now);
-        handle.write_now(core, id);
+        self.write(handle, core, false);
     }
 
     /// Writes what has lingered long enough. To be asked behind everything that happens, and with the tick, when nothing does: no timer is as cheap.
@@ -68,24 +144,36 @@ impl Lanes {
             return;
         }
         let now = now();
-        let by_id = self.by_id.borrow();
-        lingering.retain(|id| {
-            let Some(handle) = by_id.get(id).filter(|handle| handle.lingers.get()) else { return false };
+        lingering.retain(|handle| {
+            if !handle.lingers.get() {
+                return false;
+            }
             let waits = now.saturating_sub(handle.written_at.get()) < limits::LINGERING_US;
             if !waits {
                 handle.lingers.set(false);
                 handle.written_at.set(now);
-                handle.write_now(core, *id);
+                self.write(handle, core, false);
             }
             waits
         });
     }
 
+    /// Writes what was appended, or only what encryption holds back, as far as the socket takes it. An event tells when there is room again; that the
+    /// connection is broken is told at its visit, because nothing that could come back here may be called now.
+    fn write(&self, handle: &Rc<Handle>, core: &mut Sequencer, only_held_back: bool) {
+        let mut socket = handle.socket.borrow_mut();
+        let Some(socket) = socket.as_mut() else { return };
+        let written = if only_held_back { socket.flush() } else { write(core, socket, handle) };
+        if let Err(error) = written {
+            handle.broken.borrow_mut().get_or_insert_with(|| format!("the connection broke while writing: {error}"));
+            self.visit_again(handle);
+        }
+    }
+
     /// Resets one connection.
     pub fn drop_lane(&self, id: LaneId) {
         if let Some(handle) = self.by_id.borrow_mut().remove(&id) {
-            handle.over.set(true);
-            handle.wake();
+            self.close(&handle);
         }
     }
 
@@ -93,130 +181,88 @@ impl Lanes {
     pub fn drop_side(&self, side: Endpoint) {
         self.by_id.borrow_mut().retain(|id, handle| {
             if id.side == side {
-                handle.over.set(true);
-                handle.wake();
+                self.close(handle);
             }
             id.side != side
         });
     }
-}
 
-impl Handle {
-    /// Writes as far as the socket takes it. Its task is woken when there is room again, or when the connection is broken, which it finds out itself.
-    fn write_now(&self, core: &mut Sequencer, id: LaneId) {
-        let (waker, mut stream) = (self.waker.borrow(), self.stream.borrow_mut());
-        // A task that has not run yet begins with what there is to write.
-        let (Some(waker), Some(stream)) = (waker.as_ref(), stream.as_mut()) else { return };
-        if write(core, stream, id, self.generation, &mut Context::from_waker(waker)).is_err() {
-            self.behind.set(true);
-            waker.wake_by_ref();
-        }
+    /// This one is lost; a later one of the same lane is not.
+    fn drop_lost(&self, lost: &Rc<Handle>) {
+        self.by_id.borrow_mut().retain(|_, handle| !Rc::ptr_eq(handle, lost));
+        self.close(lost);
     }
 
-    fn wake(&self) {
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
+    fn close(&self, handle: &Handle) {
+        if let Some(socket) = handle.socket.take() {
+            socket.reset();
+            self.by_place.borrow_mut()[handle.place] = None;
+            self.free.borrow_mut().push(handle.place);
         }
     }
 }
 
-/// Runs a lane until its side is given up. To be entered in the same turn in which the sequencer learns of the lane.
-pub(super) fn run(shell: &Rc<Shell>, id: LaneId, generation: u64, stream: Stream) -> impl Future<Output = ()> + use<> {
-    let (stream, waker, no) = (RefCell::new(Some(stream)), RefCell::new(None), || Cell::new(false));
-    let handle = Rc::new(Handle { generation, stream, waker, behind: no(), lingers: no(), written_at: Cell::new(0), over: no() });
-    shell.lanes.by_id.borrow_mut().insert(id, handle.clone());
-    let shell = shell.clone();
-    async move {
-        let lost = poll_fn(|cx| turn(&shell, &handle, id, cx)).await;
-        if let Some(stream) = handle.stream.take() {
-            stream.reset();
-        }
-        if let Some(error) = lost {
-            shell.lose_lane(id, generation, &error);
+/// Visits the lanes of a side that are due, each once, and carries out what follows.
+pub(super) fn visit_due(shell: &Shell, side: Endpoint) {
+    let due = shell.lanes.due[side.index()].take();
+    for handle in &due {
+        handle.due.set(false);
+        if let Err(error) = visit(shell, handle) {
+            shell.lanes.drop_lost(handle);
+            shell.lose_lane(handle.id, handle.generation, &error);
         }
     }
-}
-
-/// One turn of a lane's task; ready with the reason when the connection is lost, with none when it was given up.
-fn turn(shell: &Shell, handle: &Handle, id: LaneId, cx: &mut Context<'_>) -> Poll<Option<String>> {
-    if !handle.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-        *handle.waker.borrow_mut() = Some(cx.waker().clone());
-    }
-    if handle.over.get() {
-        return Poll::Ready(None);
-    }
-    if !handle.behind.take() && shell.core.borrow().primary() != id.side {
-        // What the mirror says can wait until clients have what the primary says.
-        handle.behind.set(true);
-        cx.waker().wake_by_ref();
-        return Poll::Pending;
-    }
-    if let Some(stream) = handle.stream.borrow_mut().as_mut()
-        && let Err(error) = match handle.lingers.get() {
-            false => write(&mut shell.core.borrow_mut(), stream, id, handle.generation, cx),
-            true => flush(stream, cx),
-        }
-    {
-        return Poll::Ready(Some(format!("the connection broke while writing: {error}")));
-    }
-    loop {
-        let n = {
-            let mut buffer = shell.buffer.borrow_mut();
-            let mut space = ReadBuf::new(&mut buffer);
-            let read = match handle.stream.borrow_mut().as_mut() {
-                Some(stream) => Pin::new(stream).poll_read(cx, &mut space),
-                None => return Poll::Ready(None),
-            };
-            match read {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(format!("the connection broke while reading: {error}"))),
-                Poll::Ready(Ok(())) => {
-                    let bytes = space.filled();
-                    if bytes.is_empty() {
-                        return Poll::Ready(Some("the server closed the connection".into()));
-                    }
-                    if !shell.core.borrow_mut().handle_lane_bytes(id, handle.generation, bytes, shell.now()) {
-                        return Poll::Ready(Some("the server sent something that is no reply to what was asked".into()));
-                    }
-                    bytes.len()
-                }
-            }
-        };
+    if !due.is_empty() {
         shell.flush();
-        if handle.over.get() {
-            return Poll::Ready(None);
-        }
-        if n == super::READ_BUFFER {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
     }
+}
+
+/// Reads once and tells the sequencer; an error says why the connection is lost.
+fn visit(shell: &Shell, handle: &Rc<Handle>) -> Result<(), String> {
+    if let Some(error) = handle.broken.take() {
+        return Err(error);
+    }
+    let mut buffer = shell.buffer.borrow_mut();
+    let (read, emptied) = match handle.socket.borrow_mut().as_mut().filter(|_| handle.readable.get()) {
+        Some(socket) => (socket.read(&mut buffer), socket.is_emptied_by_a_short_read()),
+        None => return Ok(()),
+    };
+    match read {
+        Ok(0) => return Err("the server closed the connection".into()),
+        Ok(n) => {
+            handle.readable.set(n == READ_BUFFER || handle.ends.get() || !emptied);
+            let bytes = &buffer[..n];
+            if !shell.core.borrow_mut().handle_lane_bytes(handle.id, handle.generation, bytes, shell.now()) {
+                return Err("the server sent something that is no reply to what was asked".into());
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => handle.readable.set(false),
+        Err(error) if error.kind() == ErrorKind::Interrupted => {}
+        Err(error) => return Err(format!("the connection broke while reading: {error}")),
+    }
+    if handle.readable.get() {
+        shell.lanes.visit_again(handle);
+    }
+    Ok(())
 }
 
 /// Writes what was appended, as far as the socket takes it.
-fn write(core: &mut Sequencer, stream: &mut Stream, id: LaneId, generation: u64, cx: &mut Context<'_>) -> std::io::Result<()> {
-    if core.generation(id.side) != generation {
+fn write(core: &mut Sequencer, socket: &mut Socket, handle: &Handle) -> io::Result<()> {
+    if core.generation(handle.id.side) != handle.generation {
         return Ok(());
     }
     loop {
-        let output = core.lane_output(id);
+        let output = core.lane_output(handle.id);
         if output.is_empty() {
             break;
         }
-        match Pin::new(&mut *stream).poll_write(cx, output) {
-            Poll::Ready(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Poll::Ready(Ok(n)) => core.handle_lane_written(id, generation, n),
-            Poll::Ready(Err(error)) => return Err(error),
-            Poll::Pending => break,
+        match socket.write(output) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => core.handle_lane_written(handle.id, handle.generation, n),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
         }
     }
-    flush(stream, cx)
-}
-
-/// What encryption holds back goes too.
-fn flush(stream: &mut Stream, cx: &mut Context<'_>) -> std::io::Result<()> {
-    match Pin::new(stream).poll_flush(cx) {
-        Poll::Ready(Err(error)) => Err(error),
-        _ => Ok(()),
-    }
+    socket.flush()
 }

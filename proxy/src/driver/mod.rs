@@ -1,8 +1,8 @@
 //! The data thread: sockets on one side, the sequencer on the other, nothing decided here.
 //!
-//! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn stays batched: all sockets
-//! that are ready are read first, and then the lanes write what was appended, once each. Async code here waits and
-//! hands over what came; `Shell::flush` carries out what the sequencer wants done.
+//! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn ([`turns`]) stays batched: all sockets
+//! that are ready are read first, and then the lanes write what was appended, once each. What came is handed to the sequencer;
+//! `Shell::flush` carries out what it wants done. Async code here is what a command does not wait for.
 
 mod aside;
 mod clients;
@@ -10,6 +10,7 @@ mod events;
 mod lanes;
 mod sides;
 mod spill;
+mod turns;
 
 use crate::config::{self, Config};
 use crate::control::{ControlReceiver, ControlRequest};
@@ -20,14 +21,16 @@ use crate::upstream::conn::ServerInfo;
 use anyhow::Context;
 use clients::Clients;
 use lanes::Lanes;
+use mio::net::TcpListener;
+use mio::{Interest, Poll};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
-use tokio::task::spawn_local;
+use tokio::task::{LocalSet, spawn_local};
 use twinlane_core::divergence::VerifyResult;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::sequencer::{self, Action, Now, Sequencer, Settings};
@@ -35,6 +38,8 @@ use twinlane_core::status::Outcome;
 
 /// What the tasks of the data thread share.
 pub(crate) struct Shell {
+    /// This very value, for tasks that are spawned from within it.
+    itself: Weak<Shell>,
     core: RefCell<Sequencer>,
     clients: Clients,
     lanes: Lanes,
@@ -57,6 +62,8 @@ pub(crate) struct Shell {
     /// What each side said it is, when it was last connected.
     met: [RefCell<Option<ServerInfo>>; 2],
     flushing: Cell<bool>,
+    /// The loop ends behind its turn.
+    stopping: Cell<bool>,
     /// Told to tasks that wait for a role to move or a side to be lost.
     standing: watch::Sender<Standing>,
     /// A flip waits for the event connection of a side.
@@ -88,11 +95,34 @@ const READ_BUFFER: usize = 128 * 1024;
 /// Bytes for a client past which the others are written to first: the kernel needs its time to copy them.
 const LARGE_OUTPUT: usize = 64 * 1024;
 
-/// Serves until the process is told to stop. To be run on a `LocalRuntime`.
+/// Serves until the process is told to stop.
 ///
 /// # Errors
 /// When serving is not safe, or the state directory fails.
-pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver) -> anyhow::Result<()> {
+pub fn run(config: Config, store: Store, control: ControlReceiver, stop: impl Future<Output = ()> + 'static) -> anyhow::Result<()> {
+    // Its thread waits for the sockets and timers of tasks; what is done when they are ready is done on this one.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("waits").enable_all().build()?;
+    let _inside = runtime.enter();
+    let tasks = LocalSet::new();
+    let mut stop = Box::pin(stop);
+    let begun = tasks.block_on(&runtime, async {
+        tokio::select! {
+            begun = begin(config, store, control) => begun.map(Some),
+            () = &mut stop => Ok(None),
+        }
+    })?;
+    let Some((shell, poll)) = begun else { return Ok(()) };
+    let _spawning = tasks.enter();
+    let stopped = shell.clone();
+    spawn_local(async move {
+        stop.await;
+        stopped.stopping.set(true);
+    });
+    turns::serve(&shell, poll, tasks).context("the poll of the sockets")
+}
+
+/// Everything before the first client.
+async fn begin(config: Config, mut store: Store, control: ControlReceiver) -> anyhow::Result<(Rc<Shell>, Poll)> {
     let instance = format!("{:08x}", random()?[0] as u32);
     let mut ours = instances(store.directory());
     ours.push(instance.clone());
@@ -113,11 +143,20 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
     }
     let (standing, _) = watch::channel(Standing::of(&core));
     let listener = net::listen(config.listen.address).with_context(|| format!("listen.address {}", config.listen.address))?;
-    let (clients, poll) = Clients::new().context("the clients' poll")?;
-    let shell = Rc::new(Shell {
+    let mut listener = TcpListener::from_std(listener);
+    let poll = Poll::new().context("the poll of the sockets")?;
+    let registry = || poll.registry().try_clone().context("the poll of the sockets");
+    poll.registry().register(&mut listener, turns::LISTENER, Interest::READABLE).context("the poll of the sockets")?;
+    let (clients, lanes) = (Clients::new(registry()?, listener, config.listen.max_clients), Lanes::new(registry()?, turns::FIRST_LANE));
+    let synced = match (&journal_file, config.journal.sync) {
+        (Some(file), config::Sync::Always) => Some((file.try_clone()?, Cell::new(0))),
+        _ => None,
+    };
+    let shell = Rc::new_cyclic(|itself| Shell {
+        itself: itself.clone(),
         core: RefCell::new(core),
         clients,
-        lanes: Lanes::default(),
+        lanes,
         targets: started.targets,
         directory: store.directory().to_owned(),
         store: Arc::new(Mutex::new(store)),
@@ -131,29 +170,29 @@ pub async fn run(config: Config, mut store: Store, mut control: ControlReceiver)
         met: Default::default(),
         many_names: Default::default(),
         flushing: Cell::new(false),
+        stopping: Cell::new(false),
         standing,
         ping_events: [tokio::sync::Notify::new(), tokio::sync::Notify::new()],
         enable_events: config.expiry.enable_events,
-        journal: match (&journal_file, config.journal.sync) {
-            (Some(file), config::Sync::Always) => Some((file.try_clone()?, Cell::new(0))),
-            _ => None,
-        },
+        journal: synced,
         aside: [RefCell::new(None), RefCell::new(None)],
     });
-    *shell.lanes.shell.borrow_mut() = Rc::downgrade(&shell);
     shell.flush();
     if let (Some(file), config::Sync::Interval) = (journal_file.as_ref(), config.journal.sync) {
         spawn_local(sync_every_second(shell.clone(), file.try_clone()?));
     }
-    spawn_local(tick(shell.clone()));
-    spawn_local(clients::serve(shell.clone(), poll).context("the clients' poll")?);
-    spawn_local(clients::accept(shell.clone(), listener, config.listen.max_clients));
     control.serving();
     tracing::info!("serving clients on {}", config.listen.address);
+    spawn_local(operate(shell.clone(), control));
+    Ok((shell, poll))
+}
+
+/// Carries out what the operator's side asks for.
+async fn operate(shell: Rc<Shell>, mut control: ControlReceiver) {
     while let Some(request) = control.next().await {
         shell.control(request);
     }
-    Ok(())
+    shell.stopping.set(true);
 }
 
 /// Makes the journal durable every second.
@@ -166,15 +205,6 @@ async fn sync_every_second(shell: Rc<Shell>, file: std::fs::File) {
         let outcome = tokio::task::spawn_blocking(move || synced.sync_data()).await;
         let failure = outcome.map_err(|error| error.to_string()).and_then(|synced| synced.map_err(|error| error.to_string())).err();
         shell.with(|core, _| core.handle_journal_synced(failure.as_deref()));
-    }
-}
-
-async fn tick(shell: Rc<Shell>) {
-    let mut interval = tokio::time::interval(Duration::from_millis(10));
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        shell.with(|core, now| core.handle_tick(now));
     }
 }
 
@@ -244,7 +274,7 @@ impl Shell {
     }
 
     fn act(&self, action: Action) {
-        let Some(shell) = self.itself() else { return };
+        let Some(shell) = self.itself.upgrade() else { return };
         match action {
             Action::ConnectSide { side, generation, predecessors, databases } => {
                 self.lanes.drop_side(side);
@@ -300,11 +330,6 @@ impl Shell {
                 self.with(|core, now| core.handle_operation(ticket, operation, now));
             }
         }
-    }
-
-    /// Another handle to this very value.
-    fn itself(&self) -> Option<Rc<Shell>> {
-        self.lanes.shell.borrow().upgrade()
     }
 }
 

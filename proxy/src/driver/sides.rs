@@ -1,7 +1,7 @@
 //! Connecting a side: ask what it is, kill what is left of earlier connections there, open the lanes; then look at it once a
 //! second. Every step is awaited before the next, so that nothing can be refused separately from what depends on it (H5, H6).
 
-use super::{Shell, lanes};
+use super::Shell;
 use crate::start::NAME as START;
 use crate::upstream::conn::{Conn, ConnError, Protocol, Reply, ServerInfo};
 use crate::upstream::pair::{self, neighbours};
@@ -69,7 +69,9 @@ pub(super) async fn connect(shell: Rc<Shell>, side: Endpoint, generation: u64, p
                 return;
             }
             for (db, stream) in streams {
-                spawn_local(lanes::run(&shell, LaneId::shared(side, db), generation, stream));
+                if let Err(error) = shell.lanes.open(LaneId::shared(side, db), generation, stream) {
+                    return shell.lose(side, generation, &error.to_string());
+                }
             }
             shell.with(|core, now| core.handle_side_up(side, generation, up, now));
             spawn_local(super::events::follow(shell.clone(), side, generation));
@@ -319,8 +321,8 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
     }
     match opened {
         Ok(Some((info, stream))) => {
-            spawn_local(lanes::run(&shell, id, generation, stream));
-            shell.with(|core, now| core.handle_lane_open(id, generation, Ok(Some(info)), now));
+            let opened = shell.lanes.open(id, generation, stream).map(|()| Some(info)).map_err(|error| error.to_string());
+            shell.with(|core, now| core.handle_lane_open(id, generation, opened, now));
         }
         Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
         // All lanes of a side are of one process: they are opened anew together.

@@ -2,15 +2,15 @@
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that may wait to be accepted: a fleet of application pods that reconnects at once fits, and the kernel
 /// caps it at `net.core.somaxconn` anyway.
 const BACKLOG: i32 = 4096;
 
-/// Listens; the address can be taken again directly after a restart. Call it inside a tokio runtime.
+/// Listens, without ever waiting; the address can be taken again directly after a restart.
 ///
 /// # Errors
 /// The system's, with the address in the text.
@@ -24,7 +24,7 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Options of an accepted client: no delay, and keep-alive as Redis sets it (`tcp-keepalive 300`), so that a client whose
@@ -32,8 +32,9 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// The system's, when the socket is already gone.
-pub fn prepare_client(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+pub fn prepare_client(stream: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(300)).with_interval(Duration::from_secs(100));
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }

@@ -5,11 +5,13 @@
 //! error says which side it is about and what to do, and never shows credentials. This room knows bytes, not RESP.
 
 mod listen;
+mod socket;
 mod stream;
 mod tls;
 mod url;
 
 pub use listen::{listen, prepare_client};
+pub use socket::Socket;
 pub use stream::Stream;
 pub use tls::install_provider;
 pub use url::ServerUrl;

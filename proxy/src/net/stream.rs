@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -15,31 +14,6 @@ pub enum Stream {
     Plain(TcpStream),
     /// `rediss://`.
     Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Stream {
-    /// The TCP connection below.
-    #[must_use]
-    pub fn tcp(&self) -> &TcpStream {
-        match self {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => tls.get_ref().0,
-        }
-    }
-
-    /// Makes the coming close (drop) a reset: bytes that the kernel has not sent yet are thrown away instead of reaching
-    /// the server after we gave the connection up. It does not take back what has left; only `CLIENT KILL` does (H1).
-    ///
-    /// # Errors
-    /// The system's, when the socket is already gone.
-    pub fn set_linger0(&self) -> io::Result<()> {
-        socket2::SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO))
-    }
-
-    /// Closes with a reset. Dropping the TLS layer sends nothing, so no farewell delays it.
-    pub fn reset(self) {
-        let _ = self.set_linger0();
-    }
 }
 
 impl AsyncRead for Stream {

@@ -10,11 +10,16 @@ fn target(url: &str) -> Target {
     Target::new(Endpoint::New, &options).unwrap()
 }
 
+/// A listener on a port of its own.
+fn listening(address: std::net::SocketAddr) -> tokio::net::TcpListener {
+    tokio::net::TcpListener::from_std(listen(address).unwrap()).unwrap()
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn bytes_flow_and_a_reset_is_seen_as_one() {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening("127.0.0.1:0".parse().unwrap());
     let port = listener.local_addr().unwrap().port();
     let mut stream = target(&format!("redis://localhost:{port}")).connect(SECOND).await.unwrap();
     let (mut peer, _) = listener.accept().await.unwrap();
@@ -23,13 +28,13 @@ async fn bytes_flow_and_a_reset_is_seen_as_one() {
     let mut buffer = [0; 4];
     peer.read_exact(&mut buffer).await.unwrap();
     assert_eq!(&buffer, b"PING");
-    stream.reset();
+    stream.into_socket().unwrap().reset();
     assert_eq!(peer.read(&mut buffer).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
 async fn a_refused_connection_names_the_side_the_address_and_what_to_check() {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening("127.0.0.1:0".parse().unwrap());
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let error = target(&format!("redis://:hunter2@127.0.0.1:{port}")).connect(SECOND).await.unwrap_err().to_string();
@@ -39,7 +44,7 @@ async fn a_refused_connection_names_the_side_the_address_and_what_to_check() {
 
 #[tokio::test]
 async fn a_plain_port_asked_for_tls_says_so() {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listening("127.0.0.1:0".parse().unwrap());
     let port = listener.local_addr().unwrap().port();
     let server = tokio::spawn(async move {
         let (mut peer, _) = listener.accept().await.unwrap();

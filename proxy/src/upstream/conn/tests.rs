@@ -46,7 +46,7 @@ fn keyspace_and_client_lines() {
 
 /// A peer that gives these answers, one per read, and records what it was asked.
 async fn scripted(answers: &'static [&'static [u8]], url: &str) -> (Result<Conn, ConnError>, tokio::task::JoinHandle<String>) {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listen("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
     let url = url.replace("PORT", &listener.local_addr().unwrap().port().to_string());
     let peer = tokio::spawn(async move {
         let (mut peer, _) = listener.accept().await.unwrap();
@@ -76,7 +76,7 @@ async fn a_server_below_6_is_spoken_to_in_resp2() {
 /// reason is still what it said, and not that they could not be written.
 #[tokio::test]
 async fn the_words_of_a_server_that_takes_no_more_clients_are_heard() {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listen("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
     let target = target(&format!("redis://127.0.0.1:{}", listener.local_addr().unwrap().port()));
     let (stream, accepted) = tokio::join!(target.connect(SECOND), listener.accept());
     let mut peer = accepted.unwrap().0;
