@@ -121,7 +121,7 @@ pub enum Verb {
 #[derive(Debug, Args)]
 pub struct AdminArgs {
     /// Admin port of the running proxy.
-    #[arg(long, value_name = "ADDR", env = "TWINLANE__ADMIN__ADDRESS", default_value = "127.0.0.1:6401")]
+    #[arg(long, global = true, value_name = "ADDR", env = "TWINLANE__ADMIN__ADDRESS", default_value = "127.0.0.1:6401")]
     admin: String,
 }
 

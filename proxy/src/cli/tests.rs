@@ -32,6 +32,7 @@ fn every_verb_and_every_wrong_use() {
         "twinlane status --json --admin 127.0.0.1:9",
         "twinlane mirror start",
         "twinlane mirror --admin 127.0.0.1:9 stop --lose-rollback",
+        "twinlane mirror stop --lose-rollback --admin 127.0.0.1:9",
         "twinlane cutover --dry-run --force primary-lost",
         "twinlane rollback",
         "twinlane accept-loss",
