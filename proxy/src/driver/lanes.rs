@@ -204,17 +204,22 @@ impl Lanes {
 
 /// Visits the lanes of a side that are due, each once, and carries out what follows.
 pub(super) fn visit_due(shell: &Shell, side: Endpoint) {
-    let due = shell.lanes.due[side.index()].take();
-    for handle in &due {
+    let list = &shell.lanes.due[side.index()];
+    if list.borrow().is_empty() {
+        return;
+    }
+    let mut due = list.take();
+    for handle in due.drain(..) {
         handle.due.set(false);
-        if let Err(error) = visit(shell, handle) {
-            shell.lanes.drop_lost(handle);
+        if let Err(error) = visit(shell, &handle) {
+            shell.lanes.drop_lost(&handle);
             shell.lose_lane(handle.id, handle.generation, &error);
         }
     }
-    if !due.is_empty() {
-        shell.flush();
-    }
+    // The room stays, for the next turn.
+    due.append(&mut list.borrow_mut());
+    list.replace(due);
+    shell.flush();
 }
 
 /// Reads once and tells the sequencer; an error says why the connection is lost.
