@@ -103,6 +103,8 @@ impl Clients {
             let mut core = core.borrow_mut();
             if !core.output(client.id).is_empty() {
                 client.write(&mut core);
+                // Room may let its input go on: what follows is carried out behind its visit.
+                self.visit_again(client);
             }
         }
         if client.readable.get() || client.over.get() {
@@ -112,7 +114,8 @@ impl Clients {
 
     /// Somebody wants to connect.
     pub fn knock(&self) {
-        self.accept_at.set(Some(0));
+        // Where the system refused one, the next knock does not make it willing.
+        self.accept_at.set(self.accept_at.get().or(Some(0)));
     }
 
     fn insert(&self, id: SessionId, mut stream: TcpStream) -> io::Result<()> {
@@ -181,27 +184,24 @@ impl Client {
     }
 }
 
-/// Takes those that want to connect. True when more may wait.
-pub(super) fn accept(shell: &Shell) -> bool {
+/// Takes those that want to connect; what more there are come with the next turn.
+pub(super) fn accept(shell: &Shell) {
     let clients = &shell.clients;
     if clients.accept_at.get().is_none_or(|at| shell.now().us < at) {
-        return false;
+        return;
     }
     for _ in 0..ACCEPTED_AT_ONCE {
         match clients.listener.accept() {
             Ok((stream, peer)) => take(shell, stream, peer),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                clients.accept_at.set(None);
-                return false;
+                return clients.accept_at.set(None);
             }
             Err(error) => {
                 tracing::warn!("a client could not be accepted: {error}");
-                clients.accept_at.set(Some(shell.now().us + ACCEPT_AGAIN_US));
-                return false;
+                return clients.accept_at.set(Some(shell.now().us + ACCEPT_AGAIN_US));
             }
         }
     }
-    true
 }
 
 fn take(shell: &Shell, stream: TcpStream, peer: SocketAddr) {

@@ -196,6 +196,7 @@ impl Lanes {
     fn close(&self, handle: &Handle) {
         if let Some(socket) = handle.socket.take() {
             socket.reset();
+            handle.broken.take();
             self.by_place.borrow_mut()[handle.place] = None;
             self.free.borrow_mut().push(handle.place);
         }

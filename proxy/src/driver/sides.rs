@@ -323,6 +323,7 @@ pub(super) async fn open_lane(shell: Rc<Shell>, id: LaneId, generation: u64) {
         Ok(Some((info, stream))) => {
             let opened = shell.lanes.open(id, generation, stream).map(|()| Some(info)).map_err(|error| error.to_string());
             shell.with(|core, now| core.handle_lane_open(id, generation, opened, now));
+            shell.drop_lost(id.side, generation);
         }
         Ok(None) => shell.with(|core, now| core.handle_lane_open(id, generation, Ok(None), now)),
         // All lanes of a side are of one process: they are opened anew together.

@@ -21,6 +21,10 @@ pub enum Socket {
 pub struct Tls {
     session: ClientConnection,
     tcp: TcpStream,
+    /// The last read ended because the socket had nothing more.
+    drained: bool,
+    /// It ended with this, behind bytes that were good; the next one tells it.
+    failed: Option<io::Error>,
 }
 
 impl Stream {
@@ -34,7 +38,7 @@ impl Stream {
             Stream::Plain(tcp) => polled(tcp).map(Socket::Plain),
             Stream::Tls(tls) => {
                 let (tcp, session) = tls.into_inner();
-                Ok(Socket::Tls(Box::new(Tls { session, tcp: polled(tcp)? })))
+                Ok(Socket::Tls(Box::new(Tls { session, tcp: polled(tcp)?, drained: false, failed: None })))
             }
         }
     }
@@ -60,10 +64,13 @@ impl Socket {
         }
     }
 
-    /// Whether a read of fewer bytes than there was room for has emptied the connection: no edge was missed then.
+    /// Whether the last read, if it gave fewer bytes than there was room for, has emptied the connection: an event tells of more.
     #[must_use]
     pub fn is_emptied_by_a_short_read(&self) -> bool {
-        matches!(self, Socket::Plain(_))
+        match self {
+            Socket::Plain(_) => true,
+            Socket::Tls(tls) => tls.drained,
+        }
     }
 
     /// Writes as much as it takes.
@@ -106,23 +113,46 @@ impl Socket {
 }
 
 impl Tls {
+    /// As much as there is, record by record.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.session.reader().read(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                read => return read,
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        self.drained = false;
+        let mut at = 0;
+        while at < buffer.len() {
+            let step = match self.session.reader().read(&mut buffer[at..]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.fetch().map(|there_is_more| (0, there_is_more)),
+                read => read.map(|n| (n, n > 0)),
+            };
+            match step {
+                Ok((n, true)) => at += n,
+                Ok((_, false)) => break,
+                Err(error) => {
+                    self.drained = error.kind() == ErrorKind::WouldBlock;
+                    if at == 0 {
+                        return Err(error);
+                    }
+                    self.failed = Some(error).filter(|_| !self.drained);
+                    break;
+                }
             }
-            if self.session.read_tls(&mut self.tcp)? == 0 {
-                return Ok(0);
-            }
-            let processed = self.session.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error));
-            // Answers of TLS itself, and what it has to say of an error.
-            let answered = self.push();
-            processed?;
-            match answered {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-                _ => {}
-            }
+        }
+        Ok(at)
+    }
+
+    /// Takes from the socket what there is of the next records; false at the end of the connection.
+    fn fetch(&mut self) -> io::Result<bool> {
+        if self.session.read_tls(&mut self.tcp)? == 0 {
+            return Ok(false);
+        }
+        let processed = self.session.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error));
+        // Answers of TLS itself, and what it has to say of an error.
+        let answered = self.push();
+        processed?;
+        match answered {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+            _ => Ok(true),
         }
     }
 
@@ -139,8 +169,11 @@ impl Tls {
     /// Writes what is encrypted.
     fn push(&mut self) -> io::Result<()> {
         while self.session.wants_write() {
-            if self.session.write_tls(&mut self.tcp)? == 0 {
-                return Err(ErrorKind::WriteZero.into());
+            match self.session.write_tls(&mut self.tcp) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                // What was taken must not be taken again.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                written => drop(written?),
             }
         }
         Ok(())
