@@ -1,6 +1,6 @@
 //! The data thread: sockets on one side, the sequencer on the other, nothing decided here.
 //!
-//! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn ([`turns`]) stays batched: all sockets
+//! Everything that touches data runs on this one thread, so the sequencer needs no lock and a turn (`turns.rs`) stays batched: all sockets
 //! that are ready are read first, and then the lanes write what was appended, once each. What came is handed to the sequencer;
 //! `Shell::flush` carries out what it wants done. Async code here is what a command does not wait for.
 
