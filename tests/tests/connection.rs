@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot reach its servers has nothing better to do than to stop.
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::time::Instant;
 use twinlane_tests::pair::{PATIENCE, Pair, Setup, until};
 use twinlane_tests::proxy::Options;
 use twinlane_tests::resp::{Client, Value, is_timeout};
@@ -526,6 +528,29 @@ fn a_client_beyond_the_bound_is_told() {
     assert_eq!(third.receive().unwrap().to_string(), "-ERR max number of clients reached");
     assert!(third.receive().is_err_and(|error| !is_timeout(&error)));
     drop(served);
+    until("room for another", PATIENCE, || Ok(pair.client()?.cmd("PING").is_ok_and(|reply| reply.to_string() == "+PONG"))).unwrap();
+}
+
+/// The system gives the proxy no more files: who is connected is served, the log is told now and then and not for each that knocks, and who waited is served
+/// when there is room.
+#[test]
+fn without_files_the_others_are_served_and_the_log_is_not_flooded() {
+    const KNOCKS: usize = 300;
+    let pair = Pair::plain().unwrap();
+    let mut served = pair.client().unwrap();
+    let pid = pair.proxy.pid().unwrap();
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64;
+    let limit = Rlimit { current: Some(files + 10), maximum: Some(files + 10) };
+    prlimit(Pid::from_raw(pid as i32), Resource::Nofile, limit).unwrap();
+    let begun = Instant::now();
+    let waiting: Vec<Client> = (0..KNOCKS).map(|_| pair.client().unwrap()).collect();
+    let refusals = || pair.proxy.log().matches("a client could not be accepted").count();
+    until("the system to refuse one", PATIENCE, || Ok(refusals() > 0)).unwrap();
+    assert_eq!(served.cmd("PING").unwrap().to_string(), "+PONG");
+    // Ten times a second, and one for a start.
+    let (told, most) = (refusals(), begun.elapsed().as_millis() as usize / 100 + 2);
+    assert!(told <= most, "{told} lines for {KNOCKS} that knocked");
+    drop(waiting);
     until("room for another", PATIENCE, || Ok(pair.client()?.cmd("PING").is_ok_and(|reply| reply.to_string() == "+PONG"))).unwrap();
 }
 

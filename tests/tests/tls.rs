@@ -132,6 +132,29 @@ fn an_encrypted_mirror_that_stands_still_is_served_when_it_goes_on() {
     compare(&old.address(), &new.address(), &compare::Options::default()).unwrap().into_result().unwrap();
 }
 
+/// What no socket takes at once goes on when there is room again, and nothing else need happen on that connection: plain and encrypted.
+#[test]
+fn a_request_larger_than_the_sockets_reaches_a_server_that_stood_still() {
+    let certificates = Certificates::of(&["127.0.0.1"]);
+    for encrypted in [false, true] {
+        let ((old, old_tls), (new, _)) = (certificates.server(), certificates.server());
+        let mut options = if encrypted { trusting(&certificates.file("ca.pem"), &["OLD"]) } else { proxy::Options::default() };
+        options.env.push(("TWINLANE__UPSTREAM__KEEPALIVE_S".into(), "600".into()));
+        let from = if encrypted { url(old_tls) } else { old.url() };
+        let proxy = Proxy::start(&from, &new.address(), options).unwrap();
+        proxy.wait_until_synced(PATIENCE).unwrap();
+        old.freeze().unwrap();
+        let mut client = proxy.client().unwrap();
+        client.set_timeout(PATIENCE).unwrap();
+        let value = vec![b'v'; 32 << 20];
+        client.send(&[&b"SET"[..], b"large", &value]).unwrap();
+        old.thaw().unwrap();
+        assert!(client.receive().unwrap().is_ok(), "encrypted: {encrypted}");
+        proxy.wait_until_synced(PATIENCE).unwrap();
+        compare(&old.address(), &new.address(), &compare::Options::default()).unwrap().into_result().unwrap();
+    }
+}
+
 #[test]
 fn a_certificate_that_does_not_fit_is_told_with_what_to_do() {
     let certificates = Certificates::of(&["cache.internal"]);

@@ -189,7 +189,10 @@ impl Lanes {
 
     /// This one is lost; a later one of the same lane is not.
     fn drop_lost(&self, lost: &Rc<Handle>) {
-        self.by_id.borrow_mut().retain(|_, handle| !Rc::ptr_eq(handle, lost));
+        let mut by_id = self.by_id.borrow_mut();
+        if by_id.get(&lost.id).is_some_and(|handle| Rc::ptr_eq(handle, lost)) {
+            by_id.remove(&lost.id);
+        }
         self.close(lost);
     }
 
