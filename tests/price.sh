@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 command -v valgrind >/dev/null || { echo "price: valgrind is missing (apt-get install valgrind)" >&2; exit 1; }
-cargo build --quiet --profile fast -p twinlane-simulation --bin price
-program=${CARGO_TARGET_DIR:-target}/fast/price
+cargo build --quiet --release -p twinlane-simulation --bin price
+program=${CARGO_TARGET_DIR:-target}/release/price
 limit=${JOURNAL_MAX:-5}
 
 counted() { # what price is given -> instructions
