@@ -1,5 +1,5 @@
-//! Client connections: a turn reads each that has something once, and what follows is carried out behind that, or where much has come. Replies are
-//! written by whoever produced them.
+//! Client connections: a turn reads each that has something once, and what follows is carried out behind that. Replies are written by whoever
+//! produced them.
 
 use super::Shell;
 use crate::net;
@@ -13,10 +13,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
-/// Bytes that are read from clients before what follows is carried out.
-const READ_AT_ONCE: usize = 128 * 1024;
-
-/// Bytes that are read from clients in one turn; the others come behind the servers.
+/// Bytes that are read from clients in one turn; the others come behind the servers. Less would reach the server in more and smaller pieces, and each
+/// of them wakes it.
 const READ_IN_A_TURN: usize = 1 << 20;
 
 /// Connections that are taken in one turn.
@@ -51,7 +49,7 @@ pub(super) struct Clients {
     count: Cell<usize>,
     /// Those that are to be visited, in the order in which they came to be.
     due: RefCell<VecDeque<Rc<Client>>>,
-    /// Bytes read since what follows was last carried out.
+    /// Bytes read in this turn.
     read: Cell<usize>,
 }
 
@@ -224,24 +222,20 @@ fn take(shell: &Shell, stream: TcpStream, peer: SocketAddr) {
 /// Visits those that are due, each once, and carries out what follows.
 pub(super) fn visit_due(shell: &Shell) {
     let clients = &shell.clients;
-    let (waiting, mut read) = (clients.due.borrow().len(), 0);
+    let waiting = clients.due.borrow().len();
+    if waiting == 0 {
+        return;
+    }
+    clients.read.set(0);
     for _ in 0..waiting {
         let Some(client) = clients.due.borrow_mut().pop_front() else { break };
         client.due.set(false);
         visit(shell, &client);
-        if clients.read.get() >= READ_AT_ONCE {
-            // A server that has this much to do need not wait for the others.
-            read += clients.read.take();
-            shell.flush();
-            if read >= READ_IN_A_TURN {
-                break;
-            }
+        if clients.read.get() >= READ_IN_A_TURN {
+            break;
         }
     }
-    if waiting > 0 {
-        clients.read.set(0);
-        shell.flush();
-    }
+    shell.flush();
 }
 
 fn visit(shell: &Shell, client: &Rc<Client>) {

@@ -4,7 +4,7 @@ use super::Stream;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustls::ClientConnection;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::time::Duration;
 
 /// A connection that never waits: what cannot be done now is [`ErrorKind::WouldBlock`], and an event tells when it can.
@@ -77,10 +77,10 @@ impl Socket {
     ///
     /// # Errors
     /// The system's.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Socket::Plain(tcp) => tcp.write(bytes),
-            Socket::Tls(tls) => tls.write(bytes),
+            Socket::Plain(tcp) => tcp.write_vectored(pieces),
+            Socket::Tls(tls) => tls.write(pieces),
         }
     }
 
@@ -156,10 +156,10 @@ impl Tls {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         // Nothing is taken before what was taken has gone: what is encrypted can wait for the socket, and must not grow.
         self.push()?;
-        let taken = self.session.writer().write(bytes)?;
+        let taken = self.session.writer().write_vectored(pieces)?;
         match self.push() {
             Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
             _ => Ok(taken),

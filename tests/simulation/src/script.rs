@@ -127,15 +127,12 @@ impl Script {
         let Some(conn) = self.lanes.get(&lane).copied() else { return false };
         let generation = self.core.generation(lane.side);
         let server = &mut self.servers[lane.side.index()];
-        loop {
-            let output = self.core.lane_output(lane);
-            if output.is_empty() {
-                break;
-            }
-            let n = output.len();
+        let mut n = 0;
+        for output in self.core.lane_output(lane) {
             server.feed(conn, output, 0);
-            self.core.handle_lane_written(lane, generation, n);
+            n += output.len();
         }
+        self.core.handle_lane_written(lane, generation, n);
         while server.step(conn, 1_700_000_000_000) {}
         server.end_turn();
         let replies = server.take_output(conn);

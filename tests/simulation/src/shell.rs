@@ -107,8 +107,9 @@ impl World<'_> {
             return;
         }
         let room = SOCKET_BYTES.saturating_sub(socket.unread);
-        let output = self.core.lane_output(id);
-        let mut n = output.len().min(room);
+        // A socket's room may end within any piece.
+        let output: Vec<u8> = self.core.lane_output(id).flatten().copied().take(room).collect();
+        let mut n = output.len();
         if n > 1 && self.plan.fragment {
             n = 1 + self.rng.index(n);
         }
@@ -121,7 +122,7 @@ impl World<'_> {
             self.core.handle_lane_written(id, generation, n);
             self.at(at, Event::Feed { side: id.side, conn, bytes });
         }
-        if !self.core.lane_output(id).is_empty() {
+        if self.core.lane_output(id).next().is_some() {
             let wait = if n == 0 { 1_000 } else { 5 };
             if let Some(socket) = self.socket(id) {
                 socket.scheduled = true;

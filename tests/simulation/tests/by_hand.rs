@@ -91,15 +91,8 @@ impl Hand {
         self.act();
         let generation = self.core.generation(lane.side);
         let mut bytes = Vec::new();
-        loop {
-            let output = self.core.lane_output(lane);
-            if output.is_empty() {
-                break;
-            }
-            let n = output.len();
-            bytes.extend_from_slice(output);
-            self.core.handle_lane_written(lane, generation, n);
-        }
+        bytes.extend(self.core.lane_output(lane).flatten());
+        self.core.handle_lane_written(lane, generation, bytes.len());
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let requests = text.split('*').filter(|request| !request.is_empty());
         requests

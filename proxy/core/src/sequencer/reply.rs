@@ -19,10 +19,9 @@ const STEP: usize = 4096;
 const INPUT_KEPT: usize = 64 * 1024;
 
 impl Sequencer {
-    /// Bytes to be written to a lane's socket: the next contiguous piece.
-    #[must_use]
-    pub fn lane_output(&self, lane: LaneId) -> &[u8] {
-        self.lane(lane).map_or(&[], |lane| lane.tape.unsent())
+    /// Bytes to be written to a lane's socket, piece by piece.
+    pub fn lane_output(&self, lane: LaneId) -> impl Iterator<Item = &[u8]> {
+        self.lane(lane).into_iter().flat_map(|lane| lane.tape.unsent())
     }
 
     /// Whether they may stay a moment ([`crate::limits::LINGERING_US`]), so that more go with one write: effects that no client waits for.
