@@ -79,7 +79,11 @@ impl Socket {
     /// The system's.
     pub fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Socket::Plain(tcp) => tcp.write_vectored(pieces),
+            // A list of one costs the kernel more than its one piece.
+            Socket::Plain(tcp) => match pieces {
+                [piece] => tcp.write(piece),
+                pieces => tcp.write_vectored(pieces),
+            },
             Socket::Tls(tls) => tls.write(pieces),
         }
     }
