@@ -16,16 +16,13 @@ use twinlane_core::sequencer::{LaneId, Sequencer};
 /// Pieces that are written at once.
 const PIECES: usize = 16;
 
-/// Bytes with which a write is a large one.
-const LARGE_WRITE: usize = 16 * 1024;
+/// Bytes of a large request.
+const LARGE_REQUEST: usize = 8 * 1024;
 
-/// Of so many large writes, one keeps its end back for the next turn. A server that is sent whole requests only can read requests of 16 KiB one at
-/// a time for ever: its query buffer of 20 KiB grows where a read ends more than 4 KiB into a request (redis 7.0.15 networking.c
-/// readQueryFromClient). With room for three it needs 4 microseconds less for each.
+/// Of so many writes that end with a large request, one keeps half of it back for the next turn. A server that is sent whole requests only can read
+/// requests of 16 KiB one at a time for ever: its query buffer of 20 KiB grows where a read ends more than 4 KiB into a request (redis 7.0.15
+/// networking.c readQueryFromClient). With room for three it needs 4 microseconds less for each.
 const CUT_ONE_OF: u32 = 32;
-
-/// Bytes of that end.
-const END: usize = 8 * 1024;
 
 /// One lane's connection.
 struct Handle {
@@ -47,9 +44,9 @@ struct Handle {
     lingers: Cell<bool>,
     /// When effects were last written, microseconds.
     written_at: Cell<u64>,
-    /// Large writes so far.
+    /// Writes that ended with a large request.
     large: Cell<u32>,
-    /// The end of one waits for the next turn.
+    /// The end of the last one waits for the next turn.
     cut: Cell<bool>,
 }
 
@@ -287,10 +284,11 @@ fn write(core: &mut Sequencer, socket: &mut Socket, handle: &Handle) -> io::Resu
         return Ok(());
     }
     let mut left: usize = core.lane_output(handle.id).map(<[u8]>::len).sum();
-    if left >= LARGE_WRITE {
+    let last = core.lane_last(handle.id);
+    if last >= LARGE_REQUEST && left >= last {
         handle.cut.set(handle.large.get().is_multiple_of(CUT_ONE_OF));
         handle.large.set(handle.large.get().wrapping_add(1));
-        left -= if handle.cut.get() { END } else { 0 };
+        left -= if handle.cut.get() { last / 2 } else { 0 };
     }
     while left > 0 {
         let (mut pieces, mut count, mut room) = ([IoSlice::new(&[]); PIECES], 0, left);

@@ -24,6 +24,12 @@ impl Sequencer {
         self.lane(lane).into_iter().flat_map(|lane| lane.tape.unsent())
     }
 
+    /// Bytes of the request that was appended last, if it is not answered.
+    #[must_use]
+    pub fn lane_last(&self, lane: LaneId) -> usize {
+        self.lane(lane).and_then(|lane| lane.in_flight.back()).map_or(0, |last| last.len as usize)
+    }
+
     /// Whether they may stay a moment ([`crate::limits::LINGERING_US`]), so that more go with one write: effects that no client waits for.
     #[must_use]
     pub fn lane_can_wait(&self, lane: LaneId) -> bool {
