@@ -1,5 +1,5 @@
-//! Client connections: a turn reads each that has something once, and what follows is carried out behind that. Replies are written by whoever
-//! produced them.
+//! Client connections: a turn reads each that has something once, and what follows is carried out behind that, or where many requests have come.
+//! Replies are written by whoever produced them.
 
 use super::Shell;
 use crate::net;
@@ -13,9 +13,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use twinlane_core::sequencer::{Addresses, Sequencer, SessionId};
 
-/// Bytes that are read from clients in one turn; the others come behind the servers. Less would reach the server in more and smaller pieces, and each
-/// of them wakes it.
+/// Bytes that are read from clients in one turn; the others come behind the servers.
 const READ_IN_A_TURN: usize = 1 << 20;
+
+/// Requests with which a server has enough to do: it need not wait for those of the other clients. Fewer would reach it in more and smaller pieces, each of
+/// which wakes it.
+const REQUESTS_AT_ONCE: u64 = 1024;
 
 /// Connections that are taken in one turn.
 const ACCEPTED_AT_ONCE: usize = 128;
@@ -227,12 +230,18 @@ pub(super) fn visit_due(shell: &Shell) {
         return;
     }
     clients.read.set(0);
+    let mut carried_out = shell.core.borrow().requests();
     for _ in 0..waiting {
         let Some(client) = clients.due.borrow_mut().pop_front() else { break };
         client.due.set(false);
         visit(shell, &client);
         if clients.read.get() >= READ_IN_A_TURN {
             break;
+        }
+        let requests = shell.core.borrow().requests();
+        if requests - carried_out >= REQUESTS_AT_ONCE {
+            carried_out = requests;
+            shell.flush();
         }
     }
     shell.flush();

@@ -1,4 +1,4 @@
-//! Lanes' sockets. What was appended is written by the turn that appended it; what came is read once in a turn.
+//! Lanes' sockets. What was appended is written by the turn that appended it, but for half a request now and then; what came is read once in a turn.
 
 use super::{READ_BUFFER, Shell};
 use crate::net::{Socket, Stream};
@@ -8,20 +8,21 @@ use mio::{Registry, Token};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, IoSlice};
+use std::ops::Range;
 use std::rc::Rc;
 use twinlane_core::endpoint::Endpoint;
 use twinlane_core::limits;
-use twinlane_core::sequencer::{LaneId, Sequencer};
+use twinlane_core::sequencer::{LaneId, Role, Sequencer};
 
 /// Pieces that are written at once.
 const PIECES: usize = 16;
 
-/// Bytes of a large request.
-const LARGE_REQUEST: usize = 8 * 1024;
+/// Bytes of requests of which a server may read one at a time for ever, because they come whole: its query buffer of 20 KiB grows where a read ends more
+/// than 4 KiB into a request (redis 7.0.15 networking.c readQueryFromClient; a larger argument has a buffer of its own). With room for three it
+/// needs 4 microseconds less for each of 16 KiB.
+const CUT: Range<usize> = 8 * 1024..32 * 1024;
 
-/// Of so many writes that end with a large request, one keeps half of it back for the next turn. A server that is sent whole requests only can read
-/// requests of 16 KiB one at a time for ever: its query buffer of 20 KiB grows where a read ends more than 4 KiB into a request (redis 7.0.15
-/// networking.c readQueryFromClient). With room for three it needs 4 microseconds less for each.
+/// Of so many writes to a lane that end with one of these, one keeps half of it back for the next turn.
 const CUT_ONE_OF: u32 = 32;
 
 /// One lane's connection.
@@ -44,9 +45,9 @@ struct Handle {
     lingers: Cell<bool>,
     /// When effects were last written, microseconds.
     written_at: Cell<u64>,
-    /// Writes that ended with a large request.
+    /// Writes that ended with a request that may be cut.
     large: Cell<u32>,
-    /// The end of the last one waits for the next turn.
+    /// Half of it waits for the next turn.
     cut: Cell<bool>,
 }
 
@@ -63,14 +64,25 @@ pub(super) struct Lanes {
     due: [RefCell<Vec<Rc<Handle>>>; 2],
     /// Those whose output lingers.
     lingering: RefCell<Vec<Rc<Handle>>>,
+    /// Those of which half a request waits for the next turn.
+    cut: RefCell<Vec<Rc<Handle>>>,
 }
 
 impl Lanes {
     /// None yet; their tokens begin here.
     pub fn new(registry: Registry, first_token: usize) -> Lanes {
         let by_id = RefCell::new(HashMap::with_hasher(RandomState::with_seeds(1, 2, 3, 4)));
-        let (by_place, free, lingering) = (RefCell::default(), RefCell::default(), RefCell::default());
-        Lanes { registry, first_token, by_id, by_place, free, due: Default::default(), lingering }
+        let (by_place, free) = (RefCell::default(), RefCell::default());
+        Lanes {
+            registry,
+            first_token,
+            by_id,
+            by_place,
+            free,
+            due: Default::default(),
+            lingering: RefCell::default(),
+            cut: RefCell::default(),
+        }
     }
 
     /// A lane has a connection. To be told in the same turn in which the sequencer learns of it.
@@ -123,9 +135,18 @@ impl Lanes {
         }
     }
 
-    /// Whether some are to be visited.
+    /// Whether some have something to do in the next turn.
     pub fn are_due(&self) -> bool {
-        self.due.iter().any(|due| !due.borrow().is_empty())
+        self.due.iter().any(|due| !due.borrow().is_empty()) || !self.cut.borrow().is_empty()
+    }
+
+    /// Writes what was kept back in the turn before. Before anything of this one is read: what is on the tapes then may leave.
+    pub fn end_cuts(&self, core: &RefCell<Sequencer>) {
+        for handle in self.cut.take() {
+            if handle.cut.take() {
+                self.write(&handle, &mut core.borrow_mut(), false);
+            }
+        }
     }
 
     fn visit_again(&self, handle: &Rc<Handle>) {
@@ -180,9 +201,10 @@ impl Lanes {
     fn write(&self, handle: &Rc<Handle>, core: &mut Sequencer, only_held_back: bool) {
         let mut socket = handle.socket.borrow_mut();
         let Some(socket) = socket.as_mut() else { return };
+        let was_cut = handle.cut.get();
         let written = if only_held_back { socket.flush() } else { write(core, socket, handle) };
-        if handle.cut.get() {
-            self.visit_again(handle);
+        if handle.cut.get() && !was_cut {
+            self.cut.borrow_mut().push(handle.clone());
         }
         if let Err(error) = written {
             handle.broken.borrow_mut().get_or_insert_with(|| format!("the connection broke while writing: {error}"));
@@ -251,9 +273,6 @@ fn visit(shell: &Shell, handle: &Rc<Handle>) -> Result<(), String> {
     if let Some(error) = handle.broken.take() {
         return Err(error);
     }
-    if handle.cut.take() {
-        shell.lanes.write(handle, &mut shell.core.borrow_mut(), handle.lingers.get());
-    }
     let mut buffer = shell.buffer.borrow_mut();
     let (read, emptied) = match handle.socket.borrow_mut().as_mut().filter(|_| handle.readable.get()) {
         Some(socket) => (socket.read(&mut buffer), socket.is_emptied_by_a_short_read()),
@@ -278,17 +297,19 @@ fn visit(shell: &Shell, handle: &Rc<Handle>) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes what was appended, or all but its end, as far as the socket takes it.
+/// Writes what was appended, or all but half of the last request, as far as the socket takes it.
 fn write(core: &mut Sequencer, socket: &mut Socket, handle: &Handle) -> io::Result<()> {
     if core.generation(handle.id.side) != handle.generation {
         return Ok(());
     }
     let mut left: usize = core.lane_output(handle.id).map(<[u8]>::len).sum();
     let last = core.lane_last(handle.id);
-    if last >= LARGE_REQUEST && left >= last {
-        handle.cut.set(handle.large.get().is_multiple_of(CUT_ONE_OF));
-        handle.large.set(handle.large.get().wrapping_add(1));
-        left -= if handle.cut.get() { last / 2 } else { 0 };
+    if handle.id.role == Role::Shared && CUT.contains(&last) && left >= last {
+        let large = handle.large.replace(handle.large.get().wrapping_add(1));
+        if large.is_multiple_of(CUT_ONE_OF) {
+            handle.cut.set(true);
+            left -= last / 2;
+        }
     }
     while left > 0 {
         let (mut pieces, mut count, mut room) = ([IoSlice::new(&[]); PIECES], 0, left);

@@ -85,6 +85,7 @@ pub(super) fn serve(shell: &Shell, mut poll: Poll, tasks: LocalSet) -> io::Resul
 
 /// Everything that is ready, once.
 fn turn(shell: &Shell, events: &Events) {
+    shell.lanes.end_cuts(&shell.core);
     for event in events {
         match event.token() {
             LISTENER => shell.clients.knock(),

@@ -65,6 +65,7 @@ impl Sequencer {
         if let Some(session) = self.sessions.get_mut(id) {
             session.about.last = Some(command);
             session.about.commands += 1;
+            self.totals.requests += 1;
         }
         if in_multi && !matches!(command.name, "EXEC" | "DISCARD" | "MULTI" | "RESET" | "QUIT" | "WATCH") {
             return self.queue(id, command, request);
@@ -104,6 +105,7 @@ impl Sequencer {
         }
         session.about.last = Some(command);
         session.about.commands += 1;
+        self.totals.requests += 1;
         session.sent += 1;
         if command.writes() {
             session.writes += 1;

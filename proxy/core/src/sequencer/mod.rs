@@ -419,6 +419,7 @@ pub(crate) struct Totals {
     flips_aborted: u64,
     closed: std::collections::BTreeMap<&'static str, u64>,
     accepted: u64,
+    requests: u64,
     latency: [Latency; 2],
     bytes_in: u64,
     bytes_out: u64,

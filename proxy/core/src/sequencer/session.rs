@@ -513,6 +513,12 @@ impl Sequencer {
         self.settle();
     }
 
+    /// Requests that sessions have sent so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.totals.requests
+    }
+
     /// Whether the session's socket should be read now.
     #[must_use]
     pub fn wants_input(&self, id: SessionId) -> bool {
