@@ -20,6 +20,10 @@ pub const SESSION_IN_FLIGHT_MAX: u64 = 1024;
 /// Bytes of requests one session may have unanswered, and bytes of replies it may have unread, before its input waits.
 pub const SESSION_WINDOW_BYTES: usize = 1024 * 1024;
 
+/// A bulk string of at least so many bytes that answers a plain read goes to its client while it comes; a smaller one as a whole. From here on keeping it
+/// costs more than its copies: pages that were not in use.
+pub const RELAY_BYTES_MIN: usize = 256 * 1024;
+
 /// Bytes a session's transaction queue may hold before `EXEC`: the lane carries the block as one piece. Past it the queueing
 /// command is answered with an error and `EXEC` aborts, as for any other error at queue time.
 pub const MULTI_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -374,7 +374,8 @@ impl Client {
             return Ok(());
         }
         let in_doubt = self.asked.iter().any(|asked| asked.writes && asked.losses < rules.losses);
-        if in_doubt || rules.strict {
+        let told_in_part = !self.input.is_empty() && self.asked.front().is_some_and(|asked| asked.losses < rules.losses);
+        if in_doubt || told_in_part || rules.strict {
             return Ok(());
         }
         let waits = self.waits_for();

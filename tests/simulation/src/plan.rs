@@ -154,6 +154,9 @@ fn usable_rows() -> Vec<&'static str> {
     twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
 }
 
+/// In all but one history of so many, replies to reads go to clients as they come, however short they are.
+const RELAYED_EVERY: u64 = 4;
+
 /// In one history of so many, servers run out of connections.
 const FULL_EVERY: u64 = 5;
 
@@ -197,6 +200,9 @@ impl Plan {
         }
         if r.one_in(6) {
             settings.request_bytes_max = 2_000;
+        }
+        if seed % RELAYED_EVERY != 0 {
+            settings.relay_bytes_min = 1 + (seed % 20) as usize;
         }
         let wide = |r: &mut Rng| {
             let most = if r.one_in(4) { 20_000 } else { 600 };

@@ -180,16 +180,17 @@ impl World<'_> {
     }
 
     fn reply(&mut self, side: Endpoint, conn: ConnId, bytes: Vec<u8>) {
-        let delay = self.wire();
+        let (delay, between) = (self.wire(), if self.plan.fragment { self.wire() } else { 0 });
         let now = self.now;
         let cut = if self.plan.fragment && bytes.len() > 1 { 1 + self.rng.index(bytes.len() - 1) } else { bytes.len() };
         let Some(socket) = self.sites[side.index()].sockets.iter_mut().find(|socket| socket.conn == conn) else { return };
         socket.arrives_here = socket.arrives_here.max(now + delay);
         let at = socket.arrives_here;
+        socket.arrives_here += between;
         let (first, rest) = bytes.split_at(cut);
         self.at(at, Event::Receive { side, conn, bytes: first.to_vec() });
         if !rest.is_empty() {
-            self.at(at, Event::Receive { side, conn, bytes: rest.to_vec() });
+            self.at(at + between, Event::Receive { side, conn, bytes: rest.to_vec() });
         }
     }
 

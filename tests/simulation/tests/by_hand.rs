@@ -689,6 +689,168 @@ fn a_slow_client_that_closed_its_end_gets_its_whole_reply() {
     }
 }
 
+/// Two clients, of which the first has asked for what is large, and both for what is not.
+fn relaying(settings: Settings) -> (Hand, [SessionId; 2]) {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, relay_bytes_min: 20, ..settings });
+    let clients = [hand.client(), hand.client()];
+    hand.tick();
+    hand.ask(clients[0], "GET large");
+    hand.ask(clients[0], "GET small");
+    hand.ask(clients[1], "GET small");
+    assert_eq!(hand.sent(OLD), ["GET large", "GET small", "GET small"]);
+    (hand, clients)
+}
+
+/// A large reply is told as it comes, wherever the connection cuts it, and nothing stands in it that is no part of it.
+#[test]
+fn a_large_reply_goes_as_it_comes() {
+    let whole = format!("$30\r\n{}\r\n$1\r\ns\r\n$1\r\nt\r\n", "x".repeat(30));
+    for first in 1..whole.len() {
+        for second in first..whole.len() {
+            let (mut hand, [client, other]) = relaying(Settings::default());
+            let pieces = [&whole[..first], &whole[first..second], &whole[second..]];
+            let mut told = String::new();
+            for (piece, end) in pieces.into_iter().zip([first, second, whole.len()]) {
+                hand.reply(OLD, piece);
+                told += &hand.told(client);
+                // Its header is known, and its end is not there.
+                if (5..36).contains(&first) && (5..36).contains(&end) {
+                    assert_eq!(told.len(), end, "cut at {first} and {second}");
+                }
+            }
+            assert_eq!((told, hand.told(other)), (whole[..44].into(), whole[44..].into()), "cut at {first} and {second}");
+        }
+    }
+}
+
+/// What comes up amid it stands behind it: replies of the proxy's own, and what the client is told unasked.
+#[test]
+fn nothing_stands_within_a_large_reply() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, relay_bytes_min: 20, ..Settings::default() });
+    let client = hand.client();
+    hand.ask(client, "HELLO 3");
+    hand.ask(client, "SUBSCRIBE c");
+    hand.act();
+    let feed = hand.own[0];
+    hand.sent(feed);
+    hand.reply(feed, ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    hand.told(client);
+    hand.ask(client, "GET large");
+    assert_eq!(hand.sent(OLD), ["GET large"]);
+    hand.reply(OLD, "$30\r\n0123456789");
+    assert_eq!(hand.told(client), "$30\r\n0123456789");
+    let message = ">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n";
+    hand.reply(feed, message);
+    hand.ask(client, "CLIENT GETNAME");
+    assert_eq!(hand.told(client), "");
+    hand.reply(OLD, "01234567890123456789\r\n");
+    assert_eq!(hand.told(client), format!("01234567890123456789\r\n{message}_\r\n"));
+}
+
+/// Who was told a part of a reply is not told another one when the connection to the server is lost, nor an error: its own ends. The others' reads are
+/// asked again.
+#[test]
+fn a_large_reply_that_was_told_in_part_is_not_asked_for_again() {
+    let (mut hand, [client, other]) = relaying(Settings::default());
+    hand.reply(OLD, "$30\r\n0123456789");
+    hand.reconnect(Endpoint::Old, true);
+    assert_eq!((hand.told(client), hand.core.is_closing(client)), ("$30\r\n0123456789".into(), true));
+    hand.tick_with(|_, request| if request == "GET small" { "$1\r\ns\r\n".into() } else { answer(OLD, request) });
+    assert_eq!((hand.told(client), hand.told(other), hand.core.is_closing(other)), (String::new(), "$1\r\ns\r\n".into(), false));
+}
+
+/// A client that is closed amid it, or does not read it, or goes: it is told nothing more, and the others get theirs.
+#[test]
+fn a_large_reply_outlives_its_client() {
+    for end in ["CLIENT KILL", "output bound", "goes"] {
+        let (mut hand, [client, other]) = relaying(Settings { client_output_max: 25, ..Settings::default() });
+        hand.reply(OLD, "$30\r\n0123456789");
+        if end == "CLIENT KILL" {
+            hand.ask(other, &format!("CLIENT KILL ID {}", client.number()));
+        } else if end == "goes" {
+            hand.core.handle_client_closed(client, hand.now);
+        }
+        hand.reply(OLD, "0123456789");
+        hand.reply(OLD, "0123456789\r\n$1\r\ns\r\n$1\r\nt\r\n");
+        assert_eq!((hand.told(client), hand.core.is_closing(client)), (String::new(), true), "{end}");
+        assert_eq!(hand.told(other), if end == "CLIENT KILL" { "$1\r\nt\r\n:1\r\n" } else { "$1\r\nt\r\n" }, "{end}");
+    }
+}
+
+/// A reply that does not end where it said it would breaks the connection, as one that is kept does.
+#[test]
+fn a_large_reply_ends_where_it_says() {
+    for (last, end) in [("\r", "x"), ("", "x\n"), ("", "\n\r"), ("", "x")] {
+        let (mut hand, [client, _]) = relaying(Settings::default());
+        hand.reply(OLD, &format!("$30\r\n{}", "0".repeat(20)));
+        hand.reply(OLD, &format!("{}{last}", "0".repeat(10)));
+        let generation = hand.core.generation(Endpoint::Old);
+        assert!(!hand.core.handle_lane_bytes(OLD, generation, end.as_bytes(), hand.now), "{last:?} and {end:?}");
+        assert_eq!(hand.told(client).len(), 35 + last.len());
+    }
+}
+
+/// The lane goes on behind it: its client has it written, and a request that waits for what is in flight waits for no more.
+#[test]
+fn a_large_reply_counts_when_it_is_whole() {
+    let (mut hand, [client, other]) = relaying(Settings { lane_frame_max: 100, ..Settings::default() });
+    let large = format!("SET k {}", "x".repeat(100));
+    hand.ask(other, &large);
+    while let Some(touched) = hand.core.poll_session() {
+        hand.core.handle_session_polled(touched);
+    }
+    hand.reply(OLD, "$30\r\n0123456789");
+    assert_eq!((hand.core.poll_session(), hand.core.poll_session()), (Some(client), None));
+    hand.reply(OLD, "01234567890123456789\r\n$1\r\ns\r\n");
+    assert_eq!(hand.sent(OLD_BULK), [""; 0]);
+    hand.reply(OLD, "$1\r\nt\r\n");
+    assert_eq!(hand.sent(OLD_BULK), [large]);
+}
+
+/// A half-closed client that reads every piece at once is waited for while pieces come.
+#[test]
+fn a_large_reply_that_comes_slowly_is_waited_for() {
+    let (mut hand, [client, _]) = relaying(Settings::default());
+    hand.reply(OLD, "$30\r\n");
+    assert!(!hand.core.handle_client_ended(client, hand.now));
+    for piece in 0..30 {
+        for _ in 0..300 {
+            hand.now.us += 10_000;
+            hand.core.handle_tick(hand.now);
+        }
+        hand.reply(OLD, "x");
+        assert_eq!(hand.told(client), if piece == 0 { "$30\r\nx" } else { "x" });
+    }
+    hand.reply(OLD, "\r\n$1\r\ns\r\n");
+    assert_eq!((hand.told(client), hand.core.is_closing(client)), ("\r\n$1\r\ns\r\n".into(), true));
+}
+
+/// What may be compared with the mirror's, and what cannot be told at once, is kept until it is whole.
+#[test]
+fn a_reply_that_is_needed_as_a_whole_is_kept() {
+    let shadow = twinlane_core::shadow::ShadowWish { per_million: 1, ..Default::default() };
+    let (mut hand, [client, _]) = relaying(Settings { shadow, ..Settings::default() });
+    hand.reply(OLD, "$30\r\n0123456789");
+    assert_eq!(hand.told(client), "");
+    hand.reply(OLD, "01234567890123456789\r\n");
+    assert_eq!(hand.told(client).len(), 37);
+    // Behind a write that the mirror has not confirmed.
+    let ack = Ack::Both { timeout_us: 1_000_000, strict: false };
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, relay_bytes_min: 20, ack, image_bytes_max: 0, ..Settings::default() });
+    let client = hand.client();
+    hand.tick();
+    hand.ask(client, "SET k v");
+    hand.ask(client, "GET large");
+    hand.sent(OLD);
+    hand.reply(OLD, "+OK\r\n$30\r\n0123456789");
+    assert_eq!(hand.told(client), "");
+    hand.reply(OLD, "01234567890123456789\r\n");
+    assert_eq!(hand.told(client), "");
+    assert_eq!(hand.sent(NEW), ["SET k v"]);
+    hand.reply(NEW, "+OK\r\n");
+    assert_eq!(hand.told(client).len(), 5 + 37);
+}
+
 /// The same while a command is still unanswered: what was answered already and is not read yet.
 #[test]
 fn replies_before_a_wait_are_still_owed() {

@@ -248,6 +248,8 @@ pub(super) struct Lane {
     pub scanner: Scanner,
     /// Bytes of a reply that is not complete.
     pub input: Vec<u8>,
+    /// Bytes still to come of a reply that goes to its client as it comes.
+    pub relayed: usize,
     /// Already in the list of lanes with something to write.
     pub touched: bool,
     /// Up to this place of the tape somebody waits for what is written.
@@ -285,6 +287,7 @@ impl Lane {
             in_flight: VecDeque::new(),
             scanner: Scanner::default(),
             input: Vec::new(),
+            relayed: 0,
             touched: false,
             hurried: 0,
             sourced: 0,

@@ -34,6 +34,7 @@ mod pair;
 mod parked;
 mod pause;
 mod recent;
+mod relay;
 mod reply;
 mod report;
 mod scan;
@@ -161,6 +162,8 @@ pub struct Settings {
     pub request_bytes_max: usize,
     /// A request above this many bytes does not travel on a lane that others share.
     pub lane_frame_max: usize,
+    /// See [`limits::RELAY_BYTES_MIN`].
+    pub relay_bytes_min: usize,
     /// Clients that may be connected at a time, as they are told; the shell sees to it.
     pub clients_max: usize,
     /// User name and password clients must give, if any.
@@ -273,6 +276,7 @@ impl Default for Settings {
             subscriber_output_max: 32 * 1024 * 1024,
             request_bytes_max: 1024 * 1024 * 1024,
             lane_frame_max: 1024 * 1024,
+            relay_bytes_min: limits::RELAY_BYTES_MIN,
             clients_max: 10_000,
             client_auth: None,
             allowed: Vec::new(),

@@ -59,10 +59,10 @@ impl Sequencer {
         if self.sides[id.side.index()].generation != generation {
             return true;
         }
+        let Some(mut at) = self.relay(id, bytes) else { return false };
         let Some(lane) = self.lane_mut(id) else { return true };
         let mut scanner = std::mem::take(&mut lane.scanner);
         let mut input = std::mem::take(&mut lane.input);
-        let mut at = 0;
         let mut sound = true;
         // A reply that began in an earlier read gets the bytes that it needs; those behind it are read where they are.
         while sound && !input.is_empty() && at < bytes.len() {
@@ -70,6 +70,13 @@ impl Sequencer {
             input.extend_from_slice(&bytes[at..at + step]);
             at += step;
             match scanner.scan(&input) {
+                Ok(None) if self.begin_relay(id, &input, &scanner) => {
+                    input.clear();
+                    match self.relay(id, &bytes[at..]) {
+                        Some(relayed) => at += relayed,
+                        None => sound = false,
+                    }
+                }
                 Ok(None) => {}
                 Err(_) => sound = false,
                 Ok(Some(scanned)) => {
@@ -81,7 +88,12 @@ impl Sequencer {
         }
         while sound && input.is_empty() {
             match scanner.scan(&bytes[at..]) {
-                Ok(None) => break,
+                Ok(None) => {
+                    if self.begin_relay(id, &bytes[at..], &scanner) {
+                        at = bytes.len();
+                    }
+                    break;
+                }
                 Err(_) => sound = false,
                 Ok(Some(scanned)) => {
                     sound = self.take_reply(id, &bytes[at..at + scanned.len], scanned);

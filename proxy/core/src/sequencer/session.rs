@@ -127,6 +127,10 @@ pub(super) struct Session {
     pub deferred_bytes: usize,
     held: VecDeque<Held>,
     touched: bool,
+    /// Its oldest unanswered command is being answered: the reply's beginning is in the output, the rest is to come.
+    relayed: bool,
+    /// What came up meanwhile; it stands behind that reply.
+    behind: Vec<u8>,
     /// EXEC runs what is the session's own business: replies of our own go here, between those of the server.
     capture: Option<Vec<u8>>,
 }
@@ -200,6 +204,8 @@ impl Session {
             deferred_bytes: 0,
             held: VecDeque::new(),
             touched: false,
+            relayed: false,
+            behind: Vec::new(),
             capture: None,
         }
     }
@@ -210,7 +216,30 @@ impl Session {
 
     pub fn unread_bytes(&self) -> usize {
         let waiting = if self.held.is_empty() { 0 } else { self.held.iter().map(|held| held.bytes.len()).sum() };
-        self.output.len() - self.output_at + waiting
+        self.output.len() - self.output_at + waiting + self.behind.len()
+    }
+
+    /// Whether the reply to its oldest unanswered command may be given in pieces: it is told each, and at once.
+    pub fn can_relay(&self) -> bool {
+        !self.relayed && !self.closing && self.mode == ReplyMode::On && self.held.is_empty() && self.capture.is_none()
+    }
+
+    /// The first piece comes.
+    pub fn begin_relay(&mut self) {
+        self.relayed = true;
+    }
+
+    /// A piece.
+    pub fn relay(&mut self, piece: &[u8]) {
+        self.output.extend_from_slice(piece);
+    }
+
+    /// That was the last one. Who was closed amid it was not told all of it, and is told nothing behind that.
+    pub fn end_relay(&mut self) {
+        if !self.closing {
+            self.relayed = false;
+            self.output.extend_from_slice(&std::mem::take(&mut self.behind));
+        }
     }
 
     /// Its commands go where everybody's go, and mean what they say.
@@ -225,9 +254,14 @@ impl Session {
             id: self.id,
             answered: self.answered,
             bytes_out: self.about.bytes_out,
-            unread: !self.output.is_empty(),
+            unread: self.is_told(),
             still,
         }
+    }
+
+    /// There is something for it to read, or the rest of it is to come.
+    fn is_told(&self) -> bool {
+        !self.output.is_empty() || self.relayed
     }
 
     /// Everything it sent is answered.
@@ -270,6 +304,7 @@ impl Session {
             ReplyMode::On => {}
         }
         match self.held.back_mut() {
+            None if self.relayed => self.behind.extend_from_slice(bytes),
             None => self.output.extend_from_slice(bytes),
             Some(last) if last.waits.is_none() => last.bytes.extend_from_slice(bytes),
             Some(_) => self.held.push_back(Held { waits: None, bytes: bytes.to_vec() }),
@@ -486,7 +521,7 @@ impl Sequencer {
     pub(super) fn tick_ended(&mut self) {
         while let Some(before) = self.sessions.ended.pop_front_if(|look| look.due <= self.now.us) {
             let Some(session) = self.sessions.get(before.id) else { continue };
-            let unread = !session.output.is_empty();
+            let unread = session.is_told();
             // A message that somebody published is no answer.
             let moved = session.answered > before.answered || (before.unread && session.about.bytes_out > before.bytes_out);
             let still = if moved { 0 } else { before.still + 1 };
@@ -551,12 +586,18 @@ impl Sequencer {
         if session.output_at == session.output.len() {
             session.output_at = 0;
             // Who has nothing to come holds a small buffer at most: ten thousand idle sessions are 20 MB.
-            if session.output.capacity() > if session.is_drained() { OUTPUT_KEPT } else { 64 * 1024 } {
+            let kept = match session.is_drained() {
+                true => OUTPUT_KEPT,
+                false if session.relayed => limits::SESSION_WINDOW_BYTES,
+                false => 64 * 1024,
+            };
+            if session.output.capacity() > kept {
                 session.output = Vec::new();
             } else {
                 session.output.clear();
             }
-        } else if session.output_at > 256 * 1024 {
+        } else if session.output_at > 256 * 1024 && session.output_at > session.output.len() / 2 {
+            // Each byte moves once at most, however large the reply.
             session.output.drain(..session.output_at);
             session.output_at = 0;
         }
@@ -650,6 +691,11 @@ impl Sequencer {
     /// The reply to the oldest unanswered command of a session, in its own protocol.
     pub(super) fn deliver(&mut self, id: SessionId, bytes: &[u8], wrote: bool, awaits: Option<u64>) -> u64 {
         let Some(session) = self.sessions.get_mut(id) else { return 0 };
+        if session.relayed {
+            // The rest of what it was told a part of does not come any more.
+            self.close(id, "primary_lost");
+            return 0;
+        }
         session.answered += 1;
         session.elsewhere = false;
         session.changing = false;

@@ -110,6 +110,11 @@ impl Shadow {
         self.wish = wish;
     }
 
+    /// Whether any reads are compared.
+    pub fn is_on(&self) -> bool {
+        self.threshold > 0
+    }
+
     /// Whether the read that is being answered is to be compared.
     #[inline]
     pub fn draws(&mut self) -> bool {

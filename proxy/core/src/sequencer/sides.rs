@@ -874,10 +874,13 @@ impl Sequencer {
     }
 }
 
-/// Sessions with a write on this lane that was sent and not answered.
+/// Sessions with a write on this lane that was sent and not answered, or with a reply that was told in part.
 fn sessions_in_doubt(lane: &Lane) -> Vec<SessionId> {
     let mut at = lane.tape.front_at();
     let mut found = Vec::new();
+    if let (true, Some(What::Client { session, .. })) = (lane.relayed > 0, lane.in_flight.front().map(|front| &front.what)) {
+        found.push(*session);
+    }
     for flight in &lane.in_flight {
         let sent = at < lane.tape.sent_to();
         at += u64::from(flight.len);
