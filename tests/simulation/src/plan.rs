@@ -154,8 +154,8 @@ fn usable_rows() -> Vec<&'static str> {
     twinlane_model::invocations::rows().iter().filter(fits).copied().collect()
 }
 
-/// In all but one history of so many, replies to reads go to clients as they come, however short they are.
-const RELAYED_EVERY: u64 = 4;
+/// In all histories but one of so many, replies to reads go to clients as they come, however short they are.
+const KEPT_EVERY: u64 = 4;
 
 /// In one history of so many, servers run out of connections.
 const FULL_EVERY: u64 = 5;
@@ -201,7 +201,7 @@ impl Plan {
         if r.one_in(6) {
             settings.request_bytes_max = 2_000;
         }
-        if seed % RELAYED_EVERY != 0 {
+        if !seed.is_multiple_of(KEPT_EVERY) {
             settings.relay_bytes_min = 1 + (seed % 20) as usize;
         }
         let wide = |r: &mut Rng| {
