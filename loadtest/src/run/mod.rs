@@ -1,8 +1,8 @@
 //! Workloads against several targets in turn, side by side in one run.
 //!
-//! A shared machine has moods, so absolute figures mean little: every round visits every target once, the
-//! median over the rounds is what counts, and each figure is printed as a ratio to the direct connection and to
-//! the best peer. CPU per command is the target process' own time; the generator's is printed beside it,
+//! A shared machine has moods, so absolute figures mean little: every round visits every target once, and figures are
+//! told as ratios to the direct connection and to the best peer: of each round, whose visits share a mood, and of these ratios
+//! the median, the least and the largest. CPU per command is the target process' own time; the generator's is printed beside it,
 //! because a run in which the generator was the bottleneck says nothing about the targets.
 
 pub mod peers;
@@ -88,16 +88,48 @@ pub struct Line {
     /// Medians; `errors` is the sum.
     pub median: Visit,
     /// `rps` over the direct target's.
-    pub rps_to_direct: Option<f64>,
-    /// `rps` over the best peer's.
-    pub rps_to_best_peer: Option<f64>,
-    /// CPU per command over the best peer's.
-    pub cpu_to_best_peer: Option<f64>,
+    pub rps_to_direct: Option<Ratio>,
+    /// `rps` over that of the peer with the largest.
+    pub rps_to_best_peer: Option<Ratio>,
+    /// CPU per command over that of the peer with the least.
+    pub cpu_to_best_peer: Option<Ratio>,
+    /// `p50_ms` over that of the peer with the least.
+    pub p50_to_best_peer: Option<Ratio>,
+    /// `p99_ms` over that of the peer with the least.
+    pub p99_to_best_peer: Option<Ratio>,
     /// The spread of `rps`: (largest - smallest) / median.
     pub rps_spread: f64,
     /// In the order of the rounds.
     pub visits: Vec<Visit>,
 }
+
+/// A figure of one target over that of another one, round by round.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    /// Of the rounds' ratios.
+    pub median: f64,
+    /// The smallest of them.
+    pub least: f64,
+    /// The largest.
+    pub largest: f64,
+}
+
+impl Ratio {
+    fn of(own: &Line, other: &Line, field: Field) -> Option<Ratio> {
+        let pairs = own.visits.iter().zip(&other.visits);
+        let ratios: Vec<f64> = pairs.filter_map(|(own, other)| Some(field(own)? / field(other).filter(|other| *other > 0.0)?)).collect();
+        let (least, largest) = (ratios.iter().copied().min_by(f64::total_cmp)?, ratios.iter().copied().max_by(f64::total_cmp)?);
+        Some(Ratio { median: median(ratios)?, least, largest })
+    }
+}
+
+impl std::fmt::Display for Ratio {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{:.2} ({:.2}–{:.2})", self.median, self.least, self.largest)
+    }
+}
+
+type Field = fn(&Visit) -> Option<f64>;
 
 /// The whole run.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -201,17 +233,29 @@ async fn by_second(group: &Group, length: Duration) -> Result<Vec<Second>> {
 }
 
 fn summarise(workload: &Workload, targets: &[Target], visits: Vec<Vec<Visit>>) -> Vec<Line> {
-    let mut lines: Vec<Line> = targets.iter().zip(visits).map(|(target, visits)| line(workload, target, visits)).collect();
-    let direct = lines.iter().find(|line| line.role == Role::Direct).map(|line| line.median.rps);
-    let peers = || lines.iter().filter(|line| line.role == Role::Peer);
-    let best_rps = peers().map(|line| line.median.rps).max_by(f64::total_cmp);
-    let best_cpu = peers().filter_map(|line| line.median.cpu_us).min_by(f64::total_cmp);
-    for line in &mut lines {
-        line.rps_to_direct = direct.map(|direct| line.median.rps / direct);
-        line.rps_to_best_peer = best_rps.map(|best| line.median.rps / best);
-        line.cpu_to_best_peer = line.median.cpu_us.zip(best_cpu).map(|(own, best)| own / best);
-    }
-    lines
+    compare(targets.iter().zip(visits).map(|(target, visits)| line(workload, target, visits)).collect())
+}
+
+/// With their ratios.
+fn compare(lines: Vec<Line>) -> Vec<Line> {
+    let direct = lines.iter().find(|line| line.role == Role::Direct);
+    let least = |field: Field| {
+        let peers = lines.iter().filter(|line| line.role == Role::Peer);
+        let known = peers.filter_map(|line| Some((line, field(&line.median)?)));
+        known.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(line, _)| line)
+    };
+    let fastest = least(|visit| Some(-visit.rps));
+    let ratio = |own: &Line, other: Option<&Line>, field: Field| Ratio::of(own, other?, field);
+    let to_best = |own: &Line, field: Field| ratio(own, least(field), field);
+    let told = lines.iter().map(|line| Line {
+        rps_to_direct: ratio(line, direct, |visit| Some(visit.rps)),
+        rps_to_best_peer: ratio(line, fastest, |visit| Some(visit.rps)),
+        cpu_to_best_peer: to_best(line, |visit| visit.cpu_us),
+        p50_to_best_peer: to_best(line, |visit| Some(visit.p50_ms)),
+        p99_to_best_peer: to_best(line, |visit| Some(visit.p99_ms)),
+        ..line.clone()
+    });
+    told.collect()
 }
 
 fn line(workload: &Workload, target: &Target, visits: Vec<Visit>) -> Line {
@@ -242,6 +286,8 @@ fn line(workload: &Workload, target: &Target, visits: Vec<Visit>) -> Line {
         rps_to_direct: None,
         rps_to_best_peer: None,
         cpu_to_best_peer: None,
+        p50_to_best_peer: None,
+        p99_to_best_peer: None,
         visits,
     }
 }
@@ -257,8 +303,10 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 impl Report {
     /// For people: a block per workload, a line per target.
     pub fn text(&self) -> String {
-        let mut text =
-            format!("medians of {} rounds; CPU in µs per command; ratios: rps to direct, rps and CPU to the best peer\n", self.rounds);
+        let mut text = format!(
+            "medians of {} rounds; CPU in µs per command; ratios, round by round: rps to direct, rps and CPU to the best peer\n",
+            self.rounds
+        );
         let mut workload = "";
         for line in &self.lines {
             if line.workload != workload {
@@ -281,7 +329,8 @@ impl Report {
                     "errors"
                 );
             }
-            let (visit, ratio) = (&line.median, |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.2}")));
+            let cpu = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2}"));
+            let (visit, ratio) = (&line.median, |ratio: Option<Ratio>| cpu(ratio.map(|ratio| ratio.median)));
             text += &format!(
                 "  {:<12}{:>9.0}{:>7.0}%{:>8}{:>8}{:>9.3}{:>9.3}{:>9.3}{:>9}{:>8}{:>9}{:>9.2}{:>8}{:>7}\n",
                 line.target,
@@ -292,9 +341,9 @@ impl Report {
                 visit.p50_ms,
                 visit.p99_ms,
                 visit.p999_ms,
-                ratio(visit.cpu_us),
+                cpu(visit.cpu_us),
                 ratio(line.cpu_to_best_peer),
-                ratio(visit.servers_cpu_us),
+                cpu(visit.servers_cpu_us),
                 visit.generator_cpu_us,
                 visit.rss_kib.map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0)),
                 visit.errors,
@@ -306,7 +355,63 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::targets::Role;
+    use super::{Line, Ratio, Visit, compare, median};
+
+    /// Rounds with these rates; what else is told follows from them.
+    fn line(target: &str, role: Role, rates: [f64; 3]) -> Line {
+        let visit = |rps: f64| Visit {
+            rps,
+            p50_ms: 1.0 / rps,
+            p99_ms: 2.0 / rps,
+            p999_ms: 3.0 / rps,
+            max_ms: 4.0 / rps,
+            cpu_us: (role != Role::Direct).then_some(1000.0 / rps),
+            servers_cpu_us: None,
+            generator_cpu_us: 1.0,
+            rss_kib: None,
+            errors: 0,
+            seconds: Vec::new(),
+        };
+        Line {
+            workload: "w".into(),
+            target: target.into(),
+            role,
+            median: visit(median(rates.to_vec()).unwrap()),
+            rps_to_direct: None,
+            rps_to_best_peer: None,
+            cpu_to_best_peer: None,
+            p50_to_best_peer: None,
+            p99_to_best_peer: None,
+            rps_spread: 0.0,
+            visits: rates.map(visit).to_vec(),
+        }
+    }
+
+    #[test]
+    fn ratios_are_those_of_the_rounds() {
+        // Each round is twice as slow as the one before; the floor is no peer.
+        let lines = compare(vec![
+            line("direct", Role::Direct, [400.0, 200.0, 100.0]),
+            line("floor", Role::Floor, [390.0, 190.0, 90.0]),
+            line("slow", Role::Peer, [100.0, 50.0, 25.0]),
+            line("fast", Role::Peer, [200.0, 100.0, 50.0]),
+            line("ours", Role::Subject, [220.0, 100.0, 60.0]),
+        ]);
+        let ours = &lines[4];
+        let near = |ratio: Option<Ratio>, expect: [f64; 3]| {
+            let ratio = ratio.unwrap();
+            let got = [ratio.median, ratio.least, ratio.largest];
+            assert!(got.iter().zip(expect).all(|(got, expect)| (got - expect).abs() < 1e-9), "{got:?}, not {expect:?}");
+        };
+        near(ours.rps_to_direct, [0.55, 0.5, 0.6]);
+        near(ours.rps_to_best_peer, [1.1, 1.0, 1.2]);
+        for (ratio, name) in [(ours.cpu_to_best_peer, "CPU"), (ours.p50_to_best_peer, "p50"), (ours.p99_to_best_peer, "p99")] {
+            near(ratio, [1.0 / 1.1, 1.0 / 1.2, 1.0]);
+            assert_eq!(ratio.unwrap().to_string(), "0.91 (0.83–1.00)", "{name}");
+        }
+        assert_eq!(lines[0].cpu_to_best_peer, None);
+    }
 
     #[test]
     fn the_median_is_the_middle() {

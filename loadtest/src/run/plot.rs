@@ -1,7 +1,7 @@
 //! A report as one page that needs nothing else: tables, and bars drawn in SVG.
 
 use super::targets::Role;
-use super::{Line, Report};
+use super::{Line, Ratio, Report};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 420.0;
@@ -67,16 +67,22 @@ const COLUMNS: &[Column] = &[
     ("to direct", |line| ratio(line.rps_to_direct)),
     ("to best peer", |line| ratio(line.rps_to_best_peer)),
     ("p50 ms", |line| format!("{:.3}", line.median.p50_ms)),
+    ("to best peer", |line| ratio(line.p50_to_best_peer)),
     ("p99 ms", |line| format!("{:.3}", line.median.p99_ms)),
+    ("to best peer", |line| ratio(line.p99_to_best_peer)),
     ("p99.9 ms", |line| format!("{:.3}", line.median.p999_ms)),
-    ("CPU µs", |line| ratio(line.median.cpu_us)),
-    ("CPU to best peer", |line| ratio(line.cpu_to_best_peer)),
-    ("servers' CPU µs", |line| ratio(line.median.servers_cpu_us)),
+    ("CPU µs", |line| figure(line.median.cpu_us)),
+    ("to best peer", |line| ratio(line.cpu_to_best_peer)),
+    ("servers' CPU µs", |line| figure(line.median.servers_cpu_us)),
     ("MiB", |line| line.median.rss_kib.map_or("-".into(), |kib| format!("{:.1}", kib as f64 / 1024.0))),
     ("errors", |line| line.median.errors.to_string()),
 ];
 
-fn ratio(value: Option<f64>) -> String {
+fn ratio(ratio: Option<Ratio>) -> String {
+    ratio.map_or("-".into(), |ratio| ratio.to_string())
+}
+
+fn figure(value: Option<f64>) -> String {
     value.map_or("-".into(), |value| format!("{value:.2}"))
 }
 
@@ -159,15 +165,17 @@ mod tests {
             target: target.into(),
             role: Role::Peer,
             median: visit.clone(),
-            rps_to_direct: Some(0.5),
+            rps_to_direct: Some(Ratio { median: 0.5, least: 0.45, largest: 0.6 }),
             rps_to_best_peer: None,
             cpu_to_best_peer: None,
+            p50_to_best_peer: None,
+            p99_to_best_peer: None,
             rps_spread: 0.1,
             visits: vec![visit.clone()],
         };
         let report = Report { good: true, rounds: 1, lines: vec![line("a<b", "one"), line("a<b", "two"), line("c", "one")] };
         let (page, text) = (report.html(), report.markdown());
         assert_eq!((page.matches("<svg").count(), page.matches("<h2>").count(), page.matches("a&lt;b").count()), (6, 2, 1));
-        assert!(text.contains("| two | 1000 ± 5 % | 0.50 |") && text.contains("### c"), "{text}");
+        assert!(text.contains("| two | 1000 ± 5 % | 0.50 (0.45–0.60) |") && text.contains("### c"), "{text}");
     }
 }

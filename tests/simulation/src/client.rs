@@ -374,7 +374,8 @@ impl Client {
             return Ok(());
         }
         let in_doubt = self.asked.iter().any(|asked| asked.writes && asked.losses < rules.losses);
-        let told_in_part = !self.input.is_empty() && self.asked.front().is_some_and(|asked| asked.losses < rules.losses);
+        let cut = self.asked.front().is_some_and(|asked| !asked.writes && asked.losses < rules.losses);
+        let told_in_part = cut && self.input.starts_with(b"$");
         if in_doubt || told_in_part || rules.strict {
             return Ok(());
         }

@@ -777,6 +777,40 @@ fn a_large_reply_outlives_its_client() {
     }
 }
 
+/// Who was told a part of something, and the rest was thrown away, is told nothing behind it: it would be taken for the rest.
+#[test]
+fn nothing_stands_behind_a_reply_that_was_cut() {
+    // Replies behind the one that crossed the bound, and behind a kill.
+    for killed in [false, true] {
+        let bound = if killed { 1_000 } else { 60 };
+        let mut hand = Hand::begin("7.0.15", Settings { backfill: false, client_output_max: bound, ..Settings::default() });
+        let (client, other) = (hand.client(), hand.client());
+        hand.tick();
+        (0..3).for_each(|_| hand.ask(client, "GET k"));
+        hand.sent(OLD);
+        let reply = format!("$50\r\n{}\r\n", "x".repeat(50));
+        hand.reply(OLD, &reply);
+        hand.core.handle_output_written(client, 20);
+        if killed {
+            hand.ask(other, &format!("CLIENT KILL ID {}", client.number()));
+        }
+        hand.reply(OLD, &reply.repeat(2));
+        assert_eq!((hand.told(client), hand.core.is_closing(client)), (String::new(), true), "killed: {killed}");
+    }
+    // Messages behind the one that crossed a subscriber's.
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, subscriber_output_max: 60, ..Settings::default() });
+    let client = hand.client();
+    hand.ask(client, "SUBSCRIBE c");
+    hand.act();
+    let feed = hand.own[0];
+    hand.sent(feed);
+    hand.reply(feed, ">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+    hand.told(client);
+    let message = format!(">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$30\r\n{}\r\n", "m".repeat(30));
+    hand.reply(feed, &message.repeat(4));
+    assert_eq!((hand.told(client), hand.core.is_closing(client)), (String::new(), true));
+}
+
 /// A reply that does not end where it said it would breaks the connection, as one that is kept does.
 #[test]
 fn a_large_reply_ends_where_it_says() {
@@ -787,6 +821,8 @@ fn a_large_reply_ends_where_it_says() {
         let generation = hand.core.generation(Endpoint::Old);
         assert!(!hand.core.handle_lane_bytes(OLD, generation, end.as_bytes(), hand.now), "{last:?} and {end:?}");
         assert_eq!(hand.told(client).len(), 35 + last.len());
+        hand.reconnect(Endpoint::Old, true);
+        assert!(hand.core.is_closing(client));
     }
 }
 
@@ -828,12 +864,23 @@ fn a_large_reply_that_comes_slowly_is_waited_for() {
 /// What may be compared with the mirror's, and what cannot be told at once, is kept until it is whole.
 #[test]
 fn a_reply_that_is_needed_as_a_whole_is_kept() {
-    let shadow = twinlane_core::shadow::ShadowWish { per_million: 1, ..Default::default() };
+    let shadow = twinlane_core::shadow::ShadowWish { per_million: 1_000_000, ..Default::default() };
     let (mut hand, [client, _]) = relaying(Settings { shadow, ..Settings::default() });
     hand.reply(OLD, "$30\r\n0123456789");
     assert_eq!(hand.told(client), "");
     hand.reply(OLD, "01234567890123456789\r\n");
     assert_eq!(hand.told(client).len(), 37);
+    // What is too large to be compared is not kept, and counted like it.
+    let skipped = |hand: &Hand| hand.core.status().shadow.total.skipped.iter().sum::<u64>();
+    hand.reply(OLD, "$1\r\ns\r\n$1\r\nt\r\n");
+    hand.told(client);
+    let before = skipped(&hand);
+    hand.ask(client, "GET larger");
+    hand.sent(OLD);
+    hand.reply(OLD, "$2000000\r\nx");
+    assert_eq!(hand.told(client), "$2000000\r\nx");
+    hand.reply(OLD, &format!("{}\r\n", "x".repeat(1_999_999)));
+    assert_eq!(skipped(&hand), before + 1);
     // Behind a write that the mirror has not confirmed.
     let ack = Ack::Both { timeout_us: 1_000_000, strict: false };
     let mut hand = Hand::begin("7.0.15", Settings { backfill: false, relay_bytes_min: 20, ack, image_bytes_max: 0, ..Settings::default() });

@@ -7,6 +7,7 @@ use super::Sequencer;
 use super::lane::{InFlight, LaneId, What};
 use super::session::SessionId;
 use crate::command::{Command, Rule};
+use crate::limits;
 use crate::resp::reply::{Reply, Scanner};
 
 /// The bytes that end a bulk string, the last one first.
@@ -19,17 +20,22 @@ impl Sequencer {
             return false;
         }
         let missing = scanner.needs(begun);
-        if begun.len() + missing < self.settings.relay_bytes_min || missing < END.len() {
+        let whole = begun.len() + missing;
+        if whole < self.settings.relay_bytes_min || missing < END.len() || !id.is_shared() {
             return false;
         }
-        // Before anything is lost or moved the reply would have to be there: only the primary's lanes outlive that in order. And a read that may be compared
-        // with the mirror's is compared as a whole.
-        if !id.is_shared() || id.side != self.primary() || self.shadow.is_on() {
+        // A reply that may be compared with the mirror's is compared as a whole.
+        if self.shadow.is_on() && whole <= limits::SHADOW_READ_BYTES_MAX {
             return false;
         }
         let Some((session, _)) = self.lane(id).and_then(|lane| plain_read(lane.in_flight.front()?)) else { return false };
-        let Some(session) = self.sessions.get_mut(session).filter(|session| session.can_relay()) else { return false };
-        session.begin_relay();
+        // For nobody it is not kept either.
+        if let Some(session) = self.sessions.get_mut(session) {
+            if !session.can_relay() {
+                return false;
+            }
+            session.begin_relay();
+        }
         if let Some(lane) = self.lane_mut(id) {
             lane.relayed = missing;
         }
@@ -41,12 +47,12 @@ impl Sequencer {
     pub(super) fn relay(&mut self, id: LaneId, bytes: &[u8]) -> Option<usize> {
         let Some(lane) = self.lane_mut(id).filter(|lane| lane.relayed > 0) else { return Some(0) };
         let taken = lane.relayed.min(bytes.len());
-        lane.relayed -= taken;
-        let left = lane.relayed;
+        let left = lane.relayed - taken;
         let mut last = bytes[..taken].iter().rev().zip(END.iter().skip(left));
         if !last.all(|(byte, end)| byte == end) {
             return None;
         }
+        lane.relayed = left;
         self.relay_bytes(id, &bytes[..taken]);
         if left == 0 {
             self.end_relay(id);
@@ -73,13 +79,16 @@ impl Sequencer {
         let Some((session, command)) = lane.in_flight.front().and_then(plain_read) else { return };
         let Some(flight) = lane.in_flight.pop_front() else { return };
         lane.answered += 1;
-        lane.tape.release(flight.len);
         self.totals.latency[id.side.index()].observe(now.saturating_sub(flight.at), 1);
         self.count(command, Reply(b"$"));
         if let Some(session) = self.sessions.get_mut(session) {
             session.end_relay();
         }
         self.deliver(session, b"", false, None);
+        if self.shadow.draws() {
+            self.shadow_read(id, command, None, flight.len);
+        }
+        self.release(id, flight.len);
     }
 }
 

@@ -168,7 +168,7 @@ impl Sequencer {
         {
             self.answer_read(id, session, command, reply, resp3, len);
             if self.shadow.draws() {
-                self.shadow_read(id, command, reply, len);
+                self.shadow_read(id, command, Some(reply), len);
             }
             if !id.is_shared() {
                 self.end_own_writes(session);
@@ -252,7 +252,7 @@ impl Sequencer {
         }
     }
 
-    fn release(&mut self, id: LaneId, len: u32) {
+    pub(super) fn release(&mut self, id: LaneId, len: u32) {
         if let Some(lane) = self.lane_mut(id) {
             lane.tape.release(len);
         }

@@ -131,6 +131,8 @@ pub(super) struct Session {
     relayed: bool,
     /// What came up meanwhile; it stands behind that reply.
     behind: Vec<u8>,
+    /// What it was told ends amid a reply: whatever came behind that would be taken for the rest of it.
+    cut: bool,
     /// EXEC runs what is the session's own business: replies of our own go here, between those of the server.
     capture: Option<Vec<u8>>,
 }
@@ -206,6 +208,7 @@ impl Session {
             touched: false,
             relayed: false,
             behind: Vec::new(),
+            cut: false,
             capture: None,
         }
     }
@@ -234,11 +237,12 @@ impl Session {
         self.output.extend_from_slice(piece);
     }
 
-    /// That was the last one. Who was closed amid it was not told all of it, and is told nothing behind that.
+    /// That was the last one.
     pub fn end_relay(&mut self) {
-        if !self.closing {
-            self.relayed = false;
-            self.output.extend_from_slice(&std::mem::take(&mut self.behind));
+        self.relayed = false;
+        let behind = std::mem::take(&mut self.behind);
+        if !self.cut {
+            self.output.extend_from_slice(&behind);
         }
     }
 
@@ -304,6 +308,7 @@ impl Session {
             ReplyMode::On => {}
         }
         match self.held.back_mut() {
+            _ if self.cut => {}
             None if self.relayed => self.behind.extend_from_slice(bytes),
             None => self.output.extend_from_slice(bytes),
             Some(last) if last.waits.is_none() => last.bytes.extend_from_slice(bytes),
@@ -597,7 +602,7 @@ impl Sequencer {
                 session.output.clear();
             }
         } else if session.output_at > 256 * 1024 && session.output_at > session.output.len() / 2 {
-            // Each byte moves once at most, however large the reply.
+            // No more bytes move than were written, however large the reply.
             session.output.drain(..session.output_at);
             session.output_at = 0;
         }
@@ -660,6 +665,7 @@ impl Sequencer {
     pub(super) fn end(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
+        session.cut |= session.relayed;
         let waiting = session.waiting_bytes();
         session.input = Vec::new();
         session.input_at = 0;
@@ -694,6 +700,9 @@ impl Sequencer {
         if session.relayed {
             // The rest of what it was told a part of does not come any more.
             self.close(id, "primary_lost");
+            return 0;
+        }
+        if session.cut {
             return 0;
         }
         session.answered += 1;
@@ -739,9 +748,10 @@ impl Sequencer {
         number
     }
 
-    /// Throws away what a client has not read; it is closed behind that.
+    /// Throws away what a client has not read, amid a reply maybe: it is told nothing more, and is to be closed.
     pub(super) fn drop_output(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(id) {
+            session.cut = true;
             session.output = Vec::new();
             session.output_at = 0;
             session.held.clear();

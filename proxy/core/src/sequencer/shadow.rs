@@ -166,7 +166,7 @@ impl Sequencer {
     }
 
     /// A read was drawn, and its reply has been delivered: `len` bytes of its request are at the front of the lane.
-    pub(super) fn shadow_read(&mut self, id: LaneId, command: &'static Command, reply: Reply<'_>, len: u32) {
+    pub(super) fn shadow_read(&mut self, id: LaneId, command: &'static Command, reply: Option<Reply<'_>>, len: u32) {
         let Some(row) = self.shadow.rows.get(command.index).copied().filter(|row| row.wanted) else { return };
         let Some(lane) = self.lane_mut(id) else { return };
         let lent = lane.tape.lend_front(len);
@@ -179,17 +179,25 @@ impl Sequencer {
     }
 
     /// Appends the read to the mirror's lane, or says why not.
-    fn place_read(&mut self, id: LaneId, command: &'static Command, row: Row, frame: &[u8], reply: Reply<'_>) -> Result<(), Unplaced> {
+    fn place_read(
+        &mut self,
+        id: LaneId,
+        command: &'static Command,
+        row: Row,
+        frame: &[u8],
+        reply: Option<Reply<'_>>,
+    ) -> Result<(), Unplaced> {
         let Some(way) = row.way else { return Err(Unplaced::Skipped(Skip::Kind, None)) };
         let prefix = self.look_into(id.db, command, row, frame)?;
         let mirror = LaneId::shared(self.mirror_side(), id.db);
-        if let Some(why) = self.bars_shadow(id, command, frame.len(), reply.0.len()) {
+        let bytes = reply.map_or(limits::SHADOW_READ_BYTES_MAX + 1, |reply| reply.0.len());
+        if let Some(why) = self.bars_shadow(id, command, frame.len(), bytes) {
             if why == Skip::Down && self.sides[mirror.side.index()].is_up() {
                 self.open_lane(mirror);
             }
             return Err(Unplaced::Skipped(why, prefix));
         }
-        let bytes = reply.0.len();
+        let Some(reply) = reply else { return Err(Unplaced::Skipped(Skip::Large, prefix)) };
         let read = Read { command, way, kept: way.keep(reply), bytes: bytes as u32, prefix };
         self.shadow.in_flight += 1;
         self.shadow.bytes += bytes;
