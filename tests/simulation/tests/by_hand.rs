@@ -477,6 +477,36 @@ fn images_of_scripts_hold_no_repair_up() {
     assert!(is_repaired(&mut hand, "EVAL x 1 large", 10));
 }
 
+/// H34: a mirror of another version refuses every payload that is on its way when the first answer tells that it cannot read them. A key that was written
+/// all the time had six of them there, and was set aside for good before it was once copied type by type.
+#[test]
+fn h34_payloads_that_were_on_their_way_are_no_failures_of_their_key() {
+    let mut hand = Hand::begin("7.0.15", Settings { backfill: false, image_bytes_max: 0, ..Settings::default() });
+    let client = hand.client();
+    (0..50).for_each(|_| hand.tick());
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        hand.ask(client, "EVAL x 1 k");
+        hand.tick_with(|lane, request| {
+            if lane == NEW {
+                waiting.push(request.split(' ').next().unwrap_or_default().to_owned());
+                return String::new();
+            }
+            answer(lane, request)
+        });
+    }
+    assert_eq!(waiting.iter().filter(|name| *name == "RESTORE").count(), 20, "{waiting:?}");
+    let refused = |name: &String| if name == "RESTORE" { "-ERR DUMP payload version or checksum are wrong\r\n" } else { "+OK\r\n" };
+    hand.reply(NEW, &waiting.iter().map(refused).collect::<String>());
+    let mut typed = false;
+    hand.tick_with(|lane, request| {
+        typed |= lane == OLD && request == "TYPE k";
+        if lane == OLD && request == "EXEC" { String::new() } else { answer(lane, request) }
+    });
+    assert!(typed, "{:?}", hand.core.status().alarms);
+    assert_eq!(hand.core.status().mirror.unmirrorable_keys, 0);
+}
+
 /// A client of a pair whose primary has lost its data, and whose operator has not decided; images are read without a question for their size.
 fn lossy() -> (Hand, SessionId) {
     let mut hand = Hand::begin("7.0.15", Settings { backfill: false, image_bytes_max: 0, ..Settings::default() });

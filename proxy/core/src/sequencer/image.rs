@@ -63,8 +63,18 @@ impl Heat {
 pub(super) struct Image {
     pub key: Arc<[u8]>,
     pub position: u64,
+    made: Made,
+}
+
+/// Of what an image was made.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    /// Of a payload of DUMP, which a server of another version may not read.
+    Dumped,
+    /// Of what each type's own commands tell.
+    Typed,
     /// It ends a copy in pieces.
-    pub copied: Option<Copied>,
+    Copied(Copied),
 }
 
 const NO_TOUCH_ON: &[u8] = b"*3\r\n$6\r\nCLIENT\r\n$8\r\nNO-TOUCH\r\n$2\r\nON\r\n";
@@ -233,10 +243,11 @@ impl Sequencer {
             Form::Block(heat) => push_restore(&mut frame, key, reply, heat, lives),
             Form::Plain => agreed(reply).map(|(dump, pttl)| push_dumped(&mut frame, key, dump, None, pttl, lives)),
         };
+        let made = if form == Form::Typed { Made::Typed } else { Made::Dumped };
         match written {
             Some(replies) => {
                 self.note_script_image(db, key, frame.len());
-                self.append_image(db, key, &frame, replies, None);
+                self.append_image(db, key, &frame, replies, made);
             }
             None => self.image_failed(db, key, "it has a type that cannot be copied"),
         }
@@ -298,18 +309,18 @@ impl Sequencer {
                 self.set_aside(db, key, FIELDS_UNKNOWN);
                 self.release_image_acks(db, key);
             }
-            Some((replies, _)) => self.append_image(db, key, &frame, replies, None),
+            Some((replies, _)) => self.append_image(db, key, &frame, replies, Made::Typed),
         }
     }
 
-    /// Appends an image to the mirror's lane. `copied`: it ends a copy in pieces, and its first answer inside EXEC must be the size.
-    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32, copied: Option<Copied>) {
+    /// Appends an image to the mirror's lane. Where it ends a copy in pieces its first answer inside EXEC must be the size.
+    fn append_image(&mut self, db: Db, key: &Arc<[u8]>, frame: &[u8], replies: u32, made: Made) {
         let position = self.next_position();
         let id = LaneId::shared(self.mirror_side(), db);
         let now = self.now.us;
         self.note_sent(db, Some(key));
         let Some(lane) = self.lane_mut(id) else { return };
-        lane.push(&[frame], What::Restore(Image { key: key.clone(), position, copied }), replies, now);
+        lane.push(&[frame], What::Restore(Image { key: key.clone(), position, made }), replies, now);
         self.mirror.image_bytes += frame.len();
         self.note_backfilled(db, key, frame.len());
         self.ledger.set_state(db, key, State::Restoring(position));
@@ -323,12 +334,15 @@ impl Sequencer {
 
     /// The mirror answered an image.
     pub(super) fn confirm_image(&mut self, db: Db, image: &Image, len: u32, reply: Reply<'_>, failed: Option<&[u8]>) {
-        let Image { key, position, copied } = image;
+        let Image { key, position, made } = image;
         self.mirror.image_bytes = self.mirror.image_bytes.saturating_sub(len as usize);
         let error =
             failed.map(Reply).or_else(|| reply.is_error().then_some(reply)).or_else(|| reply.elements().find(|part| part.is_error()));
         let counted = || reply.elements().next().and_then(Reply::integer);
-        let torn = copied.filter(|copied| copied.size.is_some() && reply.is_aggregate() && counted() != copied.size);
+        let torn = match made {
+            Made::Copied(copied) if copied.size.is_some() && reply.is_aggregate() && counted() != copied.size => Some(*copied),
+            _ => None,
+        };
         match (error, torn) {
             (_, Some(copied)) => {
                 self.ledger.set_state(db, key, State::Dirty);
@@ -342,7 +356,11 @@ impl Sequencer {
             }
             (Some(error), None) => {
                 self.ledger.set_state(db, key, State::Dirty);
-                if !self.side_refusal(error) {
+                let unread = matches!(made, Made::Dumped) && is_unread_payload(error);
+                if unread {
+                    // Not the key's failure: others of it that were on the way meanwhile are refused as well.
+                    self.copy_by_type();
+                } else if !self.side_refusal(error) {
                     self.image_refused(db, key, error);
                 }
             }
@@ -350,14 +368,15 @@ impl Sequencer {
         self.release_image_acks(db, key);
     }
 
+    /// The mirror does not read payloads of the primary: from now on keys are read as any version can write them.
+    fn copy_by_type(&mut self) {
+        if !std::mem::replace(&mut self.mirror.typed_images, true) {
+            self.log(false, format!("`{}` cannot read the primary's DUMP format: keys are copied type by type", self.mirror_side()));
+        }
+    }
+
     pub(super) fn image_refused(&mut self, db: Db, key: &Arc<[u8]>, error: Reply<'_>) {
         let text = String::from_utf8_lossy(error.text()).into_owned();
-        if text.contains("DUMP payload version or checksum") || text.contains("Bad data format") {
-            if !self.mirror.typed_images {
-                self.log(false, format!("`{}` cannot read the primary's DUMP format: keys are copied type by type", self.mirror_side()));
-            }
-            self.mirror.typed_images = true;
-        }
         if is_protocol_error(error) {
             self.mirror.culprit_known = true;
             return self.set_aside(db, key, &text);
@@ -492,6 +511,12 @@ fn agreed(reply: Reply<'_>) -> Option<(Option<Reply<'_>>, i64)> {
         (0.., 0..) if after <= before && !dump.is_null() => Some((Some(dump), after)),
         _ => None,
     }
+}
+
+/// Whether RESTORE could not read what DUMP had made (redis 7.0.15 cluster.c restoreCommand).
+fn is_unread_payload(error: Reply<'_>) -> bool {
+    let text = String::from_utf8_lossy(error.text());
+    text.contains("DUMP payload version or checksum") || text.contains("Bad data format")
 }
 
 /// Why a hash cannot be copied.

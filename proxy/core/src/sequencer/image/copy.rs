@@ -12,6 +12,7 @@
 //! A copy never outlives a connection, a whole-database command or a mirror that stops to follow. The twin has an end of its own for the case that
 //! nobody takes it away.
 
+use super::Made;
 use super::page::{Kind, Piece, Step, Taken, Terms, Value};
 use crate::command::{Command, Rule};
 use crate::doubt::{Cause, State};
@@ -432,7 +433,7 @@ impl Sequencer {
         // Fields that died are counted for a while.
         let size = (!copy.value.mortal_fields).then_some(copy.value.size);
         let copied = Copied { size, bytes: copy.bytes, restarts: copy.restarts };
-        self.append_image(copy.db, &copy.key, &block.frame, block.replies, Some(copied));
+        self.append_image(copy.db, &copy.key, &block.frame, block.replies, Made::Copied(copied));
     }
 
     /// The key is not there any more.
@@ -440,7 +441,7 @@ impl Sequencer {
         let copy = self.copies.under_way.swap_remove(at);
         let mut frame = Vec::new();
         push_request(&mut frame, &[b"UNLINK", &copy.key, &copy.twin()]);
-        self.append_image(copy.db, &copy.key, &frame, 1, None);
+        self.append_image(copy.db, &copy.key, &frame, 1, Made::Typed);
     }
 
     /// The copy is given up; its twin goes, and its key is dirty again and waits for the next one. `restarts`: how many it counts for; none where it
