@@ -6,6 +6,7 @@
 
 mod aside;
 mod clients;
+mod clock;
 mod events;
 mod lanes;
 mod sides;

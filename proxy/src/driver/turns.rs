@@ -4,6 +4,7 @@
 //! comes behind both. Tasks (connects, probes, keyspace events, files) wait in a runtime of another thread, which rings here when one of them can go on: the
 //! way of a command has none of that.
 
+use super::clock::Clock;
 use super::{Shell, clients, lanes};
 use mio::{Events, Poll, Token, Waker};
 use std::future::Future;
@@ -12,19 +13,17 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::LocalSet;
 
 /// Tokens: those of clients are their slots.
 pub(super) const FIRST_LANE: usize = 1 << 40;
 pub(super) const LISTENER: Token = Token(usize::MAX);
 const BELL: Token = Token(usize::MAX - 1);
+const CLOCK: Token = Token(usize::MAX - 2);
 
 /// Sockets that one look can name; the others come with the next one.
 const EVENTS: usize = 1024;
-
-/// Between two ticks of the sequencer.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Wakes the loop for its tasks.
 struct Bell {
@@ -58,38 +57,38 @@ pub(super) fn serve(shell: &Shell, mut poll: Poll, tasks: LocalSet) -> io::Resul
     let mut context = Context::from_waker(&waker);
     let mut tasks = pin!(tasks);
     let mut events = Events::with_capacity(EVENTS);
-    let mut tick_at = Instant::now();
+    let clock = Clock::new(poll.registry(), CLOCK)?;
     while !shell.stopping.get() {
         bell.asleep.store(true, Ordering::SeqCst);
         let busy = shell.lanes.are_due() || shell.clients.are_due() || bell.rung.load(Ordering::SeqCst);
-        let wait = if busy { Duration::ZERO } else { tick_at.saturating_duration_since(Instant::now()) };
-        let asked = poll.poll(&mut events, Some(wait));
+        let asked = poll.poll(&mut events, busy.then_some(Duration::ZERO));
         bell.asleep.store(false, Ordering::SeqCst);
         if let Err(error) = asked
             && error.kind() != ErrorKind::Interrupted
         {
             return Err(error);
         }
-        turn(shell, &events);
+        let ticks = turn(shell, &events);
         if bell.rung.swap(false, Ordering::SeqCst) {
             let _ = tasks.as_mut().poll(&mut context);
         }
-        let now = Instant::now();
-        if now >= tick_at {
-            tick_at = now + TICK;
+        if ticks {
+            clock.answer()?;
             shell.with(|core, now| core.handle_tick(now));
         }
     }
     Ok(())
 }
 
-/// Everything that is ready, once.
-fn turn(shell: &Shell, events: &Events) {
+/// Everything that is ready, once; whether the clock rang.
+fn turn(shell: &Shell, events: &Events) -> bool {
+    let mut ticks = false;
     shell.lanes.end_cuts(&shell.core);
     for event in events {
         match event.token() {
             LISTENER => shell.clients.knock(),
             BELL => {}
+            CLOCK => ticks = true,
             Token(lane) if lane >= FIRST_LANE => shell.lanes.meet(lane, event, &shell.core),
             Token(slot) => shell.clients.meet(slot, event, &shell.core),
         }
@@ -99,4 +98,5 @@ fn turn(shell: &Shell, events: &Events) {
     clients::accept(shell);
     clients::visit_due(shell);
     lanes::visit_due(shell, primary.other());
+    ticks
 }
