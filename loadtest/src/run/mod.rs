@@ -151,7 +151,10 @@ pub async fn run(options: &Options) -> Result<Report> {
     for workload in &options.workloads {
         let mut visits = vec![Vec::new(); options.targets.len()];
         for round in 0..options.rounds {
-            for (target, visits) in options.targets.iter().zip(&mut visits) {
+            // Each round begins with another one: nobody follows the same neighbour all the time.
+            for place in 0..options.targets.len() {
+                let at = (round + place) % options.targets.len();
+                let (target, visits) = (&options.targets[at], &mut visits[at]);
                 if round == 0 && workload.prefill {
                     prefill(workload, target).await?;
                 }
