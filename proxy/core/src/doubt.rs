@@ -501,6 +501,13 @@ impl Ledger {
         })
     }
 
+    /// An image of this key was taken, though it may be doubtful again: those that failed before it are no row any more.
+    pub fn succeeded(&mut self, db: Db, key: &[u8]) {
+        if let Some(entry) = self.database(db).get_mut(key) {
+            entry.attempts = 0;
+        }
+    }
+
     /// Keys that no image could carry are tried again.
     pub fn retry_unmirrorable(&mut self) -> Vec<(Db, Arc<[u8]>)> {
         if self.unmirrorable == 0 {

@@ -477,10 +477,8 @@ fn images_of_scripts_hold_no_repair_up() {
     assert!(is_repaired(&mut hand, "EVAL x 1 large", 10));
 }
 
-/// H34: a mirror of another version refuses every payload that is on its way when the first answer tells that it cannot read them. A key that was written
-/// all the time had six of them there, and was set aside for good before it was once copied type by type.
-#[test]
-fn h34_payloads_that_were_on_their_way_are_no_failures_of_their_key() {
+/// A client whose script writes a key so often that twenty images of it are on their way when the mirror answers the first, with what is said for each.
+fn many_images(answer_of: impl Fn(usize) -> &'static str) -> Hand {
     let mut hand = Hand::begin("7.0.15", Settings { backfill: false, image_bytes_max: 0, ..Settings::default() });
     let client = hand.client();
     (0..50).for_each(|_| hand.tick());
@@ -489,15 +487,24 @@ fn h34_payloads_that_were_on_their_way_are_no_failures_of_their_key() {
         hand.ask(client, "EVAL x 1 k");
         hand.tick_with(|lane, request| {
             if lane == NEW {
-                waiting.push(request.split(' ').next().unwrap_or_default().to_owned());
+                waiting.push(request.starts_with("RESTORE"));
                 return String::new();
             }
             answer(lane, request)
         });
     }
-    assert_eq!(waiting.iter().filter(|name| *name == "RESTORE").count(), 20, "{waiting:?}");
-    let refused = |name: &String| if name == "RESTORE" { "-ERR DUMP payload version or checksum are wrong\r\n" } else { "+OK\r\n" };
-    hand.reply(NEW, &waiting.iter().map(refused).collect::<String>());
+    assert_eq!(waiting.iter().filter(|image| **image).count(), 20);
+    let mut images = 0..;
+    let answers = waiting.iter().map(|image| if *image { answer_of(images.next().unwrap_or(0)) } else { "+OK\r\n" });
+    hand.reply(NEW, &answers.collect::<String>());
+    hand
+}
+
+/// H34: a mirror of another version refuses every payload that is on its way when the first answer tells that it cannot read them. A key that was written
+/// all the time had six of them there, and was set aside for good before it was once copied type by type.
+#[test]
+fn h34_payloads_that_were_on_their_way_are_no_failures_of_their_key() {
+    let mut hand = many_images(|_| "-ERR DUMP payload version or checksum are wrong\r\n");
     let mut typed = false;
     hand.tick_with(|lane, request| {
         typed |= lane == OLD && request == "TYPE k";
@@ -505,6 +512,15 @@ fn h34_payloads_that_were_on_their_way_are_no_failures_of_their_key() {
     });
     assert!(typed, "{:?}", hand.core.status().alarms);
     assert_eq!(hand.core.status().mirror.unmirrorable_keys, 0);
+}
+
+/// A key that is doubtful all the time is set aside for images that failed in a row, not for some of a thousand.
+#[test]
+fn images_fail_in_a_row_or_not_at_all() {
+    let hand = many_images(|image| if image % 2 == 0 { "-ERR no\r\n" } else { "+OK\r\n" });
+    assert_eq!(hand.core.status().mirror.unmirrorable_keys, 0, "{:?}", hand.core.status().alarms);
+    let hand = many_images(|_| "-ERR no\r\n");
+    assert_eq!(hand.core.status().mirror.unmirrorable_keys, 1);
 }
 
 /// A client of a pair whose primary has lost its data, and whose operator has not decided; images are read without a question for their size.

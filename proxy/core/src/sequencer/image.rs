@@ -352,6 +352,8 @@ impl Sequencer {
                 if self.ledger.state(db, key) == Some(State::Restoring(*position)) {
                     self.ledger.remove(db, key);
                     self.totals.repairs += 1;
+                } else {
+                    self.ledger.succeeded(db, key);
                 }
             }
             (Some(error), None) => {
