@@ -95,7 +95,7 @@ enum What {
         #[arg(long, default_value_t = 1_000)]
         differences: usize,
         /// How often, with other differences each time.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
     /// `kill -9` of the proxy at random moments.
@@ -110,7 +110,7 @@ enum What {
     /// What comparing all reads costs the proxy's CPU per read, in turns with comparing none.
     ShadowPrice {
         /// How often each runs.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
     /// The speed of verify beside a plain pipelined reader of both servers, in turns.
@@ -119,13 +119,13 @@ enum What {
         #[arg(long, default_value_t = 200_000)]
         keys: u32,
         /// How often each runs.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
     /// The mirror frozen, killed, and back empty under a constant rate of writes.
     Outage {
         /// How often.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
         /// Length of one visit of the load; a round has three.
         #[arg(long, default_value_t = 20)]
@@ -158,7 +158,7 @@ enum What {
         #[arg(long, default_value_t = 200_000)]
         keys: u32,
         /// How often each runs.
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
     },
     /// Flips under a constant rate.
@@ -490,9 +490,11 @@ fn outage(rounds: u32, seconds: u32) -> Result<()> {
         settled = settled.max(round.settled);
         grown = grown.max(round.memory_kib[1].saturating_sub(round.memory_kib[0]));
     }
+    // Of an even number, the mean of the two in the middle.
     let median = |mut ratios: Vec<f64>| {
         ratios.sort_by(f64::total_cmp);
-        ratios.get(ratios.len() / 2).copied().unwrap_or(0.0)
+        let middle = &ratios[ratios.len().saturating_sub(1) / 2..ratios.len() / 2 + 1];
+        middle.iter().sum::<f64>() / middle.len() as f64
     };
     let (ratio, noise) = (median(ratios), median(noises));
     println!(
