@@ -278,7 +278,7 @@ async fn run_verb(workloads: Result<Vec<Workload>>, args: BenchArgs) -> Result<b
         server_pids: args.server_pids,
         seed: args.seed,
     };
-    let report = run::run(&options).await?;
+    let report = run::run(options).await?;
     print!("{}", report.text());
     save(args.json, &report)?;
     if let Some(path) = args.html {

@@ -142,31 +142,37 @@ pub struct Report {
     pub lines: Vec<Line>,
 }
 
-/// Runs inside a `LocalSet`.
-pub async fn run(options: &Options) -> Result<Report> {
+/// Runs inside a `LocalSet`. Each round visits every target for every workload, and begins with other processes of those that were started here: two starts
+/// of one program differ by some per cent for as long as they live, so the spread of the rounds has that in it.
+pub async fn run(mut options: Options) -> Result<Report> {
     if options.targets.is_empty() || options.workloads.is_empty() || options.rounds == 0 {
         bail!("nothing to run: at least one target, one workload, one round");
     }
-    let mut report = Report { good: true, rounds: options.rounds, lines: Vec::new() };
-    for workload in &options.workloads {
-        let mut visits = vec![Vec::new(); options.targets.len()];
-        for round in 0..options.rounds {
-            // Each round begins with another one: nobody follows the same neighbour all the time.
-            for place in 0..options.targets.len() {
-                let at = (round + place) % options.targets.len();
-                let (target, visits) = (&options.targets[at], &mut visits[at]);
-                if round == 0 && workload.prefill {
-                    prefill(workload, target).await?;
-                }
-                eprint!("\r{}: round {} of {}, {}            ", workload.name, round + 1, options.rounds, target.name);
-                visits.push(visit(workload, target, options, round as u64).await?);
+    let count = options.targets.len();
+    let mut visits = vec![vec![Vec::new(); count]; options.workloads.len()];
+    for round in 0..options.rounds {
+        if round > 0 {
+            for target in &mut options.targets {
+                target.restart().await?;
             }
         }
-        eprintln!();
-        report.lines.extend(summarise(workload, &options.targets, visits));
+        for (workload, visits) in options.workloads.iter().zip(&mut visits) {
+            // Each round begins with another one: nobody follows the same neighbour all the time.
+            for at in (0..count).map(|place| (round + place) % count) {
+                let target = &options.targets[at];
+                // Of another workload these keys may have other values.
+                if workload.prefill {
+                    prefill(workload, target).await?;
+                }
+                eprint!("\rround {} of {}, {}: {}            ", round + 1, options.rounds, workload.name, target.name);
+                visits[at].push(visit(workload, target, &options, round as u64).await?);
+            }
+        }
     }
-    report.good = report.lines.iter().all(|line| line.median.errors == 0);
-    Ok(report)
+    eprintln!();
+    let lines: Vec<Line> =
+        options.workloads.iter().zip(visits).flat_map(|(workload, visits)| summarise(workload, &options.targets, visits)).collect();
+    Ok(Report { good: lines.iter().all(|line| line.median.errors == 0), rounds: options.rounds, lines })
 }
 
 /// Longest time that writing every key once may take.

@@ -114,8 +114,13 @@ impl Recipe {
 /// A process that ends, and whose folder goes, with this value.
 #[derive(Debug)]
 pub struct Started {
-    child: Child,
+    name: String,
+    recipe: Recipe,
+    old: String,
+    new: Option<String>,
     folder: PathBuf,
+    /// None before it was started.
+    child: Option<Child>,
     /// `host:port` where it serves.
     pub address: String,
     /// `host:port` of `{spare}`.
@@ -124,63 +129,80 @@ pub struct Started {
 
 impl Drop for Started {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
 impl Started {
     /// Starts it before these servers and waits until it listens.
-    pub fn start(name: &str, recipe: &Recipe, old: &str, new: Option<&str>) -> Result<Started> {
-        let (port, spare) = (free_port()?, free_port()?);
-        let folder = std::env::temp_dir().join(format!("loadtest-{name}-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
-        // Envoy tells the language by the ending.
-        let config = folder.join("config.yaml");
+    pub fn start(name: &str, recipe: Recipe, old: &str, new: Option<&str>) -> Result<Started> {
         let needs_new = recipe.config.contains("{new}") || recipe.args.iter().any(|arg| arg.contains("{new}"));
         if needs_new && new.is_none() {
             bail!("{name} writes to two servers: give new=HOST:PORT");
         }
-        let fill = |text: &str| {
-            text.replace("{port}", &port.to_string())
-                .replace("{spare}", &spare.to_string())
-                .replace("{old}", old)
-                .replace("{old_port}", old.rsplit(':').next().unwrap_or_default())
-                .replace("{new}", new.unwrap_or_default())
-                .replace("{folder}", &folder.to_string_lossy())
-                .replace("{config}", &config.to_string_lossy())
-        };
-        std::fs::write(&config, fill(&recipe.config))?;
-        for (name, text) in recipe.files {
-            std::fs::write(folder.join(name), fill(text))?;
-        }
-        let log = std::fs::File::create(folder.join("output"))?;
-        let mut command = Command::new(&recipe.binary);
-        command.args(recipe.args.iter().map(|arg| fill(arg))).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().with_context(|| format!("{} cannot be started", recipe.binary.display()))?;
-        let local = |port: u16| format!("127.0.0.1:{port}");
-        let mut started = Started { child, folder, address: local(port), spare: local(spare) };
-        started.wait_until_listening(name)?;
+        let folder = std::env::temp_dir().join(format!("loadtest-{name}-{}-{}", std::process::id(), free_port()?));
+        std::fs::create_dir_all(&folder)?;
+        let (name, old, new) = (name.to_owned(), old.to_owned(), new.map(str::to_owned));
+        let (address, spare) = Default::default();
+        let mut started = Started { name, recipe, old, new, folder, child: None, address, spare };
+        started.launch()?;
         Ok(started)
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
+    /// Another process of the same program, before the same servers, with the folder of the one that it ends; on other ports.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.launch()
     }
 
-    fn wait_until_listening(&mut self, name: &str) -> Result<()> {
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let (port, spare) = (free_port()?, free_port()?);
+        // Envoy tells the language by the ending.
+        let config = self.folder.join("config.yaml");
+        let fill = |text: &str| {
+            text.replace("{port}", &port.to_string())
+                .replace("{spare}", &spare.to_string())
+                .replace("{old}", &self.old)
+                .replace("{old_port}", self.old.rsplit(':').next().unwrap_or_default())
+                .replace("{new}", self.new.as_deref().unwrap_or_default())
+                .replace("{folder}", &self.folder.to_string_lossy())
+                .replace("{config}", &config.to_string_lossy())
+        };
+        std::fs::write(&config, fill(&self.recipe.config))?;
+        for (name, text) in self.recipe.files {
+            std::fs::write(self.folder.join(name), fill(text))?;
+        }
+        let log = std::fs::File::create(self.folder.join("output"))?;
+        let mut command = Command::new(&self.recipe.binary);
+        command.args(self.recipe.args.iter().map(|arg| fill(arg))).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| format!("{} cannot be started", self.recipe.binary.display()))?;
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        (self.address, self.spare) = (local(port), local(spare));
+        self.child = Some(child);
+        self.wait_until_listening()
+    }
+
+    fn wait_until_listening(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(&self.address).is_err() {
-            let ended = self.child.try_wait()?;
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
             if ended.is_some() || Instant::now() > deadline {
                 let output = tail(&self.folder.join("output"));
-                bail!(
-                    "{name} does not listen on {}{}\n{output}",
-                    self.address,
-                    ended.map_or(String::new(), |status| format!(": {status}"))
-                );
+                let ended = ended.map_or(String::new(), |status| format!(": {status}"));
+                bail!("{} does not listen on {}{ended}\n{output}", self.name, self.address);
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -219,9 +241,9 @@ mod tests {
             files: &[],
             twinlane: false,
         };
-        let error = format!("{:#}", Started::start("x", &recipe, "127.0.0.1:1", None).unwrap_err());
+        let error = format!("{:#}", Started::start("x", recipe.clone(), "127.0.0.1:1", None).unwrap_err());
         assert!(error.contains("no such option"), "{error}");
         let dual = Recipe { args: vec!["{new}".into()], ..recipe };
-        assert!(format!("{:#}", Started::start("x", &dual, "127.0.0.1:1", None).unwrap_err()).contains("new=HOST:PORT"));
+        assert!(format!("{:#}", Started::start("x", dual, "127.0.0.1:1", None).unwrap_err()).contains("new=HOST:PORT"));
     }
 }

@@ -34,6 +34,8 @@ pub struct Target {
     /// What it stands for.
     pub role: Role,
     started: Option<Started>,
+    /// The mirroring of a twinlane that was started here; None for anything else.
+    mirroring: Option<bool>,
 }
 
 /// How long a twinlane may take until it follows.
@@ -76,15 +78,31 @@ impl Target {
             if new.or(binary).or(args).or(config).is_some() || !mirroring {
                 bail!("{name} is not started here (spawn:HOST:PORT), so it takes only pid and role");
             }
-            return Ok(Target { name: name.to_owned(), address, pid, role, started: None });
+            return Ok(Target { name: name.to_owned(), address, pid, role, started: None, mirroring: None });
         };
         let recipe = Recipe::find(name, binary, args, config)?;
-        let started = Started::start(name, &recipe, old, new)?;
-        if recipe.twinlane {
-            settle(&Admin::new(&started.spare), mirroring).await.with_context(|| name.to_owned())?;
+        let mirroring = recipe.twinlane.then_some(mirroring);
+        let started = Started::start(name, recipe, old, new)?;
+        if let Some(mirroring) = mirroring {
+            let admin = Admin::new(&started.spare);
+            settle(&admin, true).await.with_context(|| name.to_owned())?;
+            if !mirroring {
+                stop_mirroring(&admin).await.with_context(|| name.to_owned())?;
+            }
         }
         let address = started.address.clone();
-        Ok(Target { name: name.to_owned(), address, pid: Some(started.pid()), role, started: Some(started) })
+        Ok(Target { name: name.to_owned(), address, pid: started.pid(), role, started: Some(started), mirroring })
+    }
+
+    /// Ends its process and starts another one, if this process started it: no two starts of a program are equally fast.
+    pub async fn restart(&mut self) -> Result<()> {
+        let Some(started) = &mut self.started else { return Ok(()) };
+        started.restart()?;
+        (self.address, self.pid) = (started.address.clone(), started.pid());
+        match self.mirroring {
+            Some(mirroring) => settle(&Admin::new(&started.spare), mirroring).await.with_context(|| self.name.clone()),
+            None => Ok(()),
+        }
     }
 
     /// Whether this process started it.
@@ -93,25 +111,29 @@ impl Target {
     }
 }
 
-/// Waits until it serves and, with mirroring on, until every key is known to be equal; stops the mirroring where it is to be off.
+/// Waits until it serves and, with mirroring on, until every key is known to be equal.
 async fn settle(admin: &Admin, mirroring: bool) -> Result<()> {
     let deadline = Instant::now() + SETTLING_MAX;
     loop {
         let status = admin.status().await.unwrap_or_default();
-        let empty = status["gate"].as_array().is_some_and(Vec::is_empty);
-        if empty {
-            break;
+        let settled = match mirroring {
+            true => status["gate"].as_array().is_some_and(Vec::is_empty),
+            false => admin.call("GET", "/readyz", "").await.is_ok_and(|(code, _)| code == 200),
+        };
+        if settled {
+            return Ok(());
         }
         if Instant::now() > deadline {
             bail!("it is not ready: {status}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if !mirroring {
-        let (code, body) = admin.call("POST", "/v1/mirror/stop", "{}").await?;
-        if code != 200 {
-            bail!("its mirroring does not stop: {code} {body}");
-        }
+}
+
+async fn stop_mirroring(admin: &Admin) -> Result<()> {
+    let (code, body) = admin.call("POST", "/v1/mirror/stop", "{}").await?;
+    if code != 200 {
+        bail!("its mirroring does not stop: {code} {body}");
     }
     Ok(())
 }

@@ -114,6 +114,8 @@ pub const BENCH: &[&str] = &[
     include_str!("../../workloads/bench-set-500-connections.toml"),
     include_str!("../../workloads/bench-get-16k.toml"),
     include_str!("../../workloads/bench-set-16k.toml"),
+    include_str!("../../workloads/bench-get-rate.toml"),
+    include_str!("../../workloads/bench-set-rate.toml"),
 ];
 
 impl Workload {
