@@ -74,7 +74,7 @@ bench: ## the proxy beside its peers, short: throughput, latency, CPU, memory, f
 	$(CARGO) build --release -p twinlane -p twinlane-loadtest --bins
 	loadtest/bench.sh --rounds 3 --seconds 1
 
-bench-full: ## the same as docs/performance.md reports it: five rounds of three seconds (half an hour)
+bench-full: ## the same, long: five rounds of three seconds (fifty minutes)
 	tests/servers/fetch.sh --required
 	$(CARGO) build --release -p twinlane -p twinlane-loadtest --bins
 	loadtest/bench.sh
